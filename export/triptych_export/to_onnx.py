@@ -1,0 +1,189 @@
+"""One torch module to one ONNX file, checked against PyTorch before it takes its place."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from .errors import ExportError
+from .stages import StageSpec, TensorSpec
+
+OPSET = 20
+TOLERANCE = 1e-4
+# Weights of at least this many values are stored in half precision where that loses no bit, and computed in single.
+HALF_FROM = 256
+# Beyond this a file keeps its weights beside itself (a protobuf ends at 2 GB) and is checked without ONNX Runtime's copies.
+EXTERNAL_FROM_BYTES = 1_500_000_000
+# Batches and sizes, in units of the smallest legal size, that a stage is checked at; the first is the one it is traced at.
+CHECKS = ({"batch": 2, "height": 1, "width": 2}, {"batch": 1, "height": 2, "width": 1}, {"batch": 3, "height": 2, "width": 3})
+INVARIANCE_BATCHES = (1, 2, 3, 4, 8)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def convert(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays], path: Path) -> None:
+    """Trace `module` on the first example and save it to `path` (and `path` + "_data" where large)."""
+    program = _trace(module, spec, examples[0])
+    model = program.model
+    _strip(model)
+    halves = list(_halve(model.graph))
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    ir.save(model, path, external_data=f"{path.name}_data" if size > EXTERNAL_FROM_BYTES else None)
+    del program, model, halves
+
+
+def references(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays]) -> list[Arrays]:
+    """What PyTorch makes of each example."""
+    results = []
+    with torch.inference_mode():
+        for example in examples:
+            outputs = module(**{name: torch.from_numpy(array) for name, array in example.items()})
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            results.append({name: out.numpy() for name, out in zip(spec.outputs, outputs, strict=True)})
+    return results
+
+
+def check(stage: str, path: Path, examples: list[Arrays], expected: list[Arrays]) -> float:
+    """The largest relative difference between ONNX Runtime and PyTorch over all examples and outputs.
+
+    Raises:
+        ExportError: it exceeds TOLERANCE (pixels: more than one level); names the stage, the output and the figure.
+    """
+    session, worst = open_session(path), 0.0
+    for example, reference in zip(examples, expected, strict=True):
+        outputs = session.run(list(reference), example)
+        for (name, wanted), got in zip(reference.items(), outputs, strict=True):
+            difference, limit = _difference(wanted, got)
+            if not difference <= limit:
+                raise ExportError(f"{stage}: {name} differs from PyTorch by {difference:.2e}; legal: at most {limit:g}")
+            worst = max(worst, difference)
+    return worst
+
+
+def batch_invariant(path: Path, example: Arrays) -> bool:
+    """Whether each row's bytes are the same in every batch and beside any neighbours."""
+    session = open_session(path)
+    many = {name: np.concatenate([np.roll(array, k, axis=-1) for k in range(8)])[:8] for name, array in example.items()}
+    whole = session.run(None, many)
+    for batch in INVARIANCE_BATCHES:
+        part = session.run(None, {name: array[8 - batch :] for name, array in many.items()})
+        if any(not np.array_equal(a[8 - batch :], b) for a, b in zip(whole, part, strict=True)):
+            return False
+    return True
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """A session as the server opens it; for large files without the copies that optimisation makes."""
+    from triptych_serving.ort import session
+
+    if not Path(f"{path}_data").exists():
+        return session(path)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def example_inputs(spec: StageSpec, multiple: int, scale: int, vocabulary: int) -> list[Arrays]:
+    """Random inputs for each of CHECKS; `multiple` is the smallest legal side and `scale` pixels per latent."""
+    random = np.random.default_rng(0)
+    return [
+        {name: _random(tensor, _sizes(sizes, multiple, scale), vocabulary, name, random) for name, tensor in spec.inputs.items()}
+        for sizes in CHECKS
+    ]
+
+
+def _sizes(sizes: Mapping[str, int], multiple: int, scale: int) -> dict[str, int]:
+    height, width = sizes["height"] * multiple, sizes["width"] * multiple
+    latents = {"latent_height": height // scale, "latent_width": width // scale}
+    return {"batch": sizes["batch"], "height": height, "width": width, **latents}
+
+
+def _random(
+    spec: TensorSpec, sizes: Mapping[str, int], vocabulary: int, name: str, random: np.random.Generator
+) -> NDArray[Any]:
+    shape = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
+    if spec.dtype == "int64":
+        return random.integers(0, vocabulary, shape)
+    scale = {"timestep": 999.0, "time_ids": 1024.0}.get(name)
+    values = random.standard_normal(shape) if scale is None else random.random(shape) * scale
+    return values.astype(spec.dtype)
+
+
+def _trace(module: torch.nn.Module, spec: StageSpec, example: Arrays) -> Any:
+    dynamic = {
+        name: {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
+        for name, tensor in spec.inputs.items()
+    }
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            module,
+            kwargs={name: torch.from_numpy(array) for name, array in example.items()},
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
+            opset_version=OPSET,
+            verbose=False,
+        )
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop the exporter's notes on where each node came from: they hold paths of the machine that ran it."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+def _halve(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Store each float32 weight in float16 behind a Cast, wherever that is exact."""
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < HALF_FROM or not _exact_in_half(tensor):
+            continue
+        stored = ir.LazyTensor(
+            lambda tensor=tensor, name=name: ir.Tensor(tensor.numpy().astype(np.float16), name=f"{name}.half"),
+            dtype=ir.DataType.FLOAT16,
+            shape=ir.Shape(tensor.shape),
+            name=f"{name}.half",
+        )
+        half = ir.Value(name=f"{name}.half", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=stored)
+        cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")
+        cast.outputs[0].name, cast.outputs[0].shape = f"{name}.single", value.shape
+        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        graph.insert_before(graph[0], cast)
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(half)
+        yield half
+    gc.collect()
+
+
+def _exact_in_half(tensor: ir.TensorProtocol) -> bool:
+    values = tensor.numpy()
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
+
+
+def _difference(wanted: NDArray[Any], got: NDArray[Any]) -> tuple[float, float]:
+    """How far apart, and how far they may be: levels for pixels, relative to the largest value else."""
+    if wanted.shape != got.shape:
+        return float("inf"), TOLERANCE
+    difference = np.abs(wanted.astype(np.float64) - got.astype(np.float64)).max()
+    return (float(difference), 1.0) if wanted.dtype == np.uint8 else (float(difference / np.abs(wanted).max()), TOLERANCE)

@@ -1,0 +1,30 @@
+"""One exported ONNX stage under Triton's dynamic batcher: requests of one shape run as one batch."""
+
+import numpy as np
+from triptych_serving import triton
+from triptych_serving.ort import Stage
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        arguments = triton.ModelArguments(args)
+        self.inputs = arguments.inputs
+        name = arguments.parameters["stage"]
+        self.stage = Stage(arguments.stage_path(name))
+        self.stage.warm_up(arguments.manifest.stages[name]["inputs"], arguments.manifest.model.default_sizes)
+
+    def execute(self, requests):
+        try:
+            return self._run(requests)
+        except Exception as error:
+            return [triton.failure(error) for _ in requests]
+
+    def _run(self, requests):
+        inputs = {name: [triton.array(request, name) for request in requests] for name in self.inputs}
+        ends = np.cumsum([len(array) for array in inputs[self.inputs[0]]])[:-1]
+        outputs = self.stage({name: np.concatenate(arrays) for name, arrays in inputs.items()})
+        parts = {name: np.split(array, ends) for name, array in outputs.items()}
+        return [
+            triton.response(**{name: np.ascontiguousarray(parts[name][k]) for name in parts})
+            for k in range(len(requests))
+        ]

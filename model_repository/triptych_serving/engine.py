@@ -1,0 +1,248 @@
+"""The loop. Every turn takes in what arrived, runs one step of one batch, and tells whoever watches.
+
+A request's life: `submit` admits it or refuses it by the length of the queue → it waits → each `step` advances it by one row of
+its sampler table, beside whatever other requests fit → after its last row its latents are sent → it is remembered for a while,
+for late watchers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from .denoiser import Denoiser, Floats
+from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFailed
+from .job import Clock, Job, Reply, Status
+from .metrics import Metrics
+from .policy import Policy
+from .tables import guided, weighted_sum
+from .watch import ARRIVAL_SECONDS, Watchers
+
+# A job that asked to be stopped with its watcher survives a pause between two polls that is no longer than this.
+RECONNECT_SECONDS = 5.0
+# How often the loop looks after its watchers while there is nothing to step.
+IDLE_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """In-flight batching at the level of steps. `submit`, `watch`, `cancel` and `stats` are for any thread."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        policy: Policy,
+        metrics: Metrics,
+        *,
+        max_queue_seconds: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.denoiser, self.policy, self.metrics = denoiser, policy, metrics
+        self.max_queue_seconds = max_queue_seconds
+        self.jobs: dict[str, Job] = {}
+        self._watchers = Watchers(clock)
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._early: list[Callable[[], None]] = []
+        self._admission = threading.Lock()
+        self._pending_cost = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
+
+    # What other threads may ask.
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the loop after the step in progress; whatever has not ended is cancelled."""
+        self._stopping.set()
+        self._inbox.put(lambda: None)
+        self._thread.join(timeout_s)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            Overloaded: the work before it would take longer than `max_queue_seconds`.
+        """
+        with self._admission:
+            estimate = self._pending_cost * self.policy.seconds_per_cost
+            if estimate > self.max_queue_seconds:
+                self._inbox.put(partial(self.metrics.add, "rejected_total"))
+                raise Overloaded(estimate, self.max_queue_seconds)
+            self._pending_cost += job.cost
+        self._inbox.put(partial(self._admit, job))
+
+    def watch(self, id: str, tenant: str, since: int, reply: Reply) -> None:  # noqa: A002
+        """Answer `reply` at the job's next event after number `since`."""
+        self._inbox.put(partial(self._watchers.add, id, tenant, since, reply))
+
+    def cancel(self, id: str, tenant: str, reply: Reply) -> None:  # noqa: A002
+        """End a job; its caller sees CANCELLED."""
+        self._inbox.put(partial(self._cancel, id, tenant, reply, self._clock()))
+
+    def stats(self, reply: Reply) -> None:
+        """Answer with the loop's figures."""
+        self._inbox.put(lambda: reply.send(dict(self.metrics.values)))
+
+    # The loop.
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            self._receive()
+            self._drop_gone()
+            if batch := self.policy.pick(self.jobs.values(), self._clock()):
+                self._step(batch)
+            self._tell()
+        for job in list(self.jobs.values()):
+            self._end(job, Status.CANCELLED, Cancelled("cancelled: the server stops"))
+        self._watchers.close()
+
+    def _receive(self) -> None:
+        early, self._early = self._early, []
+        with contextlib.suppress(queue.Empty):
+            if not self.jobs:
+                self._inbox.get(timeout=IDLE_SECONDS if self._watchers or early else None)()
+            while True:
+                self._inbox.get_nowait()()
+        for cancel in early:
+            cancel()
+
+    def _drop_gone(self) -> None:
+        now = self._clock()
+        for job in list(self.jobs.values()):
+            if job.deadline is not None and now >= job.deadline:
+                limit = job.settings.deadline_ms
+                self.metrics.add("expired_total")
+                self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.step}"))
+            elif job.reply.is_cancelled() or self._abandoned(job, now):
+                self.metrics.add("cancelled_total")
+                self._end(job, Status.CANCELLED, Cancelled("cancelled: the client has gone"))
+
+    def _step(self, batch: Sequence[Job]) -> None:
+        began = self._clock()
+        for job in batch:
+            if job.started is None:
+                job.started, job.status = began, Status.RUNNING
+                self.metrics.add("queue_seconds_total", began - job.submitted)
+        try:
+            noise_pred = self._predict(batch)
+        except Exception as error:
+            log.exception("the denoiser failed")
+            for job in batch:
+                self._fail(job, StageFailed(f"denoise: the model failed at step {job.step + 1} ({error})"))
+            return
+        self._advance(batch, noise_pred)
+        self._account(batch, self._clock() - began)
+        for job in batch:
+            if job.finished:
+                self._complete(job)
+
+    def _predict(self, batch: Sequence[Job]) -> Floats:
+        """One model call for all rows of the batch, guidance applied; (B, C, h, w)."""
+        rows = np.array([job.rows for job in batch])
+        scale = np.array([job.table.input_scale[job.step] for job in batch], np.float32)
+        timestep = np.array([job.table.timestep[job.step] for job in batch], np.float32)
+        sample = np.stack([job.latents[0] for job in batch]) * scale[:, None, None, None]
+        noise_pred = self.denoiser.predict(
+            np.repeat(sample, rows, axis=0), np.repeat(timestep, rows), [job.conditioning for job in batch]
+        )
+        return guided(noise_pred, rows, np.array([job.settings.guidance_scale for job in batch], np.float32))
+
+    def _advance(self, batch: Sequence[Job], noise_pred: Floats) -> None:
+        """Apply each job's row of its sampler table."""
+        for job, out in zip(batch, noise_pred, strict=True):
+            job.noise_preds.appendleft(out)
+        latents = weighted_sum([job.table.latents[job.step] for job in batch], [job.latents for job in batch])
+        latents += weighted_sum([job.table.noise_preds[job.step] for job in batch], [job.noise_preds for job in batch])
+        noise_scale = np.array([job.table.noise[job.step] for job in batch], np.float32)
+        latents += noise_scale[:, None, None, None] * np.stack([job.draw() for job in batch])
+        now = self._clock()
+        for job, x in zip(batch, latents, strict=True):
+            job.advance(x, now)
+
+    def _account(self, batch: Sequence[Job], seconds: float) -> None:
+        rows = sum(job.rows for job in batch)
+        self.policy.learn(batch, seconds)
+        with self._admission:
+            self._pending_cost -= sum(job.step_cost for job in batch)
+        self.metrics.add("batches_total")
+        self.metrics.add("rows_total", rows)
+        self.metrics.add("step_seconds_total", seconds)
+        self.metrics.set("batch_rows", rows)
+
+    def _tell(self) -> None:
+        self._watchers.tell(self.jobs, self.policy)
+        waiting = sum(job.status is Status.QUEUED for job in self.jobs.values())
+        self.metrics.set("waiting", waiting)
+        self.metrics.set("running", len(self.jobs) - waiting)
+        self.metrics.set("estimate_seconds", self._pending_cost * self.policy.seconds_per_cost)
+
+    # How a job begins and ends.
+
+    def _admit(self, job: Job) -> None:
+        if job.id in self.jobs:
+            with self._admission:
+                self._pending_cost -= job.cost
+            job.reply.fail(InvalidRequest("id", job.id, "an id that no living request has"))
+        else:
+            self.jobs[job.id] = job
+
+    def _complete(self, job: Job) -> None:
+        if not np.isfinite(job.latents[0]).all():
+            self._fail(job, StageFailed("denoise: the latents are not finite; no image is made of them"))
+        else:
+            self.metrics.add("completed_total")
+            self._end(job, Status.COMPLETED)
+
+    def _fail(self, job: Job, error: StageFailed) -> None:
+        self.metrics.add("failed_total")
+        self._end(job, Status.FAILED, error)
+
+    def _end(self, job: Job, status: Status, error: RequestError | None = None) -> None:
+        """The only way out of the loop: exactly one answer, and the slot is free."""
+        del self.jobs[job.id]
+        with self._admission:
+            self._pending_cost -= job.cost
+        job.status = status
+        self._watchers.ended(job, self.policy)
+        if error is None:
+            job.reply.send(self._timings(job), job.latents[0])
+        else:
+            job.reply.fail(error)
+
+    def _timings(self, job: Job) -> dict[str, float]:
+        started, now = job.started or job.submitted, self._clock()
+        return {
+            "before_ms": round((job.submitted - job.arrived) * 1e3, 3),
+            "queue_ms": round((started - job.submitted) * 1e3, 3),
+            "denoise_ms": round((now - started) * 1e3, 3),
+        }
+
+    def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:  # noqa: A002
+        job = self.jobs.get(id)
+        if job is not None and job.settings.tenant == tenant:
+            self.metrics.add("cancelled_total")
+            self._end(job, Status.CANCELLED, Cancelled("cancelled: on request"))
+            reply.send({"id": id, "cancelled": True})
+        elif job is None and self._watchers.knows(id, tenant):
+            reply.send({"id": id, "cancelled": False})
+        elif job is None and self._clock() - asked < ARRIVAL_SECONDS:  # its prompt may still be being encoded
+            self._early.append(partial(self._cancel, id, tenant, reply, asked))
+        else:
+            reply.fail(InvalidRequest("id", id, "the id of a request of this tenant"))
+
+    def _abandoned(self, job: Job, now: float) -> bool:
+        if not job.settings.cancel_on_disconnect:
+            return False
+        left = self._watchers.left(job.id)
+        return left is not None and now - left > RECONNECT_SECONDS

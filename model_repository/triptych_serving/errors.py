@@ -1,0 +1,36 @@
+"""What can go wrong with a request, by the code its caller sees.
+
+RequestError
+├── InvalidRequest   INVALID_ARGUMENT: an input is wrong; names the field, what was given and what is legal
+├── Overloaded       UNAVAILABLE: the queue is full; says how long it is
+├── Cancelled        CANCELLED: by a verb, a gone client or a deadline
+└── StageFailed      INTERNAL: a stage raised, or an image would not have been finite
+"""
+
+from __future__ import annotations
+
+
+class RequestError(Exception):
+    """Ends one request and no other."""
+
+
+class InvalidRequest(RequestError):
+    def __init__(self, field: str, given: object, legal: str) -> None:
+        super().__init__(f"{field}: {given} given; legal: {legal}")
+        self.field = field
+
+
+class Overloaded(RequestError):
+    def __init__(self, estimate_s: float, limit_s: float) -> None:
+        wait = max(1, round(estimate_s - limit_s))
+        super().__init__(
+            f"queue: about {estimate_s:.0f} s of work waits, limit {limit_s:.0f} s; try again in about {wait} s"
+        )
+
+
+class Cancelled(RequestError):
+    pass
+
+
+class StageFailed(RequestError):
+    pass

@@ -1,0 +1,142 @@
+"""The manifest: what an export holds, by content. A start with a missing or foreign artifact is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+
+class ManifestError(Exception):
+    """A build cannot be served; names the file, what is wrong and what mends it."""
+
+
+@dataclass(frozen=True)
+class TokenizerCard:
+    """One tokenizer file and how prompts are padded: `max_length` tokens with `pad_id`."""
+
+    path: str
+    max_length: int
+    pad_id: int
+    pad_token: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a served model can do; all of it comes from the exported folder's configs. Sizes in pixels."""
+
+    name: str
+    latent_channels: int
+    vae_scale_factor: int
+    size_multiple: int
+    min_size: int
+    max_size: int
+    default_height: int
+    default_width: int
+    default_num_inference_steps: int
+    max_num_inference_steps: int
+    default_guidance_scale: float
+    default_sampler: str
+    default_schedule: str
+    force_zeros_for_empty_prompt: bool
+    prediction_type: str
+    tokenizers: tuple[TokenizerCard, ...]
+    samplers: Mapping[str, Mapping[str, str]]
+
+    @property
+    def default_sizes(self) -> dict[str, int]:
+        """The named dimensions of the stages' tensors at the model's own size, one image."""
+        height, width, scale = self.default_height, self.default_width, self.vae_scale_factor
+        latents = {"latent_height": height // scale, "latent_width": width // scale}
+        return {"batch": 1, "height": height, "width": width, **latents}
+
+    @classmethod
+    def from_json(cls, card: Mapping[str, Any]) -> ModelCard:
+        if wrong := {field.name for field in fields(cls)} ^ set(card):
+            raise ManifestError(f"{FILE_NAME}: model card and this version of Triptych differ in {sorted(wrong)}")
+        return cls(**{**card, "tokenizers": tuple(TokenizerCard(**t) for t in card["tokenizers"])})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A build folder's `manifest.json`. `artifacts` maps relative paths to {"sha256", "bytes"}."""
+
+    build: Path
+    family: str
+    target: str
+    model: ModelCard
+    stages: Mapping[str, Mapping[str, Any]]
+    artifacts: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def load(cls, build: Path) -> Manifest:
+        """Read `build/manifest.json`.
+
+        Raises:
+            ManifestError: missing, unreadable, or of another format.
+        """
+        build = Path(build).resolve()
+        document = _read_document(build / FILE_NAME)
+        return cls(
+            build=build,
+            family=document["family"],
+            target=document["target"],
+            model=ModelCard.from_json(document["model"]),
+            stages=document["stages"],
+            artifacts=document["artifacts"],
+        )
+
+    def verify(self) -> None:
+        """Check every artifact's size and SHA-256.
+
+        Raises:
+            ManifestError: names the first file that is missing, truncated or not the one that was exported.
+        """
+        for path in self.artifacts:
+            self.verified(path)
+
+    def verified(self, path: str) -> Path:
+        """The absolute path of one artifact, checked."""
+        if path not in self.artifacts:
+            raise ManifestError(f"{path}: not listed in {self.build / FILE_NAME}; export the model again")
+        expected, file = self.artifacts[path], (self.build / path).resolve()
+        if not file.is_relative_to(self.build):
+            raise ManifestError(f"{path}: leads outside {self.build}; export the model again")
+        if not file.is_file():
+            raise ManifestError(f"{path}: missing from {self.build}; export the model again")
+        if (size := file.stat().st_size) != expected["bytes"]:
+            raise ManifestError(f"{path}: {size} bytes, {expected['bytes']} expected; export the model again")
+        if sha256(file) != expected["sha256"]:
+            raise ManifestError(f"{path}: SHA-256 differs from the manifest's; export the model again")
+        return file
+
+    def stage_hashes(self) -> dict[str, str]:
+        """One short hash a stage, over all its files, for receipts."""
+        return {name: stage["sha256"][:16] for name, stage in self.stages.items()}
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: missing; is this a folder that `triptych export` made?") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path}: unreadable ({error})") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ManifestError(f"{path}: not a manifest of format {FORMAT}; export the model again")
+    return document
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

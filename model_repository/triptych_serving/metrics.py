@@ -1,0 +1,42 @@
+"""The loop's own figures: kept here, shown by `stats`, published through whatever `publish` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+Kind = Literal["counter", "gauge"]
+
+# name → (kind, help). Prometheus sees them as triptych_<name>.
+METRICS: dict[str, tuple[Kind, str]] = {
+    "waiting": ("gauge", "Requests admitted that have made no step yet"),
+    "running": ("gauge", "Requests that have made a step"),
+    "estimate_seconds": ("gauge", "Estimated seconds of work in the queue"),
+    "batch_rows": ("gauge", "Rows in the newest batch"),
+    "batches_total": ("counter", "Batches run by the denoiser"),
+    "rows_total": ("counter", "Rows run by the denoiser; divided by batches, the mean batch"),
+    "step_seconds_total": ("counter", "Seconds spent in steps; divided by batches, the mean step"),
+    "queue_seconds_total": ("counter", "Seconds that requests waited for their first step"),
+    "completed_total": ("counter", "Requests that ended as an image"),
+    "failed_total": ("counter", "Requests that ended by a defect"),
+    "cancelled_total": ("counter", "Requests cancelled by a verb or a gone client"),
+    "expired_total": ("counter", "Requests ended by their deadline"),
+    "rejected_total": ("counter", "Requests refused because the queue was full"),
+}
+
+
+class Metrics:
+    """Current values by name; every change is handed to `publish(name, value or increment)`."""
+
+    def __init__(self, publish: Callable[[str, float], None] = lambda _name, _value: None) -> None:
+        self.values = dict.fromkeys(METRICS, 0.0)
+        self._publish = publish
+
+    def set(self, name: str, value: float) -> None:
+        if self.values[name] != value:
+            self.values[name] = value
+            self._publish(name, value)
+
+    def add(self, name: str, value: float = 1.0) -> None:
+        self.values[name] += value
+        self._publish(name, value)

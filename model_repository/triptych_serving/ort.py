@@ -1,0 +1,64 @@
+"""Stages on ONNX Runtime: encoders and decoders as they are, and the loop's `Denoiser`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from .denoiser import Conditioning, Floats
+
+
+def session(path: Path) -> ort.InferenceSession:
+    """An ONNX Runtime session on all the CPUs this process may use.
+
+    Threads do not spin between runs: the stages share these CPUs, and a spinning stage steals from a working one.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Stage:
+    """One ONNX graph, arrays in and arrays out by name."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = session(path)
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def warm_up(self, specs: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> None:
+        """Run once on zeros, so that the first request finds the stage warm; `sizes` gives the named dimensions."""
+        shapes = {name: [sizes.get(dim, dim) for dim in spec["shape"]] for name, spec in specs.items()}
+        self({name: np.zeros(shapes[name], spec["dtype"]) for name, spec in specs.items()})
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
+
+
+class OrtDenoiser:
+    """`Denoiser` over an exported UNet. Bit-equal per row for every batch on the CPU provider (the export checks it)."""
+
+    def __init__(self, path: Path) -> None:
+        self._stage = Stage(path)
+        self._members: tuple[Conditioning, ...] = ()
+        self._arrays: dict[str, Floats] = {}
+
+    def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
+        inputs = {"sample": sample, "timestep": timestep, **self._stack(conditioning)}
+        return self._stage(inputs)["out_sample"]
+
+    def _stack(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
+        """Rows of all requests as one array each; kept while the batch stays the same."""
+        if self._members != tuple(conditioning):
+            names = ("encoder_hidden_states", "text_embeds", "time_ids")
+            self._arrays = {name: np.concatenate([getattr(c, name) for c in conditioning]) for name in names}
+            self._members = tuple(conditioning)
+        return self._arrays

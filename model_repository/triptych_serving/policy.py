@@ -1,0 +1,72 @@
+"""Which requests step next, and how long the queue is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from .job import Job
+
+# A second of waiting outweighs this many seconds of remaining work: short requests overtake long ones, but not for ever.
+AGEING = 1.0
+# Weight of the newest step in the running estimate of the time per unit of cost.
+SMOOTHING = 0.1
+
+
+class Policy:
+    """Tenants in turn, the shortest remaining first with ageing, one latent shape a batch."""
+
+    def __init__(self, max_batch_rows: int, seconds_per_cost: float) -> None:
+        self.max_batch_rows = max_batch_rows
+        self.seconds_per_cost = seconds_per_cost
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+
+    def pick(self, jobs: Collection[Job], now: float) -> list[Job]:
+        """The next batch: at most `max_batch_rows` rows (one request always fits), all of one latent shape."""
+        queues = self._queues(jobs, now)
+        batch: list[Job] = []
+        while queues:
+            for tenant, queue in list(queues.items()):
+                job = queue.pop()
+                if self._fits(job, batch):
+                    batch.append(job)
+                    self._turn += 1
+                    self._turns[tenant] = self._turn
+                if not queue:
+                    del queues[tenant]
+        return batch
+
+    def order(self, jobs: Collection[Job], now: float) -> list[Job]:
+        """Jobs as their turn would come, were nothing else to arrive."""
+        queues = self._queues(jobs, now)
+        ordered: list[Job] = []
+        while queues:
+            ordered += [queue.pop() for queue in queues.values()]
+            queues = {tenant: queue for tenant, queue in queues.items() if queue}
+        return ordered
+
+    def learn(self, batch: Sequence[Job], seconds: float) -> None:
+        """Take one step's time into the estimate."""
+        measured = seconds / sum(job.step_cost for job in batch)
+        self.seconds_per_cost += SMOOTHING * (measured - self.seconds_per_cost)
+
+    def remaining(self, job: Job, jobs: Collection[Job]) -> float:
+        """Estimated seconds until `job` is done: its own work and, until then, the same share for each of the others."""
+        return self.seconds_per_cost * sum(min(other.cost, job.cost) for other in jobs)
+
+    def _queues(self, jobs: Collection[Job], now: float) -> dict[str, list[Job]]:
+        """Each tenant's jobs, the most urgent last; the tenant served longest ago first."""
+        queues: dict[str, list[Job]] = {}
+        for job in sorted(jobs, key=lambda job: self._urgency(job, now), reverse=True):
+            queues.setdefault(job.settings.tenant, []).append(job)
+        self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}
+        return {tenant: queues[tenant] for tenant in sorted(queues, key=self._turns.__getitem__)}
+
+    def _urgency(self, job: Job, now: float) -> float:
+        return job.cost * self.seconds_per_cost - AGEING * (now - job.stepped)
+
+    def _fits(self, job: Job, batch: Sequence[Job]) -> bool:
+        if not batch:
+            return True
+        rows = sum(other.rows for other in batch) + job.rows
+        return job.shape == batch[0].shape and rows <= self.max_batch_rows

@@ -1,0 +1,31 @@
+"""Prompts to token ids, cut and padded as diffusers does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from .manifest import TokenizerCard
+
+
+class PromptTokenizer:
+    """One exported tokenizer. Every prompt becomes `max_length` ids."""
+
+    def __init__(self, path: Path, card: TokenizerCard) -> None:
+        self.max_length = card.max_length
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.enable_truncation(card.max_length)
+        self._tokenizer.enable_padding(length=card.max_length, pad_id=card.pad_id, pad_token=card.pad_token)
+
+    def __call__(self, prompts: list[str]) -> NDArray[np.int64]:
+        """(len(prompts), max_length) int64."""
+        return np.array([encoding.ids for encoding in self._tokenizer.encode_batch(prompts)], np.int64)
+
+    def cut(self, prompt: str) -> str:
+        """The words that do not fit and no encoder sees; "" for most prompts."""
+        overflowing: list[Any] = self._tokenizer.encode(prompt).overflowing
+        return " ".join(self._tokenizer.decode(encoding.ids) for encoding in overflowing)

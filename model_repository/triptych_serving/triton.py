@@ -1,0 +1,122 @@
+"""Between Triton's Python backend and ours: scalars in, arrays out, one place where errors get their codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from .errors import Cancelled, InvalidRequest, Overloaded
+from .manifest import Manifest
+from .metrics import METRICS
+
+
+class ModelArguments:
+    """What Triton tells a model at `initialize`: its config's parameters and the build it serves."""
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        self.inputs: list[str] = [tensor["name"] for tensor in config["input"]]
+        self.outputs: list[str] = [tensor["name"] for tensor in config["output"]]
+        self.parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.manifest = Manifest.load(Path(args["model_repository"]) / self.parameters["build"])
+
+    def stage_path(self, name: str) -> Path:
+        """The ONNX file of a stage, this stage's files checked against the manifest."""
+        stage = self.manifest.stages[name]
+        for path in stage["files"]:
+            self.manifest.verified(path)
+        return self.manifest.build / stage["path"]
+
+
+def array(request: Any, name: str) -> NDArray[Any] | None:
+    """An input as an array, or None where the caller left it out."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def scalars(request: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The `[1]`-shaped inputs that were given, as bytes, int, float or bool."""
+    arrays = {name: array(request, name) for name in names}
+    return {name: value.reshape(-1)[0] for name, value in arrays.items() if value is not None and value.size}
+
+
+def text(value: Any) -> NDArray[np.object_]:
+    """A BYTES `[1]` tensor of a string, bytes, or (as JSON) anything else."""
+    data = value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode()
+    return np.array([data], dtype=np.object_)
+
+
+def response(**arrays: NDArray[Any]) -> Any:
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in arrays.items()])
+
+
+def failure(error: Exception) -> Any:
+    """The response that carries an error, under the code its kind has in `errors`."""
+    codes = pb_utils.TritonError
+    kinds = ((InvalidRequest, codes.INVALID_ARG), (Overloaded, codes.UNAVAILABLE), (Cancelled, codes.CANCELLED))
+    code = next((code for kind, code in kinds if isinstance(error, kind)), codes.INTERNAL)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+
+
+def answer_each(requests: Sequence[Any], answer: Callable[[Any], Any]) -> list[Any]:
+    """One response a request; an error ends its own request only."""
+
+    def one(request: Any) -> Any:
+        try:
+            return answer(request)
+        except Exception as error:
+            return failure(error)
+
+    return [one(request) for request in requests]
+
+
+class TritonReply:
+    """`Reply` over a response sender, which is dropped once it has answered: asking it anything later would crash Triton."""
+
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
+
+    def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
+        arrays = {} if latents is None else {"latents": latents[None]}
+        self._finish(response(report=text(dict(report)), **arrays))
+
+    def fail(self, error: Exception) -> None:
+        self._finish(failure(error))
+
+    def is_cancelled(self) -> bool:
+        return self._sender is not None and bool(self._sender.is_cancelled())
+
+    def _finish(self, answer: Any) -> None:
+        sender, self._sender = self._sender, None
+        sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+class PrometheusMetrics:
+    """`Metrics.publish` into Triton's metrics endpoint."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._families = [self._family(name) for name in METRICS]  # Triton forgets a family that nobody holds
+        self._metrics = dict(zip(METRICS, (f.Metric(labels=dict(labels)) for f in self._families), strict=True))
+
+    def __call__(self, name: str, value: float) -> None:
+        metric = self._metrics[name]
+        (metric.set if METRICS[name][0] == "gauge" else metric.increment)(value)
+
+    @staticmethod
+    def _family(name: str) -> Any:
+        kind, description = METRICS[name]
+        kinds = {"gauge": pb_utils.MetricFamily.GAUGE, "counter": pb_utils.MetricFamily.COUNTER}
+        return pb_utils.MetricFamily(name=f"triptych_{name}", description=description, kind=kinds[kind])
+
+
+def cpu_model() -> str:
+    """The processor's name, for receipts: bytes are promised equal on the same kind only."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

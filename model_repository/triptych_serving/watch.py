@@ -1,0 +1,113 @@
+"""Who waits for news of which job. A watch is a long poll: one question, answered at the job's next event."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import Cancelled, InvalidRequest
+from .job import Clock, Job, Reply, Status
+from .policy import Policy
+
+# An unchanged state is told after this long, so that a watcher knows that the loop lives.
+HEARTBEAT_SECONDS = 10.0
+# A watch may overtake its job, which is still being encoded.
+ARRIVAL_SECONDS = 2.0
+# How many ended jobs are remembered for late watchers.
+REMEMBERED = 4096
+
+
+@dataclass(eq=False)
+class Watcher:
+    id: str
+    tenant: str
+    since: int
+    reply: Reply
+    asked: float
+
+
+@dataclass(eq=False)
+class News:
+    """The state of one job as told last; `seq` grows with every change."""
+
+    tenant: str
+    state: dict[str, Any]
+    seq: int = 0
+    left: float | None = None  # when its last watcher disconnected or was answered
+
+
+class Watchers:
+    """Only ever used from the loop's thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: list[Watcher] = []
+        self._news: OrderedDict[str, News] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, id: str, tenant: str, since: int, reply: Reply) -> None:  # noqa: A002
+        self._waiting.append(Watcher(id, tenant, since, reply, self._clock()))
+
+    def knows(self, id: str, tenant: str) -> bool:  # noqa: A002
+        return id in self._news and self._news[id].tenant == tenant
+
+    def left(self, id: str) -> float | None:  # noqa: A002
+        """Since when a job that was once watched has no watcher."""
+        news = self._news.get(id)
+        return None if news is None or any(w.id == id for w in self._waiting) else news.left
+
+    def tell(self, jobs: Mapping[str, Job], policy: Policy) -> None:
+        """Answer every watcher for whom there is news, or who has waited long enough."""
+        if not self._waiting:
+            return
+        now = self._clock()
+        watched = {watcher.id for watcher in self._waiting} & jobs.keys()
+        places = self._places(jobs, policy, now) if any(jobs[id].status is Status.QUEUED for id in watched) else {}
+        for id in watched:  # noqa: A001
+            self._note(jobs[id], places.get(id), policy.remaining(jobs[id], jobs.values()))
+        self._waiting = [watcher for watcher in self._waiting if not self._answered(watcher, now)]
+
+    def ended(self, job: Job, policy: Policy) -> None:
+        """Remember how a job ended."""
+        self._note(job, None, 0.0 if job.status is Status.COMPLETED else None)
+        self._ended[job.id] = None
+        while len(self._ended) > REMEMBERED:
+            self._news.pop(self._ended.popitem(last=False)[0], None)
+
+    def close(self) -> None:
+        for watcher in self._waiting:
+            watcher.reply.fail(Cancelled("cancelled: the server stops"))
+        self._waiting = []
+
+    def _places(self, jobs: Mapping[str, Job], policy: Policy, now: float) -> dict[str, int]:
+        queued = [job for job in jobs.values() if job.status is Status.QUEUED]
+        return {job.id: place for place, job in enumerate(policy.order(queued, now))}
+
+    def _note(self, job: Job, position: int | None, remaining_s: float | None) -> None:
+        state = {"status": job.status.value, "position": position, "step": job.step, "num_steps": len(job.table)}
+        news = self._news.setdefault(job.id, News(job.settings.tenant, {}))
+        if any(news.state.get(key) != value for key, value in state.items()):
+            news.seq += 1
+        news.state = {**state, "remaining_s": None if remaining_s is None else round(remaining_s, 3)}
+
+    def _answered(self, watcher: Watcher, now: float) -> bool:
+        news = self._news.get(watcher.id)
+        if watcher.reply.is_cancelled():
+            watcher.reply.fail(Cancelled("cancelled: the watcher has gone"))
+        elif news is None or news.tenant != watcher.tenant:
+            if now - watcher.asked < ARRIVAL_SECONDS:
+                return False
+            watcher.reply.fail(InvalidRequest("id", watcher.id, "the id of a request of this tenant"))
+            return True
+        elif news.seq > watcher.since or now - watcher.asked >= HEARTBEAT_SECONDS:
+            watcher.reply.send({"id": watcher.id, "seq": news.seq, **news.state})
+        else:
+            return False
+        if news is not None:
+            news.left = now
+        return True
