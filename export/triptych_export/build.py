@@ -7,6 +7,7 @@ import gc
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from . import samplers, to_onnx
 from .errors import ExportError
 from .stages import MODULES, StageSpec, specs
 from .tokenizers import export_tokenizer
-from .weights import TOKENIZERS, Weights
+from .weights import COMPONENTS, TOKENIZERS, Weights
 
 REPOSITORY = "model_repository"
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "triptych")
@@ -40,7 +41,7 @@ class Options:
     name: str = "sdxl"
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
-    pairs: Sequence[tuple[str, str]] | None = None
+    samplers: Sequence[str] | None = None
 
 
 def export(weights_folder: Path, output: Path, options: Options | None = None, report: Report | None = None) -> Manifest:
@@ -51,6 +52,7 @@ def export(weights_folder: Path, output: Path, options: Options | None = None, r
     Raises:
         ExportError: the folder is not supported, or a stage differs from PyTorch.
     """
+    _silence()
     run = _Export(Weights.open(weights_folder), output, options or Options(), report or (lambda _what, _share: None))
     return run.run()
 
@@ -60,7 +62,7 @@ class _Export:
         self.weights, self.output, self.options, self.report = weights, output, options, report
         self.old = _old_manifest(output)
         self.files: dict[str, str] = {}  # relative path → fingerprint of what it was made from
-        self.source = {component: _combined(map(sha256, weights.files(component))) for component in ("text_encoder", "text_encoder_2", "unet", "vae")}
+        self.source = {component: _combined(map(sha256, weights.files(component))) for component in COMPONENTS}
 
     def run(self) -> Manifest:
         self.output.mkdir(parents=True, exist_ok=True)
@@ -86,8 +88,11 @@ class _Export:
     def _pairs(self) -> list[tuple[str, str]]:
         config = self.weights.config("scheduler")
         default = samplers.default_sampler(config)
-        chosen = self.options.pairs or samplers.legal_pairs(config)
-        return [default, *(pair for pair in chosen if pair != default)]
+        wanted = set(self.options.samplers or samplers.SAMPLERS)
+        if unknown := sorted(wanted - set(samplers.SAMPLERS)):
+            raise ExportError(f"sampler: {unknown[0]!r} given; legal: {', '.join(samplers.SAMPLERS)}")
+        legal = [pair for pair in samplers.legal_pairs(config) if pair[0] in wanted]
+        return legal if default in legal else [default, *legal]
 
     def _tokenizer(self, part: str) -> TokenizerCard:
         path = f"{part}/tokenizer.json"
@@ -200,6 +205,16 @@ class _Export:
 
     def _fingerprint(self, *parts: Any) -> str:
         return _combined([json.dumps(parts, sort_keys=True, default=str), _exporter_hash()])
+
+
+def _silence() -> None:
+    """The libraries' own bars and notices would drown the export's."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for library in ("diffusers", "transformers", "onnxscript", "onnx_ir"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def _old_manifest(output: Path) -> Manifest | None:

@@ -75,7 +75,7 @@ class Weights:
         library, name = self.index[component]
         module = getattr({"diffusers": diffusers, "transformers": transformers}[library], name).from_pretrained(
             self.folder / component,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
             variant=self.variant,
             use_safetensors=True,
             low_cpu_mem_usage=True,

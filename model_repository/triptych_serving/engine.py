@@ -98,19 +98,23 @@ class Engine:
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            self._receive()
-            self._drop_gone()
-            if batch := self.policy.pick(self.jobs.values(), self._clock()):
-                self._step(batch)
-            self._tell()
+            self.turn(wait=True)
         for job in list(self.jobs.values()):
             self._end(job, Status.CANCELLED, Cancelled("cancelled: the server stops"))
         self._watchers.close()
 
-    def _receive(self) -> None:
+    def turn(self, *, wait: bool) -> None:
+        """Take in what arrived (with nothing to do, `wait` for it), run one step of one batch, tell the watchers."""
+        self._receive(wait)
+        self._drop_gone()
+        if batch := self.policy.pick(self.jobs.values(), self._clock()):
+            self._step(batch)
+        self._tell()
+
+    def _receive(self, wait: bool) -> None:
         early, self._early = self._early, []
         with contextlib.suppress(queue.Empty):
-            if not self.jobs:
+            if wait and not self.jobs:
                 self._inbox.get(timeout=IDLE_SECONDS if self._watchers or early else None)()
             while True:
                 self._inbox.get_nowait()()
@@ -166,13 +170,14 @@ class Engine:
         latents += weighted_sum([job.table.noise_preds[job.step] for job in batch], [job.noise_preds for job in batch])
         noise_scale = np.array([job.table.noise[job.step] for job in batch], np.float32)
         latents += noise_scale[:, None, None, None] * np.stack([job.draw() for job in batch])
-        now = self._clock()
         for job, x in zip(batch, latents, strict=True):
-            job.advance(x, now)
+            job.advance(x)
 
     def _account(self, batch: Sequence[Job], seconds: float) -> None:
         rows = sum(job.rows for job in batch)
         self.policy.learn(batch, seconds)
+        for job in batch:
+            job.served += seconds
         with self._admission:
             self._pending_cost -= sum(job.step_cost for job in batch)
         self.metrics.add("batches_total")

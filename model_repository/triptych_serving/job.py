@@ -60,7 +60,7 @@ class Job:
     status: Status = Status.QUEUED
     step: int = 0
     started: float | None = None
-    stepped: float = field(default_factory=time.monotonic)
+    served: float = 0.0  # seconds of steps that it was part of
 
     @classmethod
     def create(
@@ -114,8 +114,11 @@ class Job:
             noise = self.generator.randn(self.shape)
         return noise
 
-    def advance(self, latents: Floats, now: float) -> None:
+    def waited(self, now: float) -> float:
+        """Seconds since its submission in which it was not part of a step."""
+        return now - self.submitted - self.served
+
+    def advance(self, latents: Floats) -> None:
         """Take the next latents; (C, h, w)."""
         self.latents.appendleft(latents)
         self.step += 1
-        self.stepped = now

@@ -63,7 +63,7 @@ class Policy:
         return {tenant: queues[tenant] for tenant in sorted(queues, key=self._turns.__getitem__)}
 
     def _urgency(self, job: Job, now: float) -> float:
-        return job.cost * self.seconds_per_cost - AGEING * (now - job.stepped)
+        return job.cost * self.seconds_per_cost - AGEING * job.waited(now)
 
     def _fits(self, job: Job, batch: Sequence[Job]) -> bool:
         if not batch:

@@ -253,6 +253,14 @@ def test_a_crash_while_draining_ends_the_drain(server, events, tmp_path):
     assert server.wait(5)
 
 
+def test_an_idle_stream_does_not_hold_up_the_stop(server, monkeypatch):
+    monkeypatch.setattr(supervisor, "EXIT_S", 0.1)
+    with grpc.InferenceServerClient(server.addresses.grpc) as client:
+        client.start_stream(lambda **_: None)
+        server.stop(30)
+    assert server.failure is None
+
+
 def test_sigterm_drains_and_exits_0(tmp_path):
     with serve_process() as process:
         url, run = grpc_line(process), run_of(tmp_path)

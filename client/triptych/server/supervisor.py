@@ -16,6 +16,7 @@ from triptych.server.triton import Addresses, ServerError, Triton, lay_out, run_
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
+EXIT_S = 3.0
 MAX_CRASHES, CRASH_WINDOW_S = 5, 60.0
 
 
@@ -225,13 +226,15 @@ class Server:
 
     def _drain(self, triton: Triton) -> None:
         self._move(State.DRAINING, "finishing the requests in flight")
-        begun, dead = time.monotonic(), 0
+        begun = pending = time.monotonic()
         triton.terminate()
-        # Triton reaps the stubs that it ends. One that stays a zombie has crashed and answers nothing any more.
-        while self._grace_s and triton.running() and dead < 3:
-            if time.monotonic() - begun > self._grace_s:
+        while self._grace_s and triton.running() and not triton.crashed():
+            now = time.monotonic()
+            pending = pending if triton.unloaded() else now
+            if now - pending > EXIT_S:  # nothing is in flight, but an idle stream of a client keeps Triton from leaving
+                return
+            if now - begun > self._grace_s:
                 raise ServerError(f"requests were still in flight after {self._grace_s:g} s and were cut off")
-            dead = dead + 1 if triton.zombies() else 0
             time.sleep(POLL_S / 2)
 
     def _back_off(self, death: str) -> None:

@@ -291,9 +291,16 @@ class Triton:
         dead = [name for name, stub in self._stubs if _is_gone(stub)]
         return ", ".join(f"the process of model {name!r} died" for name in dead)
 
-    def zombies(self) -> bool:
-        """Whether a stub crashed: Triton reaps only those that it ended itself."""
-        return any(_is_zombie(stub) for _, stub in self._stubs)
+    def unloaded(self) -> bool:
+        """Whether every stub is gone, as in a drain when nothing is in flight any more."""
+        return all(_is_gone(stub) for _, stub in self._stubs)
+
+    def crashed(self) -> bool:
+        """Whether a stub died by itself while draining, so that its requests are never answered."""
+        zombies = [stub for _, stub in self._stubs if _is_zombie(stub)]
+        if zombies:
+            time.sleep(0.1)  # Triton reaps at once those that it ended
+        return any(map(_is_zombie, zombies))
 
     def errors(self) -> str:
         """The first errors of the log, or its last lines when it names none."""

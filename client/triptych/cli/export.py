@@ -1,0 +1,73 @@
+"""`triptych export`: weights to a build folder that `triptych serve` or a container can run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Target(str, Enum):
+    CPU = "cpu"
+
+
+def export(
+    weights: Annotated[Path, typer.Argument(help="SDXL folder in diffusers layout (safetensors)", exists=True)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Build folder; what is up to date in it is kept")],
+    target: Annotated[Target, typer.Option(help="What will run the model")] = Target.CPU,
+    name: Annotated[str, typer.Option(help="The model's name in receipts")] = "sdxl",
+    num_inference_steps: Annotated[int | None, typer.Option(help="Default number of steps", min=1, max=100)] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default guidance", min=0.0, max=50.0)] = None,
+    sampler: Annotated[list[str] | None, typer.Option(help="Only these samplers (repeat); default all")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
+) -> None:
+    """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
+    _require_exporter()
+    from triptych_export.build import Options
+    from triptych_export.build import export as build
+    from triptych_export.errors import ExportError
+
+    del target  # one so far
+    options = Options(name, num_inference_steps, guidance_scale, tuple(sampler) if sampler else None)
+    started = time.monotonic()
+    console = Console(stderr=True, quiet=quiet)
+    try:
+        with _progress(console) as report:
+            manifest = build(weights, output, options, report)
+    except ExportError as error:
+        console.print(f"triptych export: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    for stage, facts in manifest.stages.items():
+        console.print(f"{stage:16} max difference from PyTorch {facts['max_difference']:.1e}", highlight=False)
+    console.print(f"{len(manifest.artifacts)} artifacts in {time.monotonic() - started:.0f} s")
+    typer.echo(manifest.build)
+
+
+def _require_exporter() -> None:
+    try:
+        import diffusers  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        typer.echo(f"triptych export: {error.name} is missing; pip install 'triptych[export]'", err=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, float], None]]:
+    columns = (TextColumn("{task.description:28}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading the folder", total=1.0)
+
+        def report(what: str, share: float) -> None:
+            progress.update(task, description=what, completed=share)
+            if not console.is_terminal:
+                console.print(f"{share:4.0%} {what}", highlight=False)
+
+        yield report

@@ -1,0 +1,137 @@
+"""A loop under test: a denoiser that counts, replies that remember, a clock that is set by hand."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from triptych_serving.denoiser import Conditioning
+from triptych_serving.engine import Engine
+from triptych_serving.job import Job
+from triptych_serving.metrics import Metrics
+from triptych_serving.policy import Policy
+from triptych_serving.settings import Settings
+from triptych_serving.tables import SamplerTable
+
+from ..models import card
+
+STEP_SECONDS = 0.1
+
+
+@dataclass
+class FakeReply:
+    report: dict[str, Any] | None = None
+    latents: Any = None
+    error: Exception | None = None
+    gone: bool = False
+    answers: int = 0
+
+    def send(self, report, latents=None):
+        self.report, self.latents = report, latents
+        self.answers += 1
+
+    def fail(self, error):
+        self.error = error
+        self.answers += 1
+
+    def is_cancelled(self):
+        assert self.answers == 0, "asked after the answer: Triton would crash"
+        return self.gone
+
+
+@dataclass
+class FakeClock:
+    now: float = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@dataclass
+class FakeDenoiser:
+    """Predicts half the sample; takes STEP_SECONDS of the fake clock; fails or spoils rows when told."""
+
+    clock: FakeClock
+    batches: list[list[int]] = field(default_factory=list)
+    error: Exception | None = None
+    spoil: Conditioning | None = None
+
+    def predict(self, sample, timestep, conditioning):
+        self.clock.now += STEP_SECONDS
+        self.batches.append([len(c) for c in conditioning])
+        if self.error is not None:
+            raise self.error
+        out = sample * np.float32(0.5) + timestep[:, None, None, None] * np.float32(1e-3)
+        ends = list(itertools.accumulate(len(c) for c in conditioning))
+        for c, end in zip(conditioning, ends, strict=True):
+            if c is self.spoil:
+                out[end - len(c) : end] = np.nan
+        return out
+
+
+def table(steps, *, history=1, noise=0.0):
+    """An ancestral-like sampler of `steps` rows."""
+    fractions = np.linspace(1, 0.1, steps, dtype=np.float32)
+    return SamplerTable(
+        init_noise_sigma=2.0,
+        timestep=fractions * 999,
+        input_scale=fractions,
+        latents=np.tile(np.float32([1.0, 0.25][:history]), (steps, 1)),
+        noise_preds=np.tile(np.float32([-0.3, 0.1][:history]), (steps, 1)),
+        noise=np.full(steps, noise, np.float32),
+        draws=np.full(steps, int(noise != 0), np.uint8),
+    )
+
+
+class Loop:
+    """An engine turned by hand: `turn()` does what its thread would do once."""
+
+    def __init__(self, *, max_batch_rows=8, max_queue_seconds=1e9):
+        self.clock = FakeClock()
+        self.denoiser = FakeDenoiser(self.clock)
+        self.metrics = Metrics()
+        self.policy = Policy(max_batch_rows, 1e-4)
+        self.engine = Engine(
+            self.denoiser, self.policy, self.metrics, max_queue_seconds=max_queue_seconds, clock=self.clock
+        )
+
+    def job(self, steps=4, *, guidance=5.0, side=4, seed=0, arrived=None, id=None, job_table=None, **given):  # noqa: A002
+        settings = Settings.parse({"prompt": b"a fox", "seed": seed, "guidance_scale": guidance, **given}, card())
+        rows = 1 + settings.guided
+        conditioning = Conditioning(
+            np.zeros((rows, 3, 2), np.float32), np.zeros((rows, 2), np.float32), np.zeros((rows, 6), np.float32)
+        )
+        now = self.clock.now
+        job = Job.create(
+            id or str(uuid.uuid4()),
+            settings,
+            job_table or table(steps),
+            conditioning,
+            FakeReply(),
+            shape=(4, side, side),
+            arrived=now if arrived is None else arrived,
+        )
+        job.submitted = now
+        return job
+
+    def submit(self, *args, **options):
+        job = self.job(*args, **options)
+        self.engine.submit(job)
+        return job
+
+    def turn(self, times=1):
+        for _ in range(times):
+            self.engine.turn(wait=False)
+
+    def finish(self):
+        self.turn()
+        while self.engine.jobs:
+            self.turn()
+
+    def ask(self, verb, *args):
+        reply = FakeReply()
+        getattr(self.engine, verb)(*args, reply)
+        return reply

@@ -1,0 +1,301 @@
+"""The loop, turn by turn: who shares a batch, who waits, how everything ends exactly once."""
+
+import threading
+
+import numpy as np
+import pytest
+from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+
+from .loop import STEP_SECONDS, FakeReply, Loop, table
+
+
+def alone(**options):
+    loop = Loop()
+    job = loop.submit(**options)
+    loop.finish()
+    return job.reply.latents
+
+
+def test_requests_of_different_steps_share_batches_and_equal_themselves_alone():
+    loop = Loop(max_batch_rows=16)
+    wanted = [{"steps": steps, "seed": seed, "guidance": g} for seed, (steps, g) in enumerate([(4, 5), (9, 1), (50, 7.5)])]
+    jobs = [loop.submit(**options) for options in wanted]
+    loop.finish()
+    assert loop.metrics.values["batches_total"] == 50
+    for job, options in zip(jobs, wanted, strict=True):
+        assert job.reply.answers == 1
+        assert np.array_equal(job.reply.latents, alone(**options))
+
+
+def test_longer_histories_and_noise_do_not_disturb_neighbours():
+    tables = [table(6), table(9, history=2), table(7, noise=0.5)]
+    loop = Loop()
+    jobs = [loop.submit(job_table=t, seed=k) for k, t in enumerate(tables)]
+    loop.finish()
+    for k, job in enumerate(jobs):
+        assert np.array_equal(job.reply.latents, alone(job_table=tables[k], seed=k))
+
+
+def test_a_row_is_the_sum_that_its_table_says():
+    loop = Loop()
+    job = loop.submit(job_table=table(3, history=2, noise=0.5), guidance=1.0, seed=3)
+    rows = job.table
+    generator_start = job.latents[0].copy()
+    x, outs = [generator_start], []
+    noise = loop.job(job_table=rows, guidance=1.0, seed=3)
+    for k in range(3):
+        outs.insert(0, x[0] * rows.input_scale[k] * np.float32(0.5) + rows.timestep[k] * np.float32(1e-3))
+        new = sum(a * old for a, old in zip(rows.latents[k], x, strict=False))
+        new = new + sum(b * out for b, out in zip(rows.noise_preds[k], outs, strict=False)) + rows.noise[k] * noise.draw()
+        x.insert(0, new)
+    loop.finish()
+    np.testing.assert_allclose(job.reply.latents, x[0], rtol=1e-5)
+
+
+def test_a_short_request_overtakes_a_long_one_that_runs():
+    loop = Loop()
+    long, order = loop.submit(steps=50), []
+    loop.turn(10)
+    short = loop.submit(steps=4)
+    while loop.engine.jobs:
+        loop.turn()
+        order += [job for job in (long, short) if job.reply.answers and job not in order]
+    assert order == [short, long]
+
+
+def test_only_one_latent_shape_a_batch_and_never_more_rows_than_allowed():
+    loop = Loop(max_batch_rows=6)
+    for k in range(9):
+        loop.submit(steps=5, side=4 + 2 * (k % 2), guidance=5 if k % 3 else 1)
+    loop.finish()
+    assert all(sum(rows) <= 6 for rows in loop.denoiser.batches)
+    assert loop.metrics.values["completed_total"] == 9
+
+
+def test_tenants_take_turns():
+    loop = Loop(max_batch_rows=4)
+    many = [loop.submit(steps=10, tenant=b"many") for _ in range(20)]
+    loop.turn(5)
+    one = loop.submit(steps=10, tenant=b"one")
+    loop.turn(11)
+    assert one.reply.answers == 1
+    assert sum(job.reply.answers for job in many) < 10
+
+
+def test_a_long_request_is_not_starved_by_a_stream_of_short_ones():
+    loop = Loop(max_batch_rows=2)
+    loop.policy.seconds_per_cost = STEP_SECONDS / 32
+    long = loop.submit(steps=20)
+    for _ in range(300):
+        loop.submit(steps=2)
+        loop.turn()
+        if long.reply.answers:
+            break
+    assert long.reply.answers == 1
+
+
+def test_a_full_queue_refuses_with_an_estimate_and_then_serves_again():
+    loop = Loop(max_queue_seconds=1.0)
+    loop.policy.seconds_per_cost = STEP_SECONDS / 32
+    first, second = loop.submit(steps=8), loop.submit(steps=8)
+    with pytest.raises(Overloaded, match=r"queue: about 2 s of work waits, limit 1 s; try again in about 1 s"):
+        loop.submit(steps=8)
+    loop.finish()
+    assert first.reply.answers == second.reply.answers == 1
+    assert loop.metrics.values["rejected_total"] == 1
+    assert loop.metrics.values["estimate_seconds"] == 0
+    loop.submit(steps=1)
+
+
+def test_cancel_frees_the_slot_within_one_step():
+    loop = Loop()
+    job, other = loop.submit(steps=50), loop.submit(steps=50)
+    loop.turn(3)
+    reply = loop.ask("cancel", job.id, "")
+    loop.turn()
+    assert isinstance(job.reply.error, Cancelled)
+    assert reply.report == {"id": job.id, "cancelled": True}
+    assert list(loop.engine.jobs) == [other.id]
+    assert job.step == 3
+
+
+def test_cancelling_what_has_ended_changes_nothing():
+    loop = Loop()
+    job = loop.submit(steps=2)
+    loop.finish()
+    reply = loop.ask("cancel", job.id, "")
+    loop.turn()
+    assert reply.report == {"id": job.id, "cancelled": False}
+    assert job.reply.answers == 1
+
+
+def test_a_cancel_that_arrives_before_its_request_waits_for_it():
+    loop = Loop()
+    job = loop.job(steps=5)
+    reply = loop.ask("cancel", job.id, "")
+    loop.turn()
+    assert reply.answers == 0
+    loop.engine.submit(job)
+    loop.turn(2)
+    assert reply.report["cancelled"] is True
+    assert isinstance(job.reply.error, Cancelled)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "watch"])
+def test_nobody_reaches_another_tenants_job(verb):
+    loop = Loop()
+    job = loop.submit(steps=60, tenant=b"mine")
+    loop.turn()
+    arguments = (job.id, "yours") if verb == "cancel" else (job.id, "yours", -1)
+    reply = loop.ask(verb, *arguments)
+    loop.turn(30)
+    assert isinstance(reply.error, InvalidRequest)
+    assert job.reply.answers == 0
+
+
+def test_a_deadline_ends_a_request_running_or_queued():
+    loop = Loop(max_batch_rows=2)
+    running = loop.submit(steps=50, deadline_ms=950)
+    queued = loop.submit(steps=60, deadline_ms=450)
+    loop.turn(12)
+    assert str(running.reply.error) == "deadline_ms: 950 ms passed at step 10"
+    assert str(queued.reply.error) == "deadline_ms: 450 ms passed at step 0"
+    assert loop.metrics.values["expired_total"] == 2
+
+
+def test_a_failing_model_ends_its_batch_by_name_and_the_loop_goes_on():
+    loop = Loop()
+    job = loop.submit(steps=5)
+    loop.turn(2)
+    loop.denoiser.error = MemoryError("no room")
+    loop.turn()
+    assert str(job.reply.error) == "denoise: the model failed at step 3 (no room)"
+    loop.denoiser.error = None
+    after = loop.submit(steps=5)
+    loop.finish()
+    assert after.reply.latents is not None
+
+
+def test_nan_ends_its_own_request_only():
+    loop = Loop()
+    bad, good = loop.submit(steps=5, seed=1), loop.submit(steps=5, seed=2)
+    loop.denoiser.spoil = bad.conditioning
+    loop.finish()
+    assert isinstance(bad.reply.error, StageFailed)
+    assert np.array_equal(good.reply.latents, alone(steps=5, seed=2))
+
+
+def test_an_id_belongs_to_one_living_request():
+    loop = Loop()
+    job = loop.submit(steps=5)
+    twin = loop.submit(steps=5, id=job.id)
+    loop.finish()
+    assert job.reply.latents is not None
+    assert isinstance(twin.reply.error, InvalidRequest)
+    assert loop.metrics.values["estimate_seconds"] == 0
+
+
+def test_a_gone_client_frees_its_slot():
+    loop = Loop()
+    job = loop.submit(steps=50)
+    loop.turn(2)
+    job.reply.gone = True
+    loop.turn()
+    assert not loop.engine.jobs
+    assert job.reply.answers == 1
+
+
+def test_watching_tells_position_steps_and_the_end():
+    loop = Loop(max_batch_rows=2)
+    first, second = loop.submit(steps=3), loop.submit(steps=4)
+    seen, since = [], -1
+    for _ in range(30):
+        reply = loop.ask("watch", second.id, "", since)
+        while not reply.answers:
+            loop.turn()
+        since = reply.report["seq"]
+        seen.append((reply.report["status"], reply.report["position"], reply.report["step"]))
+        if reply.report["status"] == "completed":
+            break
+    assert seen == [
+        ("queued", 0, 0),
+        ("running", None, 1),
+        ("running", None, 2),
+        ("running", None, 3),
+        ("completed", None, 4),
+    ]
+    assert first.reply.answers == 1
+
+
+def test_a_watch_may_come_before_its_request_and_after_its_end():
+    loop = Loop()
+    job = loop.job(steps=2)
+    early = loop.ask("watch", job.id, "", -1)
+    loop.turn()
+    assert early.answers == 0
+    loop.engine.submit(job)
+    loop.finish()
+    assert early.report["step"] == 1
+    late = loop.ask("watch", job.id, "", early.report["seq"])
+    loop.turn()
+    assert late.report["status"] == "completed"
+
+
+def test_an_unchanged_state_is_told_after_a_while():
+    loop = Loop(max_batch_rows=2)
+    job = loop.submit(steps=2)
+    loop.finish()
+    told = loop.ask("watch", job.id, "", -1)
+    loop.turn()
+    waiting = loop.ask("watch", job.id, "", told.report["seq"])
+    loop.turn()
+    assert waiting.answers == 0
+    loop.clock.now += 10
+    loop.turn()
+    assert waiting.report == told.report
+
+
+def test_a_job_ends_with_its_watcher_only_where_asked():
+    loop = Loop()
+    tied, free = loop.submit(steps=99, cancel_on_disconnect=True), loop.submit(steps=99)
+    loop.turn()
+    for job in (tied, free):
+        watcher = loop.ask("watch", job.id, "", 10_000)
+        loop.turn()
+        watcher.gone = True
+    loop.turn()
+    loop.clock.now += 6
+    loop.turn()
+    assert isinstance(tied.reply.error, Cancelled)
+    assert free.reply.answers == 0
+
+
+def test_stopping_answers_everybody():
+    loop = Loop()
+    loop.engine.start()
+    release = threading.Event()
+    loop.denoiser.error = None
+    predict = loop.denoiser.predict
+
+    def slow(*args):
+        release.wait(5)
+        return predict(*args)
+
+    loop.denoiser.predict = slow
+    job = loop.submit(steps=100)
+    watcher = loop.ask("watch", job.id, "", 10_000)
+    release.set()
+    loop.engine.stop()
+    assert job.reply.answers == 1
+    assert watcher.answers == 1
+
+
+def test_stats_are_the_loops_own_figures():
+    loop = Loop()
+    loop.submit(steps=3)
+    loop.finish()
+    reply: FakeReply = loop.ask("stats")
+    loop.turn()
+    assert reply.report["batches_total"] == 3
+    assert reply.report["rows_total"] == 6
+    assert reply.report["completed_total"] == 1
