@@ -23,7 +23,9 @@ def card(**changes) -> ModelCard:
         "default_schedule": "default",
         "force_zeros_for_empty_prompt": True,
         "prediction_type": "epsilon",
-        "tokenizers": tuple(TokenizerCard(f"{part}/tokenizer.json", 77, 1, "!") for part in ("tokenizer", "tokenizer_2")),
+        "tokenizers": tuple(
+            TokenizerCard(f"{part}/tokenizer.json", 77, 1, "!") for part in ("tokenizer", "tokenizer_2")
+        ),
         "samplers": {
             "dpmpp_2m": {"default": "samplers/dpmpp_2m-default.npz", "karras": "samplers/dpmpp_2m-karras.npz"},
             "euler": {"default": "samplers/euler-default.npz"},

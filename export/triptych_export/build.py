@@ -44,7 +44,9 @@ class Options:
     samplers: Sequence[str] | None = None
 
 
-def export(weights_folder: Path, output: Path, options: Options | None = None, report: Report | None = None) -> Manifest:
+def export(
+    weights_folder: Path, output: Path, options: Options | None = None, report: Report | None = None
+) -> Manifest:
     """Export an SDXL folder for ONNX Runtime on a CPU; parts of `output` that are up to date are kept.
 
     `report` is called with what is being done and the share of it that is over.
@@ -140,7 +142,9 @@ class _Export:
         self.files[path] = made_from
         if not self._kept(path, made_from):
             (self.output / path).parent.mkdir(exist_ok=True)
-            np.savez_compressed(self.output / path, **samplers.tables(self.weights.config("scheduler"), sampler, schedule))
+            np.savez_compressed(
+                self.output / path, **samplers.tables(self.weights.config("scheduler"), sampler, schedule)
+            )
         return path
 
     def _card(self, cards: Sequence[TokenizerCard], paths: Mapping[str, Mapping[str, str]]) -> ModelCard:
@@ -170,7 +174,11 @@ class _Export:
 
     def _write_manifest(self, card: ModelCard, stages: Mapping[str, Any]) -> None:
         artifacts = {
-            path: {"sha256": sha256(self.output / path), "bytes": (self.output / path).stat().st_size, "made_from": made}
+            path: {
+                "sha256": sha256(self.output / path),
+                "bytes": (self.output / path).stat().st_size,
+                "made_from": made,
+            }
             for path, made in sorted(self.files.items())
         }
         document = {
@@ -211,7 +219,7 @@ def _silence() -> None:
     """The libraries' own bars and notices would drown the export's."""
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for library in ("diffusers", "transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.ERROR)

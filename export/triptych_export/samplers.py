@@ -1,8 +1,8 @@
 """diffusers' schedulers, turned into tables.
 
-A scheduler step is linear in the latents, the model outputs and the noise. So the real scheduler is run once on basis vectors
-(initial latents e₀, model output k = eₖ, noise draw k = nₖ); every latent it returns is then a vector of coefficients, and each step is
-solved for the shortest history that reproduces it. No sampler's mathematics is copied by hand.
+A scheduler step is linear in the latents, the model outputs and the noise. So the real scheduler is run once on basis
+vectors (initial latents e₀, model output k = eₖ, noise draw k = nₖ); every latent it returns is then a vector of
+coefficients, and each step is solved for the shortest history that reproduces it. No sampler's mathematics is copied by hand.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def solve(traced: Trace, what: str) -> dict[str, NDArray[Any]]:
         ExportError: a step is not linear in a history this short.
     """
     rows = [_solve_row(traced, call, what) for call in range(len(traced.timesteps))]
-    widths = [max(len(row[part]) for row in rows) for part in (0, 1)]
+    widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)]
     return {
         "init_noise_sigma": np.array([traced.init_noise_sigma]),
         "timestep": np.array(traced.timesteps),

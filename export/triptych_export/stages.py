@@ -76,8 +76,7 @@ class VaeDecoderStage(nn.Module):
         std = torch.tensor(config.latents_std or [1.0] * config.latent_channels).view(1, -1, 1, 1)
         mean = torch.tensor(config.latents_mean or [0.0] * config.latent_channels).view(1, -1, 1, 1)
         self.normalised = bool(config.latents_mean and config.latents_std)
-        self.register_buffer("std", std)
-        self.register_buffer("mean", mean)
+        self.std, self.mean = nn.Buffer(std), nn.Buffer(mean)
 
     def forward(self, latent_sample: Tensor) -> Tensor:
         if self.normalised:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,11 @@ HALF_FROM = 256
 # Beyond this a file keeps its weights beside itself (a protobuf ends at 2 GB) and is checked without ONNX Runtime's copies.
 EXTERNAL_FROM_BYTES = 1_500_000_000
 # Batches and sizes, in units of the smallest legal size, that a stage is checked at; the first is the one it is traced at.
-CHECKS = ({"batch": 2, "height": 1, "width": 2}, {"batch": 1, "height": 2, "width": 1}, {"batch": 3, "height": 2, "width": 3})
+CHECKS = (
+    {"batch": 2, "height": 1, "width": 2},
+    {"batch": 1, "height": 2, "width": 1},
+    {"batch": 3, "height": 2, "width": 3},
+)
 INVARIANCE_BATCHES = (1, 2, 3, 4, 8)
 
 Arrays = dict[str, NDArray[Any]]
@@ -35,10 +38,9 @@ def convert(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays], pa
     program = _trace(module, spec, examples[0])
     model = program.model
     _strip(model)
-    halves = list(_halve(model.graph))
+    _halve(model.graph)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     ir.save(model, path, external_data=f"{path.name}_data" if size > EXTERNAL_FROM_BYTES else None)
-    del program, model, halves
 
 
 def references(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays]) -> list[Arrays]:
@@ -97,7 +99,10 @@ def example_inputs(spec: StageSpec, multiple: int, scale: int, vocabulary: int) 
     """Random inputs for each of CHECKS; `multiple` is the smallest legal side and `scale` pixels per latent."""
     random = np.random.default_rng(0)
     return [
-        {name: _random(tensor, _sizes(sizes, multiple, scale), vocabulary, name, random) for name, tensor in spec.inputs.items()}
+        {
+            name: _random(tensor, _sizes(sizes, multiple, scale), vocabulary, name, random)
+            for name, tensor in spec.inputs.items()
+        }
         for sizes in CHECKS
     ]
 
@@ -151,19 +156,18 @@ def _strip(model: ir.Model) -> None:
         value.metadata_props.clear()
 
 
-def _halve(graph: ir.Graph) -> Iterator[ir.Value]:
+def _halve(graph: ir.Graph) -> None:
     """Store each float32 weight in float16 behind a Cast, wherever that is exact."""
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < HALF_FROM or not _exact_in_half(tensor):
             continue
-        stored = ir.LazyTensor(
-            lambda tensor=tensor, name=name: ir.Tensor(tensor.numpy().astype(np.float16), name=f"{name}.half"),
-            dtype=ir.DataType.FLOAT16,
-            shape=ir.Shape(tensor.shape),
+        half = ir.Value(
             name=f"{name}.half",
+            shape=value.shape,
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            const_value=_lazy_half(tensor, f"{name}.half"),
         )
-        half = ir.Value(name=f"{name}.half", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=stored)
         cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")
         cast.outputs[0].name, cast.outputs[0].shape = f"{name}.single", value.shape
         cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
@@ -171,8 +175,16 @@ def _halve(graph: ir.Graph) -> Iterator[ir.Value]:
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         del graph.initializers[name]
         graph.register_initializer(half)
-        yield half
-    gc.collect()
+
+
+def _lazy_half(tensor: ir.TensorProtocol, name: str) -> ir.LazyTensor:
+    """The tensor in float16, converted when it is written: all of them at once would not fit beside the module."""
+
+    def convert() -> ir.TensorProtocol:
+        return ir.Tensor(tensor.numpy().astype(np.float16), name=name)
+
+    shape = ir.Shape([int(dim) for dim in tensor.numpy().shape])
+    return ir.LazyTensor(convert, dtype=ir.DataType.FLOAT16, shape=shape, name=name)
 
 
 def _exact_in_half(tensor: ir.TensorProtocol) -> bool:
@@ -186,4 +198,6 @@ def _difference(wanted: NDArray[Any], got: NDArray[Any]) -> tuple[float, float]:
     if wanted.shape != got.shape:
         return float("inf"), TOLERANCE
     difference = np.abs(wanted.astype(np.float64) - got.astype(np.float64)).max()
-    return (float(difference), 1.0) if wanted.dtype == np.uint8 else (float(difference / np.abs(wanted).max()), TOLERANCE)
+    return (
+        (float(difference), 1.0) if wanted.dtype == np.uint8 else (float(difference / np.abs(wanted).max()), TOLERANCE)
+    )

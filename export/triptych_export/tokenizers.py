@@ -13,7 +13,14 @@ from triptych_serving.tokenizers import PromptTokenizer
 from .errors import ExportError
 
 # Short, empty, odd and too long: what the two implementations must agree on.
-SAMPLES = ("", "a photo of a cat", "naïve café, 東京 — 🦊!", "word " * 300, "  MIXED   Case\nand\tspace ", "it's 3.14 (a:1.2)")
+SAMPLES = (
+    "",
+    "a photo of a cat",
+    "naïve café, 東京 — 🦊!",
+    "word " * 300,
+    "  MIXED   Case\nand\tspace ",
+    "it's 3.14 (a:1.2)",
+)
 
 
 def export_tokenizer(tokenizer: Any, file: Path, path: str) -> TokenizerCard:

@@ -82,11 +82,11 @@ class Engine:
             self._pending_cost += job.cost
         self._inbox.put(partial(self._admit, job))
 
-    def watch(self, id: str, tenant: str, since: int, reply: Reply) -> None:  # noqa: A002
+    def watch(self, id: str, tenant: str, since: int, reply: Reply) -> None:
         """Answer `reply` at the job's next event after number `since`."""
         self._inbox.put(partial(self._watchers.add, id, tenant, since, reply))
 
-    def cancel(self, id: str, tenant: str, reply: Reply) -> None:  # noqa: A002
+    def cancel(self, id: str, tenant: str, reply: Reply) -> None:
         """End a job; its caller sees CANCELLED."""
         self._inbox.put(partial(self._cancel, id, tenant, reply, self._clock()))
 
@@ -219,7 +219,7 @@ class Engine:
         with self._admission:
             self._pending_cost -= job.cost
         job.status = status
-        self._watchers.ended(job, self.policy)
+        self._watchers.ended(job)
         if error is None:
             job.reply.send(self._timings(job), job.latents[0])
         else:
@@ -233,7 +233,7 @@ class Engine:
             "denoise_ms": round((now - started) * 1e3, 3),
         }
 
-    def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:  # noqa: A002
+    def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:
         job = self.jobs.get(id)
         if job is not None and job.settings.tenant == tenant:
             self.metrics.add("cancelled_total")

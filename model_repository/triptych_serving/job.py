@@ -65,7 +65,7 @@ class Job:
     @classmethod
     def create(
         cls,
-        id: str,  # noqa: A002 (the protocol's name)
+        id: str,
         settings: Settings,
         table: SamplerTable,
         conditioning: Conditioning,

@@ -21,7 +21,7 @@ class TorchGenerator:
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.MT19937()
-        self._bits._legacy_seeding(seed & 0xFFFFFFFF)  # type: ignore[attr-defined]
+        self._bits._legacy_seeding(seed & 0xFFFFFFFF)
 
     def randn(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Standard normal values of `shape`, float32, within 1e-6 of torch's. At least 16 values."""
@@ -44,4 +44,5 @@ def _box_muller(uniform: NDArray[np.float32]) -> NDArray[np.float32]:
     pairs = uniform.reshape(-1, 2, BLOCK // 2)
     radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - pairs[:, 0]))
     angle = TWO_PI * pairs[:, 1]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+    normal: NDArray[np.float32] = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+    return normal

@@ -92,4 +92,5 @@ def guided(noise_pred: Floats, rows: NDArray[np.int64], guidance_scale: Floats) 
     """
     last = np.cumsum(rows) - 1
     unconditional, conditional = noise_pred[last - rows + 1], noise_pred[last]
-    return unconditional + guidance_scale[:, None, None, None] * (conditional - unconditional)
+    combined: Floats = unconditional + guidance_scale[:, None, None, None] * (conditional - unconditional)
+    return combined

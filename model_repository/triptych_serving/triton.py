@@ -29,10 +29,8 @@ class ModelArguments:
 
     def stage_path(self, name: str) -> Path:
         """The ONNX file of a stage, this stage's files checked against the manifest."""
-        stage = self.manifest.stages[name]
-        for path in stage["files"]:
-            self.manifest.verified(path)
-        return self.manifest.build / stage["path"]
+        files = [self.manifest.verified(file) for file in self.manifest.stages[name]["files"]]
+        return files[0]
 
 
 def array(request: Any, name: str) -> NDArray[Any] | None:

@@ -50,13 +50,13 @@ class Watchers:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, id: str, tenant: str, since: int, reply: Reply) -> None:  # noqa: A002
+    def add(self, id: str, tenant: str, since: int, reply: Reply) -> None:
         self._waiting.append(Watcher(id, tenant, since, reply, self._clock()))
 
-    def knows(self, id: str, tenant: str) -> bool:  # noqa: A002
+    def knows(self, id: str, tenant: str) -> bool:
         return id in self._news and self._news[id].tenant == tenant
 
-    def left(self, id: str) -> float | None:  # noqa: A002
+    def left(self, id: str) -> float | None:
         """Since when a job that was once watched has no watcher."""
         news = self._news.get(id)
         return None if news is None or any(w.id == id for w in self._waiting) else news.left
@@ -68,11 +68,11 @@ class Watchers:
         now = self._clock()
         watched = {watcher.id for watcher in self._waiting} & jobs.keys()
         places = self._places(jobs, policy, now) if any(jobs[id].status is Status.QUEUED for id in watched) else {}
-        for id in watched:  # noqa: A001
+        for id in watched:
             self._note(jobs[id], places.get(id), policy.remaining(jobs[id], jobs.values()))
         self._waiting = [watcher for watcher in self._waiting if not self._answered(watcher, now)]
 
-    def ended(self, job: Job, policy: Policy) -> None:
+    def ended(self, job: Job) -> None:
         """Remember how a job ended."""
         self._note(job, None, 0.0 if job.status is Status.COMPLETED else None)
         self._ended[job.id] = None

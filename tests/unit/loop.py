@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engine import Engine
 from triptych_serving.job import Job
@@ -98,7 +99,7 @@ class Loop:
             self.denoiser, self.policy, self.metrics, max_queue_seconds=max_queue_seconds, clock=self.clock
         )
 
-    def job(self, steps=4, *, guidance=5.0, side=4, seed=0, arrived=None, id=None, job_table=None, **given):  # noqa: A002
+    def job(self, steps=4, *, guidance=5.0, side=4, seed=0, arrived=None, id=None, job_table=None, **given):
         settings = Settings.parse({"prompt": b"a fox", "seed": seed, "guidance_scale": guidance, **given}, card())
         rows = 1 + settings.guided
         conditioning = Conditioning(

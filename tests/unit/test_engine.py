@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 
 from .loop import STEP_SECONDS, FakeReply, Loop, table
@@ -18,7 +19,9 @@ def alone(**options):
 
 def test_requests_of_different_steps_share_batches_and_equal_themselves_alone():
     loop = Loop(max_batch_rows=16)
-    wanted = [{"steps": steps, "seed": seed, "guidance": g} for seed, (steps, g) in enumerate([(4, 5), (9, 1), (50, 7.5)])]
+    wanted = [
+        {"steps": steps, "seed": seed, "guidance": g} for seed, (steps, g) in enumerate([(4, 5), (9, 1), (50, 7.5)])
+    ]
     jobs = [loop.submit(**options) for options in wanted]
     loop.finish()
     assert loop.metrics.values["batches_total"] == 50
@@ -46,7 +49,9 @@ def test_a_row_is_the_sum_that_its_table_says():
     for k in range(3):
         outs.insert(0, x[0] * rows.input_scale[k] * np.float32(0.5) + rows.timestep[k] * np.float32(1e-3))
         new = sum(a * old for a, old in zip(rows.latents[k], x, strict=False))
-        new = new + sum(b * out for b, out in zip(rows.noise_preds[k], outs, strict=False)) + rows.noise[k] * noise.draw()
+        new = (
+            new + sum(b * out for b, out in zip(rows.noise_preds[k], outs, strict=False)) + rows.noise[k] * noise.draw()
+        )
         x.insert(0, new)
     loop.finish()
     np.testing.assert_allclose(job.reply.latents, x[0], rtol=1e-5)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from triptych_serving.noise import TorchGenerator
 
 SHAPES = [(1, 4, 16, 16), (1, 4, 128, 128), (1, 16, 24, 24), (1, 4, 13, 7), (2, 8)]

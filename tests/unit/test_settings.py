@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from triptych_serving.errors import InvalidRequest
 from triptych_serving.settings import MAX_PROMPT_BYTES, Settings
 

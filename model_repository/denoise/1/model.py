@@ -6,6 +6,7 @@ import time
 import uuid
 
 import numpy as np
+
 from triptych_serving import triton
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engine import Engine

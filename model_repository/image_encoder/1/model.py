@@ -4,6 +4,7 @@ import json
 import time
 
 import numpy as np
+
 from triptych_serving import triton
 from triptych_serving.errors import StageFailed
 from triptych_serving.images import encode

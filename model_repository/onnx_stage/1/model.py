@@ -1,6 +1,7 @@
 """One exported ONNX stage under Triton's dynamic batcher: requests of one shape run as one batch."""
 
 import numpy as np
+
 from triptych_serving import triton
 from triptych_serving.ort import Stage
 
