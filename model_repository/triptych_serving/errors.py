@@ -10,13 +10,18 @@ RequestError
 from __future__ import annotations
 
 
+SHOWN_CHARACTERS = 60
+
+
 class RequestError(Exception):
     """Ends one request and no other."""
 
 
 class InvalidRequest(RequestError):
     def __init__(self, field: str, given: object, legal: str) -> None:
-        super().__init__(f"{field}: {given} given; legal: {legal}")
+        shown = str(given)
+        shown = shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 1] + "…"
+        super().__init__(f"{field}: {shown} given; legal: {legal}")
         self.field = field
 
 

@@ -16,7 +16,6 @@ MAX_TENANT_BYTES = 128
 MAX_GUIDANCE_SCALE = 50.0
 MAX_DEADLINE_MS = 2**31 - 1
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
-SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,18 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, document: Any, model: ModelCard) -> Settings:
+        """Settings as another model passed them on; checked again, since anybody can reach every model.
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+        Raises:
+            InvalidRequest: the document is not what `to_json` makes.
+        """
+        try:
+            given = {name: value.encode() if isinstance(value, str) else value for name, value in document.items()}
+            return cls.parse({name: value for name, value in given.items() if value is not None}, model)
+        except (AttributeError, TypeError) as error:
+            raise InvalidRequest("settings", f"a malformed document ({error})", "what `tokenizer` passes on") from None
 
 
 def _text(field: str, value: bytes, limit: int) -> str:
@@ -129,13 +136,13 @@ def _guidance(value: float) -> float:
 def _choice(field: str, value: bytes, legal: tuple[str, ...]) -> str:
     name = value.decode("utf-8", "replace")
     if name not in legal:
-        raise InvalidRequest(field, _shown(name), ", ".join(legal))
+        raise InvalidRequest(field, repr(name), ", ".join(legal))
     return name
 
 
 def _sampler(sampler: bytes | None, schedule: bytes | None, model: ModelCard) -> tuple[str, str]:
     tables = model.samplers
-    name = _choice("sampler", (sampler or model.default_sampler.encode()), tuple(tables))
+    name = _choice("sampler", (sampler or model.default_sampler.encode()), tuple(sorted(tables)))
     if schedule is None:
         default = model.default_schedule
         return name, default if default in tables[name] else next(iter(tables[name]))

@@ -51,7 +51,8 @@ class TritonPythonModel:
         if "action" not in verb:
             self.engine.submit(self._job(request, reply))
             return
-        action, of, whose = verb["action"].decode(), verb.get("id", b"").decode(), tenant(verb.get("tenant"))
+        action, of = (verb.get(name, b"").decode("utf-8", "replace") for name in ("action", "id"))
+        whose = tenant(verb.get("tenant"))
         if action == "stats":
             self.engine.stats(reply)
         elif action not in ACTIONS:
@@ -67,8 +68,8 @@ class TritonPythonModel:
         passed_on = triton.scalars(request, ("settings",)).get("settings")
         if passed_on is None:
             raise InvalidRequest("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
-        document = json.loads(passed_on)
-        settings = Settings(**document["settings"])
+        document = self._document(passed_on)
+        settings = Settings.from_json(document["settings"], self.model)
         return Job.create(
             request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4()),
             settings,
@@ -78,6 +79,13 @@ class TritonPythonModel:
             shape=self._latent_shape(settings.height, settings.width),
             arrived=document["arrived"],
         )
+
+    def _document(self, passed_on):
+        try:
+            document = json.loads(passed_on)
+            return {"settings": document["settings"], "arrived": float(document["arrived"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidRequest("settings", f"{type(error).__name__}: {error}", "what the ensemble passes on") from None
 
     def _load_tables(self, sampler, schedule):
         return load_tables(self.arguments.manifest.verified(self.model.samplers[sampler][schedule]))

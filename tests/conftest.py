@@ -1,0 +1,23 @@
+"""The real server with the demo model, once for all tests that only ask it things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from triptych.demo import demo_build
+from triptych.server import Addresses, Server
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Addresses]:
+    """Addresses of a server with the demo model."""
+    with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0) as server:
+        yield server.addresses
+
+
+@pytest.fixture
+def url(demo: Addresses) -> str:
+    """The gRPC address of the demo server."""
+    return demo.grpc

@@ -1,0 +1,78 @@
+"""Requests as a stranger sends them: tritonclient and nothing of ours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+
+TYPES = {
+    "prompt": "BYTES",
+    "negative_prompt": "BYTES",
+    "seed": "INT64",
+    "num_inference_steps": "INT32",
+    "guidance_scale": "FP32",
+    "height": "INT32",
+    "width": "INT32",
+    "sampler": "BYTES",
+    "schedule": "BYTES",
+    "output_format": "BYTES",
+    "deadline_ms": "INT32",
+    "tenant": "BYTES",
+    "cancel_on_disconnect": "BOOL",
+    "action": "BYTES",
+    "id": "BYTES",
+    "since": "INT64",
+}
+NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
+
+
+def inputs(module: Any, given: dict[str, Any]) -> list[Any]:
+    """`given` as the inputs of `module` (tritonclient.grpc or .http); arrays are sent as they are."""
+    made = []
+    for name, value in given.items():
+        array = value if isinstance(value, np.ndarray) else _scalar(name, value)
+        datatype = (
+            TYPES[name] if not isinstance(value, np.ndarray) else tritonclient.utils.np_to_triton_dtype(array.dtype)
+        )
+        tensor = module.InferInput(name, list(array.shape), datatype)
+        tensor.set_data_from_numpy(array)
+        made.append(tensor)
+    return made
+
+
+def grpc(url: str, request_id: str = "", model: str = "sdxl", **given: Any) -> dict[str, Any]:
+    """One gRPC call of `sdxl`: image bytes, seed, receipt."""
+    client = tritonclient.grpc.InferenceServerClient(url)
+    result = client.infer(model, inputs(tritonclient.grpc, given), request_id=request_id)
+    return _result(result)
+
+
+def http(url: str, **given: Any) -> dict[str, Any]:
+    """The same over HTTP; `url` without a scheme."""
+    with tritonclient.http.InferenceServerClient(url) as client:
+        return _result(client.infer("sdxl", inputs(tritonclient.http, given)))
+
+
+def verb(url: str, action: str, **given: Any) -> dict[str, Any]:
+    """One of the loop's verbs."""
+    client = tritonclient.grpc.InferenceServerClient(url)
+    tensors = inputs(tritonclient.grpc, {"action": action, **given})
+    wanted = [tritonclient.grpc.InferRequestedOutput("report")]
+    return json.loads(client.infer("denoise", tensors, outputs=wanted).as_numpy("report")[0])
+
+
+def _scalar(name: str, value: Any) -> np.ndarray:
+    value = value.encode() if isinstance(value, str) else value
+    return np.array([value], NUMPY[TYPES[name]])
+
+
+def _result(result: Any) -> dict[str, Any]:
+    return {
+        "image": result.as_numpy("image")[0],
+        "seed": int(result.as_numpy("resolved_seed")[0]),
+        "receipt": json.loads(result.as_numpy("receipt")[0]),
+    }

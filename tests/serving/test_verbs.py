@@ -1,0 +1,126 @@
+"""watch, cancel, stats, deadlines and metrics on the real server, with plain tritonclient."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from .. import plain
+
+# The demo model at its largest: long enough to be caught in the act.
+LONG = {"prompt": "a 3d rocket", "num_inference_steps": 100, "height": 256, "width": 256, "seed": 1}
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def running(url, job, **tenant):
+    """Wait until a job has made a step."""
+    state = plain.verb(url, "watch", id=job, **tenant)
+    while state["status"] == "queued":
+        state = plain.verb(url, "watch", id=job, since=state["seq"], **tenant)
+    return state
+
+
+def test_watching_counts_every_step_to_the_end(url, pool):
+    job = str(uuid.uuid4())
+    future = pool.submit(plain.grpc, url, job, prompt="a 3d rocket", num_inference_steps=30, seed=3)
+    states, since = [], -1
+    while not states or states[-1]["status"] in ("queued", "running"):
+        states.append(plain.verb(url, "watch", id=job, since=since))
+        since = states[-1]["seq"]
+    steps = [state["step"] for state in states]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 5
+    assert states[-1]["status"] == "completed"
+    assert states[-1]["step"] == states[-1]["num_steps"] == 30
+    assert future.result()["receipt"]["num_inference_steps"] == 30
+
+
+def test_cancel_ends_the_request_and_frees_its_slot_within_one_step(url, pool):
+    job = str(uuid.uuid4())
+    future = pool.submit(plain.grpc, url, job, **LONG)
+    running(url, job)
+    step_seconds = plain.verb(url, "stats")
+    began = time.monotonic()
+    assert plain.verb(url, "cancel", id=job) == {"id": job, "cancelled": True}
+    took = time.monotonic() - began
+    stats = plain.verb(url, "stats")
+    with pytest.raises(InferenceServerException) as error:
+        future.result()
+    assert error.value.status() == "StatusCode.CANCELLED"
+    assert stats["running"] == 0
+    assert stats["cancelled_total"] == step_seconds["cancelled_total"] + 1
+    assert took < 1.0
+    assert plain.verb(url, "cancel", id=job)["cancelled"] is False
+    assert plain.verb(url, "watch", id=job)["status"] == "cancelled"
+
+
+def test_another_tenant_cannot_watch_or_cancel(url, pool):
+    job = str(uuid.uuid4())
+    future = pool.submit(plain.grpc, url, job, tenant="mine", **LONG)
+    running(url, job, tenant="mine")
+    for action in ("watch", "cancel"):
+        for tenant in ({}, {"tenant": "yours"}):
+            with pytest.raises(InferenceServerException, match="id: "):
+                plain.verb(url, action, id=job, **tenant)
+    assert plain.verb(url, "cancel", id=job, tenant="mine")["cancelled"] is True
+    with pytest.raises(InferenceServerException):
+        future.result()
+
+
+def test_a_deadline_ends_a_request_in_time(url):
+    began = time.monotonic()
+    with pytest.raises(InferenceServerException, match="deadline_ms: 700 ms passed at step") as error:
+        plain.grpc(url, **LONG, deadline_ms=700)
+    assert error.value.status() == "StatusCode.CANCELLED"
+    assert 0.7 <= time.monotonic() - began < 1.7
+
+
+def test_a_job_ends_with_its_watcher_where_asked(url, pool):
+    job = str(uuid.uuid4())
+    future = pool.submit(plain.grpc, url, job, cancel_on_disconnect=True, **LONG)
+    running(url, job)
+    with pytest.raises(InferenceServerException, match="client has gone"):
+        future.result(timeout=60)
+
+
+def test_the_loops_own_metrics_are_published(demo):
+    plain.grpc(demo.grpc, prompt="a flat icon of a penguin", num_inference_steps=2)
+    page = urllib.request.urlopen(demo.metrics, timeout=5).read().decode()
+    values = {
+        line.split("{")[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith("triptych_")
+    }
+    stats = plain.verb(demo.grpc, "stats")
+    for name in ("batches_total", "rows_total", "completed_total", "cancelled_total", "rejected_total"):
+        assert values[f"triptych_{name}"] == stats[name]
+    assert {
+        "triptych_waiting",
+        "triptych_running",
+        "triptych_step_seconds_total",
+        "triptych_batch_rows",
+    } <= values.keys()
+    assert values["triptych_rows_total"] >= values["triptych_batches_total"] > 0
+
+
+def test_http_answers_like_grpc(demo):
+    request = {"prompt": "a flat icon of a penguin", "num_inference_steps": 3, "seed": 9}
+    assert (
+        plain.http(demo.http.removeprefix("http://"), **request)["image"] == plain.grpc(demo.grpc, **request)["image"]
+    )
+
+
+def test_the_seed_is_resolved_and_makes_the_same_image_again(url):
+    first = plain.grpc(url, prompt="a flat icon of a penguin", num_inference_steps=3)
+    again = plain.grpc(url, prompt="a flat icon of a penguin", num_inference_steps=3, seed=first["seed"])
+    assert first["image"] == again["image"]
+    assert json.dumps(first["receipt"]["stages"])

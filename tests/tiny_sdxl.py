@@ -1,0 +1,128 @@
+"""Random tiny SDXL folders of the real classes, as many shapes of them as one likes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+from triptych.demo import demo_build
+
+VOCABULARY = 2000
+
+
+def make(folder: Path, seed: int) -> dict[str, Any]:
+    """Save a random SDXL to `folder`; the same seed makes the same one. Returns what was chosen."""
+    choose = random.Random(seed)
+    torch.manual_seed(seed)
+    blocks = choose.choice([2, 3])
+    facts: dict[str, Any] = {
+        "blocks": blocks,
+        "widths": [choose.choice([32, 64]) * (k + 1) for k in range(blocks)],
+        "layers_per_block": choose.choice([1, 2]),
+        "transformer_layers": [choose.choice([1, 2]) for _ in range(blocks)],
+        "heads": choose.choice([8, [choose.choice([2, 4]) for _ in range(blocks)]]),
+        "linear_projection": choose.random() < 0.5,
+        "clip": (choose.choice([32, 64]), choose.choice([1, 2, 3])),
+        "clip_2": (choose.choice([32, 48, 96]), choose.choice([2, 3])),
+        "projection": choose.choice([24, 40]),
+        "tokens": choose.choice([24, 77]),
+        "vae_levels": choose.choice([3, 4]),
+        "scaling_factor": choose.choice([0.13025, 0.18215, 0.8]),
+        "prediction_type": ["epsilon", "v_prediction"][seed % 2],
+        "force_zeros_for_empty_prompt": seed % 3 != 0,
+    }
+    StableDiffusionXLPipeline(
+        vae=_vae(facts),
+        text_encoder=CLIPTextModel(_clip(*facts["clip"], facts["tokens"], facts["clip"][0])),
+        text_encoder_2=CLIPTextModelWithProjection(_clip(*facts["clip_2"], facts["tokens"], facts["projection"])),
+        tokenizer=_tokenizer(facts["tokens"]),
+        tokenizer_2=_tokenizer(facts["tokens"]),
+        unet=_unet(facts),
+        scheduler=_scheduler(facts),
+        force_zeros_for_empty_prompt=facts["force_zeros_for_empty_prompt"],
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return facts
+
+
+def load(folder: Path) -> StableDiffusionXLPipeline:
+    """The folder as diffusers runs it."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _clip(width: int, layers: int, tokens: int, projection: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=tokens,
+        projection_dim=projection,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+def _unet(facts: dict[str, Any]) -> UNet2DConditionModel:
+    blocks = facts["blocks"]
+    down = ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * (blocks - 1)
+    return UNet2DConditionModel(
+        sample_size=8 if facts["vae_levels"] == 4 else 16,
+        block_out_channels=facts["widths"],
+        layers_per_block=facts["layers_per_block"],
+        down_block_types=down,
+        up_block_types=[name.replace("Down", "Up") for name in reversed(down)],
+        transformer_layers_per_block=facts["transformer_layers"],
+        attention_head_dim=facts["heads"],
+        use_linear_projection=facts["linear_projection"],
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=facts["projection"] + 6 * 16,
+        cross_attention_dim=facts["clip"][0] + facts["clip_2"][0],
+        norm_num_groups=8,
+    )
+
+
+def _vae(facts: dict[str, Any]) -> AutoencoderKL:
+    levels = facts["vae_levels"]
+    return AutoencoderKL(
+        block_out_channels=[16, 16, 32, 32][:levels],
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        norm_num_groups=8,
+        sample_size=64,
+        scaling_factor=facts["scaling_factor"],
+        force_upcast=False,
+    )
+
+
+def _scheduler(facts: dict[str, Any]) -> EulerDiscreteScheduler:
+    return EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type=facts["prediction_type"],
+    )
+
+
+def _tokenizer(tokens: int) -> PreTrainedTokenizerFast:
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(demo_build() / "tokenizer/tokenizer.json"),
+        bos_token="<|startoftext|>",
+        eos_token=end,
+        unk_token=end,
+        pad_token=end,
+        model_max_length=tokens,
+    )
