@@ -28,4 +28,10 @@ class PromptTokenizer:
     def cut(self, prompt: str) -> str:
         """The words that do not fit and no encoder sees; "" for most prompts."""
         overflowing: list[Any] = self._tokenizer.encode(prompt).overflowing
-        return " ".join(self._tokenizer.decode(encoding.ids) for encoding in overflowing)
+        starts = [
+            start
+            for encoding in overflowing
+            for (start, _), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+            if not special
+        ]
+        return prompt[min(starts) :] if starts else ""

@@ -1,0 +1,210 @@
+"""`triptych generate`: pictures from a running server, all in flight at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from triptych.async_client import AsyncClient, AsyncJob
+from triptych.errors import ServerUnavailable, TriptychError, invalid
+from triptych.files import save_in
+from triptych.types import Completed, Event, GeneratedImage, Queued
+
+
+class Model(str, Enum):
+    SDXL = "sdxl"
+
+
+class Format(str, Enum):
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    model: Annotated[Model, typer.Option(help="The model to ask.")] = Model.SDXL,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of pictures, with seeds seed, seed + 1, …")] = 1,
+    seed: Annotated[int | None, typer.Option(help="The same seed makes the same picture; default: any.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Steps; default: the model's.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="1 or less turns guidance off.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, as 128x96; default: the model's.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler, as euler or dpmpp_2m.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Noise schedule, as karras.")] = None,
+    output_format: Annotated[Format | None, typer.Option(help="File format.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = Path("."),
+    url: Annotated[str, typer.Option(envvar="TRIPTYCH_URL", help="The server's gRPC address.")] = "localhost:8001",
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that each picture may take.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whom the requests belong to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Draw pictures and save them; prints their paths."""
+    parameters = {
+        "seed": seed,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "sampler": sampler,
+        "schedule": schedule,
+        "output_format": output_format and output_format.value,
+        **_size(size),
+    }
+    client = {"url": url, "timeout": timeout, "tenant": tenant, "model": model.value}
+    show = _show_json if as_json else _show_path
+    failures = asyncio.run(_draw(client, prompt, n, parameters, output, show, quiet))
+    if failures:
+        for failure in failures[1:]:
+            sys.stderr.write(f"error: {failure}\n")
+        raise failures[0]
+
+
+def _size(text: str | None) -> dict[str, int]:
+    if text is None:
+        return {}
+    if not (match := re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text)):
+        raise invalid("size", repr(text), "WIDTHxHEIGHT in pixels, as 128x96")
+    return {"width": int(match[1]), "height": int(match[2])}
+
+
+async def _draw(
+    client: dict[str, Any], prompt: str, n: int, parameters: dict[str, Any], output: Path, show: Any, quiet: bool
+) -> list[TriptychError]:
+    """Draw all; each is saved and shown as it ends, whatever becomes of the others. Returns the failures, worst first."""
+    with ExitStack() as stack:
+        async with AsyncClient(**client) as connected:
+            jobs = connected.submit_many(prompt, n, **parameters)
+            bars = stack.enter_context(_progress(jobs, quiet))
+            drawn = [_follow(job, bars, output, show) for job in jobs]
+            results = await asyncio.gather(*drawn, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, TriptychError):
+            raise result
+    failures = [result for result in results if isinstance(result, TriptychError)]
+    return sorted(failures, key=lambda error: isinstance(error, ServerUnavailable))
+
+
+async def _follow(job: AsyncJob, bars: Progress, output: Path, show: Any) -> None:
+    try:
+        async for event in job.iter_events():
+            bars.tell(job, event)
+            if isinstance(event, Completed):
+                show(save_in(output, event.image.format, event.image.data), event.image)
+    except TriptychError:
+        bars.fail(job)
+        raise
+
+
+def _show_path(path: Path, _image: GeneratedImage) -> None:
+    sys.stdout.write(f"{path}\n")
+    sys.stdout.flush()
+
+
+def _show_json(path: Path, image: GeneratedImage) -> None:
+    facts = {"path": str(path), "seed": image.seed, "timings": image.timings, "receipt": image.receipt}
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+class Progress(Protocol):
+    """Tells a person how far each job is."""
+
+    def tell(self, job: AsyncJob, event: Event) -> None: ...
+
+    def fail(self, job: AsyncJob) -> None: ...
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _progress(jobs: Sequence[AsyncJob], quiet: bool) -> Progress:
+    if quiet:
+        return _Silence()
+    return _Bars(jobs) if sys.stderr.isatty() else _Lines()
+
+
+class _Silence:
+    def tell(self, job: AsyncJob, event: Event) -> None:
+        pass
+
+    def fail(self, job: AsyncJob) -> None:
+        pass
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Lines(_Silence):
+    """One line when a picture begins and one when it ends: for logs."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+
+    def tell(self, job: AsyncJob, event: Event) -> None:
+        if isinstance(event, Completed):
+            sys.stderr.write(f"seed {job.seed}: done in {event.image.timings['total_ms'] / 1000:.1f} s\n")
+        elif job.id not in self._begun:
+            self._begun.add(job.id)
+            sys.stderr.write(f"seed {job.seed}: {_words(event)}\n")
+
+    def fail(self, job: AsyncJob) -> None:
+        sys.stderr.write(f"seed {job.seed}: failed\n")
+
+
+class _Bars(_Silence):
+    """A bar a picture, on a terminal."""
+
+    def __init__(self, jobs: Sequence[AsyncJob]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("seed {task.fields[seed]}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._tasks = {job.id: self._progress.add_task("sent", total=None, seed=job.seed) for job in jobs}
+
+    def tell(self, job: AsyncJob, event: Event) -> None:
+        if isinstance(event, Completed):
+            task = self._progress.tasks[self._tasks[job.id]]
+            total = task.total or 1
+            self._progress.update(task.id, total=total, completed=total, description="done")
+        elif isinstance(event, Queued):
+            self._progress.update(self._tasks[job.id], description=_words(event))
+        else:
+            self._progress.update(
+                self._tasks[job.id], total=event.total, completed=event.step, description=_words(event)
+            )
+
+    def fail(self, job: AsyncJob) -> None:
+        self._progress.update(self._tasks[job.id], description="failed")
+
+    def __enter__(self) -> Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _words(event: Event) -> str:
+    if isinstance(event, Queued):
+        return f"queued, {event.position} ahead"
+    return "done" if isinstance(event, Completed) else f"step {event.step} of {event.total}"

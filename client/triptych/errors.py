@@ -1,0 +1,95 @@
+"""What the client raises, and the one place where foreign errors become ours.
+
+TriptychError
+├── InvalidRequest (ValueError)   an input is wrong; `.field` names it
+├── ServerUnavailable             nobody answers, or the connection broke
+│   └── Overloaded                the queue is full; `.retry_after_s`
+├── RequestCancelled              by `cancel`, here or elsewhere
+├── DeadlineExceeded              the request's own timeout passed
+└── ServerError                   a defect on the server
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tritonclient.utils import InferenceServerException
+
+_PREFIX = re.compile(r"^(in ensemble '[^']*', )?(\[request id: [^\]]*\] )?")
+_RETRY_AFTER = re.compile(r"try again in about (\d+) s")
+_NEVER_ARRIVED = ("failed to connect", "no available versions", "name resolution", "DNS resolution")
+
+
+class TriptychError(Exception):
+    """`request_id` is the id that the request was sent with, "" where none was."""
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class InvalidRequest(TriptychError, ValueError):
+    """An input is wrong: `<field>: <what was given>; legal: <range>`."""
+
+    @property
+    def field(self) -> str:
+        """The input's name."""
+        return str(self).split(":", 1)[0]
+
+
+class ServerUnavailable(TriptychError):
+    """`nothing_accepted` tells that the server cannot have begun the request, so that it may be sent again."""
+
+    def __init__(self, message: str, request_id: str = "", *, nothing_accepted: bool = False) -> None:
+        super().__init__(message, request_id)
+        self.nothing_accepted = nothing_accepted
+
+
+class Overloaded(ServerUnavailable):
+    """The queue is full; there should be room in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, request_id: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, request_id, nothing_accepted=True)
+        self.retry_after_s = retry_after_s
+
+
+class RequestCancelled(TriptychError):
+    pass
+
+
+class DeadlineExceeded(TriptychError):
+    pass
+
+
+class ServerError(TriptychError):
+    pass
+
+
+def invalid(field: str, given: object, legal: str) -> InvalidRequest:
+    """An input that cannot even be sent, in the server's own words."""
+    return InvalidRequest(f"{field}: {given} given; legal: {legal}")
+
+
+def translate(error: InferenceServerException, request_id: str) -> TriptychError:
+    """tritonclient's error as ours."""
+    code = str(error.status() or "").removeprefix("StatusCode.")
+    message = _PREFIX.sub("", error.message() or str(error))
+    if code == "INVALID_ARGUMENT":
+        return InvalidRequest(message, request_id)
+    if code == "UNAVAILABLE" or "no available versions" in message:
+        return _unavailable(message, request_id)
+    if code == "DEADLINE_EXCEEDED" or message.startswith("deadline_ms: "):
+        return DeadlineExceeded(message, request_id)
+    if code == "CANCELLED":
+        return RequestCancelled(message, request_id)
+    return ServerError(message, request_id)
+
+
+def _unavailable(message: str, request_id: str) -> ServerUnavailable:
+    if message.startswith("queue: "):
+        after = _RETRY_AFTER.search(message)
+        return Overloaded(message, request_id, retry_after_s=float(after[1]) if after else 1.0)
+    never_arrived = any(phrase in message for phrase in _NEVER_ARRIVED)
+    return ServerUnavailable(message, request_id, nothing_accepted=never_arrived)

@@ -1,0 +1,67 @@
+"""A request's inputs: what may be given, and what can be sent at all. What is legal, the server says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import invalid
+
+# name → Triton's type; the order is the contract's.
+INPUTS = {
+    "prompt": "BYTES",
+    "negative_prompt": "BYTES",
+    "seed": "INT64",
+    "num_inference_steps": "INT32",
+    "guidance_scale": "FP32",
+    "height": "INT32",
+    "width": "INT32",
+    "sampler": "BYTES",
+    "schedule": "BYTES",
+    "output_format": "BYTES",
+    "deadline_ms": "INT32",
+    "tenant": "BYTES",
+    "cancel_on_disconnect": "BOOL",
+}
+VERB_INPUTS = {"action": "BYTES", "id": "BYTES", "tenant": "BYTES", "since": "INT64"}
+_BITS = {"INT32": 31, "INT64": 63}
+
+
+def check(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that were given (None is not given), each as what Triton can carry.
+
+    Raises:
+        InvalidRequest: an unknown name, or a value that its type cannot hold.
+    """
+    if unknown := sorted(set(given) - set(INPUTS)):
+        raise invalid(unknown[0], "an unknown parameter", ", ".join(INPUTS))
+    return {name: _sendable(name, INPUTS[name], value) for name, value in given.items() if value is not None}
+
+
+def _sendable(name: str, datatype: str, value: Any) -> Any:
+    if datatype == "BYTES":
+        return _bytes(name, value)
+    if datatype == "BOOL":
+        return bool(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise invalid(name, repr(value), "a number")
+    return float(value) if datatype == "FP32" else _integer(name, value, _BITS[datatype])
+
+
+def _integer(name: str, value: float, bits: int) -> int:
+    limit = 2**bits
+    if not math.isfinite(value) or value != int(value) or not -limit <= value < limit:
+        raise invalid(name, value, f"a whole number below 2^{bits}")
+    return int(value)
+
+
+def _bytes(name: str, value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise invalid(name, repr(value), "a text")
+    try:
+        return value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise invalid(name, f"a character that is not Unicode at {error.start}", "UTF-8 text") from None

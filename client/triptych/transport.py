@@ -1,0 +1,95 @@
+"""The wire: one call, scalars in, scalars out. The only place that knows tritonclient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .errors import translate
+from .request import INPUTS, VERB_INPUTS
+
+KEEPALIVE_MS = 60_000
+
+
+class Transport(Protocol):
+    """Raises only errors of `triptych.errors`."""
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        *,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Call `model` with scalars (bytes, int, float, bool); its outputs by name, as scalars."""
+        ...
+
+    async def ready(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+
+class TritonTransport:
+    """tritonclient over gRPC. Belongs to the event loop that made it."""
+
+    def __init__(self, url: str, *, tls: bool = False, root_certificates: str | None = None) -> None:
+        import tritonclient.grpc.aio as triton
+
+        self._triton = triton
+        options = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # A server counts pings in silence as abuse; it forgives two.
+            ("grpc.http2.max_pings_without_data", 2),
+            ("grpc.lb_policy_name", "round_robin"),
+        ]
+        self._client = triton.InferenceServerClient(
+            url, ssl=tls, root_certificates=root_certificates, channel_args=options
+        )
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        *,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            result = await self._client.infer(
+                model,
+                [self._tensor(name, value) for name, value in inputs.items()],
+                outputs=[self._triton.InferRequestedOutput(name) for name in outputs],
+                request_id=request_id,
+                client_timeout=timeout_s,
+            )
+        except InferenceServerException as error:
+            raise translate(error, request_id) from None
+        return {name: result.as_numpy(name).reshape(-1)[0] for name in outputs}
+
+    async def ready(self) -> bool:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return bool(await self._client.is_server_ready(client_timeout=5))
+        except InferenceServerException:
+            return False
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _tensor(self, name: str, value: Any) -> Any:
+        import numpy as np
+
+        datatype = {**INPUTS, **VERB_INPUTS}[name]
+        numpy = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
+        tensor = self._triton.InferInput(name, [1], datatype)
+        tensor.set_data_from_numpy(np.array([value], numpy[datatype]))
+        return tensor

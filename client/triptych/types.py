@@ -1,0 +1,75 @@
+"""What the client hands out: events while a picture is made, and the picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A finished picture: `data` is the file's bytes, `timings` are milliseconds on the server."""
+
+    data: bytes = field(repr=False)
+    format: str
+    seed: int
+    receipt: Mapping[str, Any] = field(repr=False)
+    timings: Mapping[str, float]
+    request_id: str
+
+    @property
+    def image(self) -> Image:
+        """The picture as a PIL image."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.data))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file, never over another.
+
+        Args:
+            path: a file's path, or a folder (made where missing), where the name is `image_YYYYmmdd_HHMMSS.<format>`.
+
+        Raises:
+            FileExistsError: a file's path was given and exists.
+        """
+        from .files import save_exclusively, save_in
+
+        path = Path(path)
+        if path.suffix and not path.is_dir():
+            save_exclusively(path, self.data)
+            return path
+        return save_in(path, self.format, self.data)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """Waiting for its first step, with `position` requests ahead."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class InProgress:
+    """`step` of `total` model calls are done; `remaining_s` is the server's estimate."""
+
+    step: int
+    total: int
+    remaining_s: float | None = None
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The last event."""
+
+    image: GeneratedImage
+
+
+Event = Queued | InProgress | Completed
