@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PREFIX = re.compile(r"^(in ensemble '[^']*', )?(\[request id: [^\]]*\] )?")
 _RETRY_AFTER = re.compile(r"try again in about (\d+) s")
-_NEVER_ARRIVED = ("failed to connect", "no available versions", "name resolution", "DNS resolution")
+_NEVER_ARRIVED = ("failed to connect", "connections to all backends failing", "DNS resolution", "no available versions")
 
 
 class TriptychError(Exception):
@@ -92,4 +92,5 @@ def _unavailable(message: str, request_id: str) -> ServerUnavailable:
         after = _RETRY_AFTER.search(message)
         return Overloaded(message, request_id, retry_after_s=float(after[1]) if after else 1.0)
     never_arrived = any(phrase in message for phrase in _NEVER_ARRIVED)
-    return ServerUnavailable(message, request_id, nothing_accepted=never_arrived)
+    words = f"no server is ready there ({message})" if never_arrived else f"the connection broke ({message})"
+    return ServerUnavailable(words, request_id, nothing_accepted=never_arrived)

@@ -1,0 +1,56 @@
+"""A server that a test plays itself, behind the client's `Transport`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from triptych.errors import TriptychError
+
+RECEIPT = {"output_format": "png", "timings": {"total_ms": 5.0}}
+
+
+class FakeTransport:
+    """Answers `sdxl` with `answers` in turn (an error is raised; the last is repeated), verbs from `states`."""
+
+    def __init__(self, *answers: Any, states: list[dict[str, Any]] | None = None) -> None:
+        self.answers, self.states = list(answers) or [b"image"], states or []
+        self.requests: list[dict[str, Any]] = []
+        self.verbs: list[bytes] = []
+        self.cancelled: list[bytes] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.closed = False
+
+    async def infer(self, model, inputs, outputs, *, request_id="", timeout_s=None):
+        if model == "denoise":
+            return {"report": json.dumps(await self._verb(inputs)).encode()}
+        self.requests.append({**inputs, "request_id": request_id, "timeout_s": timeout_s})
+        await self.hold.wait()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        assert set(outputs) == {"image", "resolved_seed", "receipt"}
+        return {"image": answer, "resolved_seed": inputs["seed"], "receipt": json.dumps(RECEIPT).encode()}
+
+    async def _verb(self, inputs):
+        self.verbs.append(inputs["action"])
+        if inputs["action"] == b"cancel":
+            self.cancelled.append(inputs["id"])
+            return {"id": inputs["id"].decode(), "cancelled": True}
+        await asyncio.sleep(0)
+        if not self.states:
+            await asyncio.sleep(3600)
+        state = self.states.pop(0)
+        if isinstance(state, TriptychError):
+            raise state
+        if not self.states:
+            self.hold.set()
+        return state
+
+    async def ready(self):
+        return True
+
+    async def close(self):
+        self.closed = True
