@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ import torch
 from PIL import Image
 
 from triptych.server import Server
-from triptych_export.build import Options, export
 from triptych_export.samplers import scheduler
 
 from .. import plain, tiny_sdxl
+from .conftest import SEEDS
 
-SEEDS = range(6)
 SETTINGS = [
     {"seed": 1, "num_inference_steps": 6, "guidance_scale": 5.0},
     {"seed": 2**40, "num_inference_steps": 9, "guidance_scale": 7.5, "negative_prompt": ""},
@@ -28,13 +26,6 @@ SETTINGS = [
 PROMPTS = ["a 3d render of a red apple", "fox " * 90]
 
 
-@contextmanager
-def served(folder, build):
-    export(folder, build, Options(samplers=["euler", "dpmpp_2m", "euler_a"]))
-    with Server(build, http_port=0, grpc_port=0, metrics_port=0) as server:
-        yield server.addresses.grpc
-
-
 def theirs(pipeline, settings, scheduler_config, size):
     given = dict(settings)
     pair = given.pop("sampler", "euler"), given.pop("schedule", "default")
@@ -44,18 +35,18 @@ def theirs(pipeline, settings, scheduler_config, size):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_served_image_is_diffusers(seed, tmp_path):
-    facts = tiny_sdxl.make(tmp_path / "weights", seed)
-    pipeline = tiny_sdxl.load(tmp_path / "weights")
+def test_the_served_image_is_diffusers(seed, tiny):
+    weights, build = tiny(seed)
+    pipeline = tiny_sdxl.load(weights)
     config = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
     side = pipeline.default_sample_size * pipeline.vae_scale_factor
-    with served(tmp_path / "weights", tmp_path / "build") as url:
+    with Server(build, http_port=0, grpc_port=0, metrics_port=0) as server:
         for number, settings in enumerate(SETTINGS):
             wanted = {**settings, "prompt": PROMPTS[number % 2]}
             size = {"height": side, "width": side if number % 3 == 0 else side // 2 * 3}
-            answer = plain.grpc(url, **wanted, **size)
+            answer = plain.grpc(server.addresses.grpc, **wanted, **size)
             ours = np.asarray(Image.open(io.BytesIO(answer["image"]))).astype(int)
             difference = np.abs(ours - theirs(pipeline, wanted, config, size)).max()
-            assert difference <= 1, f"{facts} {wanted} {size}: {difference}/255"
+            assert difference <= 1, f"{wanted} {size}: {difference}/255"
             assert ours.std() > 1
             assert ("cut" in answer["receipt"]) == (number % 2 == 1)

@@ -1,0 +1,184 @@
+"""The export: what it refuses, what it checks, what it keeps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from triptych.server import Server, ServerError
+from triptych_export import build as exporter
+from triptych_export.build import Options, export
+from triptych_export.errors import ExportError
+from triptych_export.stages import ClipStage
+from triptych_export.weights import Weights
+from triptych_serving.manifest import Manifest, ManifestError
+
+from .conftest import SAMPLERS
+
+
+@pytest.fixture
+def weights(tiny, tmp_path):
+    return shutil.copytree(tiny(0)[0], tmp_path / "weights")
+
+
+@pytest.fixture
+def build(tiny, tmp_path):
+    return shutil.copytree(tiny(0)[1], tmp_path / "build")
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def no_index(folder):
+    (folder / "model_index.json").unlink()
+
+
+def another_pipeline(folder):
+    change_json(folder / "model_index.json", _class_name="FluxPipeline")
+
+
+def only_a_pickle(folder):
+    file = next((folder / "unet").glob("*.safetensors"))
+    file.rename(file.with_suffix(".bin"))
+
+
+def no_encoder(folder):
+    shutil.rmtree(folder / "text_encoder")
+
+
+def inpainting(folder):
+    change_json(folder / "unet/config.json", in_channels=9)
+
+
+def odd_scheduler(folder):
+    change_json(folder / "scheduler/scheduler_config.json", _class_name="DPMSolverSDEScheduler")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_index, "has no model_index.json"),
+        (another_pipeline, "_class_name 'FluxPipeline'; supported: StableDiffusionXLPipeline"),
+        (only_a_pickle, "unet: no .safetensors file in .*; pickles are not read"),
+        (no_encoder, "text_encoder: missing from"),
+        (inpainting, "unet/config.json: in_channels 9; supported: 4"),
+        (odd_scheduler, "scheduler: DPMSolverSDEScheduler; supported: "),
+    ],
+)
+def test_a_folder_that_is_not_supported_is_refused_by_name(weights, tmp_path, spoil, message):
+    spoil(weights)
+    with pytest.raises(ExportError, match=message):
+        export(weights, tmp_path / "out")
+
+
+class Differing(ClipStage):
+    """Traced, it is another function than it was in PyTorch."""
+
+    def forward(self, input_ids):
+        return super().forward(input_ids) + (0.01 if torch.compiler.is_exporting() else 0)
+
+
+def test_a_stage_that_differs_stops_the_export_with_the_figure(weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(exporter.MODULES, "text_encoder", Differing)
+    with pytest.raises(ExportError, match=r"text_encoder: hidden_states differs from PyTorch by \d.\d\de-0\d; legal"):
+        export(weights, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.onnx*"))
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_second_run_makes_only_what_changed(tiny, build):
+    weights = tiny(0)[0]
+    times = {path: path.stat().st_mtime_ns for path in build.rglob("*.onnx")}
+    (build / "samplers/euler-default.npz").write_bytes(b"harmed")
+    began = time.monotonic()
+    said = []
+    export(weights, build, Options(samplers=SAMPLERS), lambda what, _share: said.append(what))
+    assert time.monotonic() - began < 20
+    assert {path: path.stat().st_mtime_ns for path in build.rglob("*.onnx")} == times
+    Manifest.load(build).verify()
+    assert said[-1] == "done"
+
+
+def test_the_manifest_tells_the_model(tiny):
+    weights, build = tiny(1)
+    manifest, folder = Manifest.load(build), Weights.open(weights)
+    assert manifest.model.prediction_type == folder.config("scheduler")["prediction_type"] == "v_prediction"
+    assert manifest.model.force_zeros_for_empty_prompt is True
+    assert manifest.model.default_height == folder.config("unet")["sample_size"] * folder.vae_scale_factor
+    assert manifest.stages["unet"]["batch_invariant"] is True
+    assert all(stage["max_difference"] <= 1.0 for stage in manifest.stages.values())
+    assert set(manifest.artifacts) >= {stage["path"] for stage in manifest.stages.values()}
+
+
+def test_no_path_of_this_machine_is_in_a_graph(tiny):
+    for path in tiny(0)[1].rglob("*.onnx"):
+        assert b"/site-packages/" not in path.read_bytes()
+
+
+def test_weights_are_stored_in_half_where_that_is_exact(tmp_path):
+    from triptych_export import to_onnx
+    from triptych_export.stages import StageSpec, TensorSpec
+
+    module = torch.nn.Linear(64, 64)
+    module.weight.data = module.weight.data.half().float()
+    module.bias.data = torch.linspace(0, 1, 64)
+    spec = StageSpec(
+        "x", {"input": TensorSpec("float32", ("batch", 64))}, {"out": TensorSpec("float32", ("batch", 64))}
+    )
+    example = [{"input": np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)}]
+    to_onnx.convert(module, spec, example, tmp_path / "model.onnx")
+    types = {t.data_type for t in onnx.load(tmp_path / "model.onnx").graph.initializer if np.prod(t.dims) == 64 * 64}
+    assert types == {onnx.TensorProto.FLOAT16}
+    expected = to_onnx.references(module, spec, example)
+    assert to_onnx.check("x", tmp_path / "model.onnx", example, expected) <= 1e-6
+
+
+def missing(build):
+    (build / "unet/model.onnx").unlink()
+
+
+def truncated(build):
+    file = build / "unet/model.onnx"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def foreign(build):
+    file = build / "unet/model.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def leading_outside(build):
+    file = build / "unet/model.onnx"
+    shutil.move(file, build.parent / "elsewhere.onnx")
+    file.symlink_to(build.parent / "elsewhere.onnx")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (missing, "unet/model.onnx: missing from"),
+        (truncated, r"unet/model.onnx: \d+ bytes, \d+ expected"),
+        (foreign, "unet/model.onnx: SHA-256 differs"),
+        (leading_outside, "unet/model.onnx: leads outside"),
+    ],
+)
+def test_a_harmed_build_is_not_started_and_the_file_is_named(build, harm, message):
+    harm(build)
+    began = time.monotonic()
+    with pytest.raises(ServerError, match=message), Server(build, http_port=0, grpc_port=0, metrics_port=0):
+        pass
+    assert time.monotonic() - began < 5
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path):
+    with pytest.raises(ManifestError, match=r"manifest.json: missing; is this a folder that `triptych export` made\?"):
+        Manifest.load(tmp_path)
