@@ -62,7 +62,6 @@ class InProgress:
     step: int
     total: int
     remaining_s: float | None = None
-    preview: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from triptych_serving.assemble import assemble
-from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest, ManifestError, ModelCard, TokenizerCard, sha256
+from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest, ModelCard, TokenizerCard, sha256
 
 from . import samplers, to_onnx
 from .errors import ExportError
+from .ledger import Ledger
 from .stages import MODULES, StageSpec, specs
 from .tokenizers import export_tokenizer
 from .weights import COMPONENTS, TOKENIZERS, Weights
@@ -62,12 +63,11 @@ def export(
 class _Export:
     def __init__(self, weights: Weights, output: Path, options: Options, report: Report) -> None:
         self.weights, self.output, self.options, self.report = weights, output, options, report
-        self.old = _old_manifest(output)
-        self.files: dict[str, str] = {}  # relative path → fingerprint of what it was made from
+        output.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger(output)
         self.source = {component: _combined(map(sha256, weights.files(component))) for component in COMPONENTS}
 
     def run(self) -> Manifest:
-        self.output.mkdir(parents=True, exist_ok=True)
         cards = [self._tokenizer(part) for part in TOKENIZERS]
         if len({card.max_length for card in cards}) > 1:
             raise ExportError(f"tokenizer: lengths {[card.max_length for card in cards]}; SDXL needs two equal ones")
@@ -84,6 +84,7 @@ class _Export:
             paths.setdefault(sampler, {})[schedule] = self._tables(sampler, schedule)
         self._write_manifest(self._card(cards, paths), stages)
         self._assemble()
+        self.ledger.finish()
         self.report("done", 1.0)
         return Manifest.load(self.output)
 
@@ -98,23 +99,25 @@ class _Export:
 
     def _tokenizer(self, part: str) -> TokenizerCard:
         path = f"{part}/tokenizer.json"
-        card = export_tokenizer(self.weights.load_tokenizer(part), self.output / path, path)
-        self.files[path] = ""
-        return card
+
+        def make() -> tuple[list[str], dict[str, Any]]:
+            return [path], asdict(export_tokenizer(self.weights.load_tokenizer(part), self.output / path, path))
+
+        sources = map(sha256, sorted(file for file in (self.weights.folder / part).iterdir() if file.is_file()))
+        return TokenizerCard(**self.ledger.part(part, self._fingerprint(list(sources)), make))
 
     def _stage(self, name: str, spec: StageSpec) -> dict[str, Any]:
+        config = self.weights.config(spec.component)
+        made_from = self._fingerprint(self.source[spec.component], asdict(spec), config, self.weights.size_multiple)
+        return self.ledger.part(name, made_from, lambda: self._make_stage(name, spec))
+
+    def _make_stage(self, name: str, spec: StageSpec) -> tuple[list[str], dict[str, Any]]:
         path = f"{name}/model.onnx"
-        made_from = self._fingerprint(self.source[spec.component], asdict(spec), self.weights.config(spec.component))
-        kept = self._kept(path, made_from) and self.old is not None and self.old.stages.get(name)
-        if kept:
-            self.files |= dict.fromkeys(kept["files"], made_from)
-            return dict(kept)
         verdict = self._convert(name, spec, self.output / path)
         files = [path, *([f"{path}_data"] if (self.output / f"{path}_data").exists() else [])]
-        self.files |= dict.fromkeys(files, made_from)
         tensors = {kind: {n: asdict(t) for n, t in getattr(spec, kind).items()} for kind in ("inputs", "outputs")}
         digest = _combined(sha256(self.output / file) for file in files)
-        return {"path": path, "files": files, "sha256": digest, **tensors, **verdict}
+        return files, {"path": path, "files": files, "sha256": digest, **tensors, **verdict}
 
     def _convert(self, name: str, spec: StageSpec, target: Path) -> dict[str, Any]:
         """Export one stage beside its place, check it there, and only then move it in."""
@@ -130,21 +133,21 @@ class _Export:
             del module  # a full-size stage and ONNX Runtime's copy of it do not fit side by side
             gc.collect()
             verdict: dict[str, Any] = {"max_difference": to_onnx.check(name, unchecked, examples, expected)}
-            if name == "unet":
-                verdict["batch_invariant"] = to_onnx.batch_invariant(unchecked, examples[0])
+            verdict["batch_invariant"] = to_onnx.batch_invariant(unchecked, examples[0])
+            Path(f"{target}_data").unlink(missing_ok=True)  # an earlier export's, which this one may not need
             for file in Path(folder).iterdir():
                 os.replace(file, target.parent / file.name)
         return verdict
 
     def _tables(self, sampler: str, schedule: str) -> str:
-        path = f"samplers/{sampler}-{schedule}.npz"
-        made_from = self._fingerprint(self.weights.config("scheduler"), samplers.SAMPLERS[sampler], schedule)
-        self.files[path] = made_from
-        if not self._kept(path, made_from):
+        path, config = f"samplers/{sampler}-{schedule}.npz", self.weights.config("scheduler")
+
+        def make() -> tuple[list[str], dict[str, Any]]:
             (self.output / path).parent.mkdir(exist_ok=True)
-            np.savez_compressed(
-                self.output / path, **samplers.tables(self.weights.config("scheduler"), sampler, schedule)
-            )
+            np.savez_compressed(self.output / path, **samplers.tables(config, sampler, schedule))
+            return [path], {}
+
+        self.ledger.part(path, self._fingerprint(config, sampler, schedule), make)
         return path
 
     def _card(self, cards: Sequence[TokenizerCard], paths: Mapping[str, Mapping[str, str]]) -> ModelCard:
@@ -173,14 +176,6 @@ class _Export:
         )
 
     def _write_manifest(self, card: ModelCard, stages: Mapping[str, Any]) -> None:
-        artifacts = {
-            path: {
-                "sha256": sha256(self.output / path),
-                "bytes": (self.output / path).stat().st_size,
-                "made_from": made,
-            }
-            for path, made in sorted(self.files.items())
-        }
         document = {
             "format": FORMAT,
             "family": "sdxl",
@@ -189,7 +184,7 @@ class _Export:
             "source": self.source,
             "tools": {tool: version(tool) for tool in TOOLS},
             "stages": stages,
-            "artifacts": artifacts,
+            "artifacts": self.ledger.artifacts,
         }
         unfinished = self.output / f".{FILE_NAME}"
         unfinished.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -199,17 +194,6 @@ class _Export:
         repository = self.output / REPOSITORY
         shutil.rmtree(repository, ignore_errors=True)
         assemble(self.output, repository)
-
-    def _kept(self, path: str, made_from: str) -> bool:
-        """Whether the last export left this artifact, made from the same things and unharmed."""
-        if self.old is None or self.old.artifacts.get(path, {}).get("made_from") != made_from:
-            return False
-        with contextlib.suppress(ManifestError):
-            stage = self.old.stages.get(Path(path).parent.name, {})
-            for file in stage.get("files", [path]):
-                self.old.verified(file)
-            return True
-        return False
 
     def _fingerprint(self, *parts: Any) -> str:
         return _combined([json.dumps(parts, sort_keys=True, default=str), _exporter_hash()])
@@ -223,12 +207,6 @@ def _silence() -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for library in ("diffusers", "transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.ERROR)
-
-
-def _old_manifest(output: Path) -> Manifest | None:
-    with contextlib.suppress(ManifestError, KeyError, TypeError):
-        return Manifest.load(output)
-    return None
 
 
 def _exporter_hash() -> str:

@@ -82,9 +82,14 @@ def scheduler(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) 
 
     name, options = SAMPLERS[sampler]
     cls = getattr(diffusers, name)
+    known = set(inspect.signature(cls.__init__).parameters)
+    if sampler == default_sampler(scheduler_config)[0]:
+        options = {}  # the folder's own scheduler, with whatever its makers chose
     wanted = {**options, **SCHEDULES[schedule]}
-    if missing := sorted(set(wanted) - set(inspect.signature(cls.__init__).parameters)):
+    if missing := sorted(set(wanted) - known):
         raise ExportError(f"{sampler} × {schedule}: {name} has no {', '.join(missing)}")
+    if schedule != "default":  # schedulers take one schedule at a time
+        wanted = {**{option: False for other in SCHEDULES.values() for option in other if option in known}, **wanted}
     return cls.from_config(dict(scheduler_config), **wanted)
 
 

@@ -49,7 +49,9 @@ def stage_config(name: str, stage: Mapping[str, Any], max_batch_size: int) -> st
     """`config.pbtxt` of one stage, from the tensor specs in the manifest."""
     lines = [f'name: "{name}"', 'backend: "python"', f"max_batch_size: {max_batch_size}", ""]
     lines += _tensors("input", stage["inputs"]) + _tensors("output", stage["outputs"])
-    return "\n".join([*lines, "dynamic_batching { }", "instance_group [ { kind: KIND_CPU count: 1 } ]", ""])
+    # Requests share a batch only where the export found that this changes no byte of theirs.
+    lines += ["dynamic_batching { }"] if stage["batch_invariant"] else []
+    return "\n".join([*lines, "instance_group [ { kind: KIND_CPU count: 1 } ]", ""])
 
 
 def _tensors(kind: str, specs: Mapping[str, Any]) -> list[str]:

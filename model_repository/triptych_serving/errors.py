@@ -9,7 +9,6 @@ RequestError
 
 from __future__ import annotations
 
-
 SHOWN_CHARACTERS = 60
 
 

@@ -116,9 +116,11 @@ class Manifest:
             raise ManifestError(f"{path}: SHA-256 differs from the manifest's; export the model again")
         return file
 
-    def stage_hashes(self) -> dict[str, str]:
-        """One short hash a stage, over all its files, for receipts."""
-        return {name: stage["sha256"][:16] for name, stage in self.stages.items()}
+    @property
+    def build_hash(self) -> str:
+        """One short hash over all artifacts: stages, tokenizers and sampler tables."""
+        contents = {path: artifact["sha256"] for path, artifact in self.artifacts.items()}
+        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read_document(path: Path) -> dict[str, Any]:

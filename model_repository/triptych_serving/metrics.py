@@ -17,7 +17,7 @@ METRICS: dict[str, tuple[Kind, str]] = {
     "rows_total": ("counter", "Rows run by the denoiser; divided by batches, the mean batch"),
     "step_seconds_total": ("counter", "Seconds spent in steps; divided by batches, the mean step"),
     "queue_seconds_total": ("counter", "Seconds that requests waited for their first step"),
-    "completed_total": ("counter", "Requests that ended as an image"),
+    "completed_total": ("counter", "Requests whose latents were finished"),
     "failed_total": ("counter", "Requests that ended by a defect"),
     "cancelled_total": ("counter", "Requests cancelled by a verb or a gone client"),
     "expired_total": ("counter", "Requests ended by their deadline"),

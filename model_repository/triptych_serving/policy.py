@@ -50,9 +50,14 @@ class Policy:
         measured = seconds / sum(job.step_cost for job in batch)
         self.seconds_per_cost += SMOOTHING * (measured - self.seconds_per_cost)
 
-    def remaining(self, job: Job, jobs: Collection[Job]) -> float:
-        """Estimated seconds until `job` is done: its own work and, until then, the same share for each of the others."""
-        return self.seconds_per_cost * sum(min(other.cost, job.cost) for other in jobs)
+    def remaining(self, jobs: Collection[Job]) -> dict[str, float]:
+        """Estimated seconds until each job is done, by id: its own work and, until then, as much for each of the others."""
+        estimates, before = {}, 0
+        ordered = sorted(jobs, key=lambda job: job.cost)
+        for k, job in enumerate(ordered):
+            estimates[job.id] = self.seconds_per_cost * (before + job.cost * (len(ordered) - k))
+            before += job.cost
+        return estimates
 
     def _queues(self, jobs: Collection[Job], now: float) -> dict[str, list[Job]]:
         """Each tenant's jobs, the most urgent last; the tenant served longest ago first."""

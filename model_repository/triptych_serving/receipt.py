@@ -10,11 +10,14 @@ from typing import Any
 from .manifest import Manifest
 from .settings import Settings
 
+# The stages that a text-to-image request runs.
+STAGES = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 # What the caller is told but the image does not depend on.
 NOT_IN_RECEIPT = ("deadline_ms", "tenant", "cancel_on_disconnect")
 # diffusers-style names → what A1111 calls them.
 A1111_SAMPLERS = {
     "ddim": "DDIM",
+    "ddpm": "DDPM",
     "deis": "DEIS",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
@@ -46,7 +49,8 @@ def receipt(
     return {
         **made_by,
         **({"cut": dict(cut)} if cut else {}),
-        "stages": manifest.stage_hashes(),
+        "build": manifest.build_hash,
+        "stages": {name: manifest.stages[name]["sha256"][:16] for name in STAGES},
         "runtime": dict(ran_on),
     }
 

@@ -68,8 +68,9 @@ class Watchers:
         now = self._clock()
         watched = {watcher.id for watcher in self._waiting} & jobs.keys()
         places = self._places(jobs, policy, now) if any(jobs[id].status is Status.QUEUED for id in watched) else {}
+        remaining = policy.remaining(jobs.values()) if watched else {}
         for id in watched:
-            self._note(jobs[id], places.get(id), policy.remaining(jobs[id], jobs.values()))
+            self._note(jobs[id], places.get(id), remaining[id])
         self._waiting = [watcher for watcher in self._waiting if not self._answered(watcher, now)]
 
     def ended(self, job: Job) -> None:

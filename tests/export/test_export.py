@@ -45,8 +45,8 @@ def another_pipeline(folder):
 
 
 def only_a_pickle(folder):
-    file = next((folder / "unet").glob("*.safetensors"))
-    file.rename(file.with_suffix(".bin"))
+    for file in (folder / "vae").glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
 
 
 def no_encoder(folder):
@@ -66,7 +66,7 @@ def odd_scheduler(folder):
     [
         (no_index, "has no model_index.json"),
         (another_pipeline, "_class_name 'FluxPipeline'; supported: StableDiffusionXLPipeline"),
-        (only_a_pickle, "unet: no .safetensors file in .*; pickles are not read"),
+        (only_a_pickle, "vae: no .safetensors file in .*; pickles are not read"),
         (no_encoder, "text_encoder: missing from"),
         (inpainting, "unet/config.json: in_channels 9; supported: 4"),
         (odd_scheduler, "scheduler: DPMSolverSDEScheduler; supported: "),
@@ -112,7 +112,7 @@ def test_the_manifest_tells_the_model(tiny):
     assert manifest.model.prediction_type == folder.config("scheduler")["prediction_type"] == "v_prediction"
     assert manifest.model.force_zeros_for_empty_prompt is True
     assert manifest.model.default_height == folder.config("unet")["sample_size"] * folder.vae_scale_factor
-    assert manifest.stages["unet"]["batch_invariant"] is True
+    assert all(stage["batch_invariant"] for stage in manifest.stages.values())
     assert all(stage["max_difference"] <= 1.0 for stage in manifest.stages.values())
     assert set(manifest.artifacts) >= {stage["path"] for stage in manifest.stages.values()}
 

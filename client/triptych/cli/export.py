@@ -1,4 +1,4 @@
-"""`triptych export`: weights to a build folder that `triptych serve` or a container can run."""
+"""`triptych export`: weights to a build folder that `triptych serve` or a Triton of your own can run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def export(
         console.print(f"triptych export: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
     for stage, facts in manifest.stages.items():
-        console.print(f"{stage:16} max difference from PyTorch {facts['max_difference']:.1e}", highlight=False)
+        unit = " of 255" if any(out["dtype"] == "uint8" for out in facts["outputs"].values()) else ""
+        console.print(f"{stage:16} differs from PyTorch by {facts['max_difference']:.1e}{unit}", highlight=False)
     console.print(f"{len(manifest.artifacts)} artifacts in {time.monotonic() - started:.0f} s")
     typer.echo(manifest.build)
 

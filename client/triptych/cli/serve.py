@@ -37,7 +37,7 @@ def serve(
     if not host.startswith("127.") and host != "localhost":
         console.print(
             f"warning: {host} can be reached from outside, and the Triton of the nvidia-pytriton wheel has known "
-            "vulnerabilities. Put a gateway in front, or use the container.",
+            "vulnerabilities. Put a gateway in front.",
             style="yellow",
         )
     try:

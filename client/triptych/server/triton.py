@@ -212,6 +212,7 @@ def command(run: Path, addresses: Addresses, grace_s: float) -> list[str]:
         "grpc-port": addresses.grpc_port,
         "metrics-address": addresses.host,
         "metrics-port": addresses.metrics_port,
+        "grpc-http2-min-recv-ping-interval-without-data": 20_000,  # our client asks after a silent server every minute
         "http-restricted-api": closed,
         "grpc-restricted-protocol": closed,
     }

@@ -85,7 +85,9 @@ class TritonPythonModel:
             document = json.loads(passed_on)
             return {"settings": document["settings"], "arrived": float(document["arrived"])}
         except (ValueError, KeyError, TypeError) as error:
-            raise InvalidRequest("settings", f"{type(error).__name__}: {error}", "what the ensemble passes on") from None
+            raise InvalidRequest(
+                "settings", f"{type(error).__name__}: {error}", "what the ensemble passes on"
+            ) from None
 
     def _load_tables(self, sampler, schedule):
         return load_tables(self.arguments.manifest.verified(self.model.samplers[sampler][schedule]))
