@@ -8,7 +8,7 @@ PROMPT ?= a 3d render of a red apple
 .PHONY: demo test check clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
-	$(BIN)/triptych demo "$(PROMPT)"
+	@$(BIN)/triptych demo "$(PROMPT)"
 
 test: $(VENV)/.test ## everything, on the real Triton
 	$(BIN)/python -m pytest
@@ -26,9 +26,9 @@ $(VENV)/bin/python:
 
 $(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[server]'
-	touch $@
+	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test]'
-	touch $@ $(VENV)/.server
+	@touch $@ $(VENV)/.server
