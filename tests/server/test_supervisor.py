@@ -21,7 +21,7 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from triptych.server import Server, ServerError, State, supervisor
-from triptych.server.triton import SHM
+from triptych.server.layout import SHM
 
 REPOSITORY = Path(__file__).parent / "repository"
 SERVE = (

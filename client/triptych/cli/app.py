@@ -7,6 +7,7 @@ import typer
 from .demo import demo
 from .export import export
 from .generate import generate
+from .replay import replay
 from .serve import serve
 
 app = typer.Typer(
@@ -16,5 +17,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, serve, demo, export):
+for command in (generate, replay, serve, demo, export):
     app.command()(command)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from triptych.server.triton import Addresses, ServerError, Triton, lay_out, run_folder
+from triptych.server.layout import Addresses, ServerError, lay_out, run_folder
+from triptych.server.triton import Triton
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.1

@@ -1,0 +1,105 @@
+"""How far each picture is, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from triptych.async_client import AsyncJob
+from triptych.types import Completed, Event, Queued
+
+
+class Progress(Protocol):
+    """Tells a person how far each job is."""
+
+    def tell(self, job: AsyncJob, event: Event) -> None: ...
+
+    def fail(self, job: AsyncJob) -> None: ...
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def progress(jobs: Sequence[AsyncJob], quiet: bool) -> Progress:
+    """Bars on a terminal, lines elsewhere, nothing when `quiet`."""
+    if quiet:
+        return _Silence()
+    return _Bars(jobs) if sys.stderr.isatty() else _Lines()
+
+
+class _Silence:
+    def tell(self, job: AsyncJob, event: Event) -> None:
+        pass
+
+    def fail(self, job: AsyncJob) -> None:
+        pass
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Lines(_Silence):
+    """One line when a picture begins and one when it ends: for logs."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+
+    def tell(self, job: AsyncJob, event: Event) -> None:
+        if isinstance(event, Completed):
+            sys.stderr.write(f"seed {job.seed}: done in {event.image.timings['total_ms'] / 1000:.1f} s\n")
+        elif job.id not in self._begun:
+            self._begun.add(job.id)
+            sys.stderr.write(f"seed {job.seed}: {_words(event)}\n")
+
+    def fail(self, job: AsyncJob) -> None:
+        sys.stderr.write(f"seed {job.seed}: failed\n")
+
+
+class _Bars(_Silence):
+    """A bar a picture, on a terminal."""
+
+    def __init__(self, jobs: Sequence[AsyncJob]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("seed {task.fields[seed]}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._tasks = {job.id: self._progress.add_task("sent", total=None, seed=job.seed) for job in jobs}
+
+    def tell(self, job: AsyncJob, event: Event) -> None:
+        if isinstance(event, Completed):
+            task = self._progress.tasks[self._tasks[job.id]]
+            total = task.total or 1
+            self._progress.update(task.id, total=total, completed=total, description="done")
+        elif isinstance(event, Queued):
+            self._progress.update(self._tasks[job.id], description=_words(event))
+        else:
+            self._progress.update(
+                self._tasks[job.id], total=event.total, completed=event.step, description=_words(event)
+            )
+
+    def fail(self, job: AsyncJob) -> None:
+        self._progress.update(self._tasks[job.id], description="failed")
+
+    def __enter__(self) -> Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _words(event: Event) -> str:
+    if isinstance(event, Queued):
+        return f"queued, {event.position} ahead"
+    return "done" if isinstance(event, Completed) else f"step {event.step} of {event.total}"
