@@ -97,7 +97,8 @@ def test_no_server_is_exit_69(tmp_path):
 def test_ctrl_c_stops_the_work_on_the_server(url, tmp_path):
     before = plain.verb(url, "stats")["cancelled_total"]
     command = [TRIPTYCH, "generate", "a 3d rocket", "-n", "2", "--num-inference-steps", "100", "--size", "256x256"]
-    with subprocess.Popen([*command, "--url", url, "-o", str(tmp_path)], stderr=subprocess.PIPE, text=True) as process:
+    command += ["--url", url, "-o", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts) as process:
         while "step" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -155,6 +156,11 @@ def test_a_killed_loop_is_noticed_by_its_callers_and_by_serve(tmp_path):
             said = serve.communicate(timeout=60)[1]
     assert "the process of model 'denoise' died" in said
     assert serve.returncode == 0
+
+
+def _heed_interrupts():
+    """A shell starts its background jobs deaf to Ctrl-C, and these tests may be part of one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _is_loop_of(process, supervisor):
