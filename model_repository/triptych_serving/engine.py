@@ -98,7 +98,12 @@ class Engine:
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            self.turn(wait=True)
+            try:
+                self.turn(wait=True)
+            except Exception as error:  # a defect must not leave callers waiting for ever
+                log.exception("a turn of the loop failed")
+                for job in list(self.jobs.values()):
+                    self._fail(job, StageFailed(f"denoise: the loop failed ({error})"))
         for job in list(self.jobs.values()):
             self._end(job, Status.CANCELLED, Cancelled("cancelled: the server stops"))
         self._watchers.close()

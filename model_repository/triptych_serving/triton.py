@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .errors import Cancelled, InvalidRequest, Overloaded
+from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from .manifest import Manifest
 from .metrics import METRICS
+
+log = logging.getLogger(__name__)
 
 
 class ModelArguments:
@@ -83,17 +86,23 @@ class TritonReply:
 
     def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
         arrays = {} if latents is None else {"latents": latents[None]}
-        self._finish(response(report=text(dict(report)), **arrays))
+        try:
+            self._finish(lambda: response(report=text(dict(report)), **arrays))
+        except Exception as error:  # shared memory is full, say: a message may still fit
+            self.fail(StageFailed(f"denoise: the answer could not be sent ({error})"))
 
     def fail(self, error: Exception) -> None:
-        self._finish(failure(error))
+        try:
+            self._finish(lambda: failure(error))
+        except Exception:
+            log.exception("a caller could not be told: %s", error)
 
     def is_cancelled(self) -> bool:
         return self._sender is not None and bool(self._sender.is_cancelled())
 
-    def _finish(self, answer: Any) -> None:
-        sender, self._sender = self._sender, None
-        sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def _finish(self, answer: Callable[[], Any]) -> None:
+        self._sender.send(answer(), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._sender = None
 
 
 class PrometheusMetrics:

@@ -97,14 +97,13 @@ class Watchers:
         news.state = {**state, "remaining_s": None if remaining_s is None else round(remaining_s, 3)}
 
     def _answered(self, watcher: Watcher, now: float) -> bool:
-        news = self._news.get(watcher.id)
+        news = self._news[watcher.id] if self.knows(watcher.id, watcher.tenant) else None
         if watcher.reply.is_cancelled():
             watcher.reply.fail(Cancelled("cancelled: the watcher has gone"))
-        elif news is None or news.tenant != watcher.tenant:
+        elif news is None:
             if now - watcher.asked < ARRIVAL_SECONDS:
                 return False
             watcher.reply.fail(InvalidRequest("id", watcher.id, "the id of a request of this tenant"))
-            return True
         elif news.seq > watcher.since or now - watcher.asked >= HEARTBEAT_SECONDS:
             watcher.reply.send({"id": watcher.id, "seq": news.seq, **news.state})
         else:

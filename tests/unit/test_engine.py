@@ -1,6 +1,7 @@
 """The loop, turn by turn: who shares a batch, who waits, how everything ends exactly once."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -293,6 +294,27 @@ def test_stopping_answers_everybody():
     loop.engine.stop()
     assert job.reply.answers == 1
     assert watcher.answers == 1
+
+
+def test_a_defect_ends_what_is_in_the_loop_and_the_loop_goes_on():
+    loop = Loop()
+    pick, broken = loop.policy.pick, threading.Event()
+    loop.policy.pick = lambda jobs, now: pick(jobs, now) if broken.is_set() or not jobs else 1 / 0
+    job = loop.submit(steps=3)
+    loop.engine.start()
+    wait_for(lambda: job.reply.answers)
+    assert str(job.reply.error) == "denoise: the loop failed (division by zero)"
+    broken.set()
+    after = loop.submit(steps=3)
+    wait_for(lambda: after.reply.answers)
+    loop.engine.stop()
+    assert after.reply.latents is not None
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
 
 
 def test_stats_are_the_loops_own_figures():
