@@ -82,6 +82,14 @@ def test_errors_are_one_line_with_field_and_range(url, tmp_path, arguments, code
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_wrong_with_all_is_said_once(url, tmp_path):
+    done = triptych(
+        "generate", "a fox", "-n", "4", "--num-inference-steps", "0", "--url", url, "-o", str(tmp_path), "--quiet"
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("error: num_inference_steps: 0 given") == 1
+
+
 def test_a_prompt_of_5_mb_is_refused(url, tmp_path):
     code = f"from triptych import Client; Client({url!r}).generate('x' * 5_000_000)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)

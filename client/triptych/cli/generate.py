@@ -65,8 +65,8 @@ def generate(
     show = _show_json if as_json else _show_path
     failures = asyncio.run(_draw(client, prompt, n, parameters, output, show, quiet))
     if failures:
-        for failure in failures[1:]:
-            sys.stderr.write(f"error: {failure}\n")
+        for words in dict.fromkeys(map(str, failures[1:])).keys() - {str(failures[0])}:
+            sys.stderr.write(f"error: {words}\n")
         raise failures[0]
 
 
