@@ -73,7 +73,8 @@ class _Bars(_Silence):
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        # rich would send stdout to the console as well, which is stderr: a pipe would stay empty.
+        self._progress = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
         self._tasks = {job.id: self._progress.add_task("sent", total=None, seed=job.seed) for job in jobs}
 
     def tell(self, job: AsyncJob, event: Event) -> None:
