@@ -43,3 +43,9 @@ def test_an_image_saves_to_a_file_or_a_folder(tmp_path):
     assert image.save(tmp_path).parent == tmp_path
     (tmp_path / "v1.5").mkdir()
     assert image.save(tmp_path / "v1.5").parent == tmp_path / "v1.5"
+
+
+def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        save_in(tmp_path / "file", "png", b"data")

@@ -22,6 +22,8 @@ def main() -> None:
         _leave(error, NO_SERVER)
     except TriptychError as error:
         _leave(error, 1)
+    except OSError as error:  # a folder that cannot be made or written to, a full disk
+        _leave(error, 1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

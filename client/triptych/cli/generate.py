@@ -43,9 +43,13 @@ def generate(
     sampler: Annotated[str | None, typer.Option(help="Sampler, as euler or dpmpp_2m.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Noise schedule, as karras.")] = None,
     output_format: Annotated[Format | None, typer.Option(help="File format.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = Path("."),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", "--output-dir", metavar="DIR", help="Folder for the files.")
+    ] = Path("."),
     url: Annotated[str, typer.Option(envvar="TRIPTYCH_URL", help="The server's gRPC address.")] = "localhost:8001",
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that each picture may take.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", "--deadline", min=0.001, help="Seconds that each picture may take.")
+    ] = None,
     tenant: Annotated[str | None, typer.Option(help="Whom the requests belong to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -62,6 +66,7 @@ def generate(
         **_size(size),
     }
     client = {"url": url, "timeout": timeout, "tenant": tenant, "model": model.value}
+    output.mkdir(parents=True, exist_ok=True)  # before any work is done for it
     show = _show_json if as_json else _show_path
     failures = asyncio.run(_draw(client, prompt, n, parameters, output, show, quiet))
     if failures:
