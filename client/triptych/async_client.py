@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import numbers
 import random
 import secrets
 import time
@@ -14,12 +15,23 @@ from types import TracebackType
 from typing import Any
 
 from . import request
-from .errors import DeadlineExceeded, InvalidRequest, ServerUnavailable, TriptychError
+from .errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RequestCancelled,
+    ServerError,
+    ServerUnavailable,
+    TriptychError,
+    invalid,
+)
 from .transport import Transport, TritonTransport
 from .types import Completed, Event, GeneratedImage, InProgress, Queued
 
 # Waits before the second and third attempt, in seconds, each taken half to whole at random.
 RETRIES_S = (0.5, 2.0)
+# A full queue says when there is room; longer than this is for the caller to wait.
+MAX_WAIT_S = 30.0
 # The server ends a request at its deadline; the call itself waits this much longer for the server's own words.
 GRACE_S = 2.0
 # A long poll that hears nothing for this long has lost its server.
@@ -36,7 +48,9 @@ class AsyncClient:
         timeout: seconds that a request may take in all, queue and retries included; None waits as long as it takes.
         tenant: whom the requests belong to; tenants are served in turn and cannot see each other's jobs.
         model: the ensemble to ask.
-        tls, root_certificates: encrypt, trusting this PEM file rather than the system's authorities.
+        tls: encrypt.
+        root_certificates: the PEM file to trust rather than the system's authorities; asks for `tls`.
+        private_key, certificate_chain: PEM files by which the server knows this client; ask for `tls`.
     """
 
     def __init__(
@@ -48,10 +62,18 @@ class AsyncClient:
         model: str = "sdxl",
         tls: bool = False,
         root_certificates: str | None = None,
+        private_key: str | None = None,
+        certificate_chain: str | None = None,
         transport: Transport | None = None,
     ) -> None:
         self.url, self.timeout, self.tenant, self.model = url, timeout, tenant, model
-        self._transport = transport or TritonTransport(url, tls=tls, root_certificates=root_certificates)
+        self._transport = transport or TritonTransport(
+            url,
+            tls=tls,
+            root_certificates=root_certificates,
+            private_key=private_key,
+            certificate_chain=certificate_chain,
+        )
         self._jobs: set[AsyncJob] = set()
 
     async def generate(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> GeneratedImage:
@@ -88,20 +110,39 @@ class AsyncClient:
         Raises:
             InvalidRequest: an unknown parameter, or a value that cannot be sent.
         """
+        return self._send(self._inputs(prompt, parameters), self._seconds(timeout))
+
+    def _inputs(self, prompt: str, parameters: dict[str, Any]) -> dict[str, Any]:
         inputs = request.check({"prompt": prompt, "tenant": self.tenant, **parameters})
         inputs.setdefault("seed", secrets.randbits(32))  # resolved here, so that every attempt makes the same picture
-        job = AsyncJob(self._transport, self.model, inputs, self.timeout if timeout is None else timeout)
+        return inputs
+
+    def _seconds(self, timeout: float | None) -> float | None:
+        seconds = self.timeout if timeout is None else timeout
+        number = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and 0 < seconds <= MAX_DEADLINE_MS / 1000):
+            raise invalid("timeout", repr(seconds), f"above 0 s, at most {MAX_DEADLINE_MS // 1000} s, or None")
+        return seconds
+
+    def _send(self, inputs: dict[str, Any], timeout: float | None) -> AsyncJob:
+        job = AsyncJob(self._transport, self.model, inputs, timeout)
         self._jobs.add(job)
-        job.task.add_done_callback(lambda _: self._jobs.discard(job))
+        job.task.add_done_callback(lambda _: self._retire(job))
         return job
 
     def submit_many(self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Any) -> list[AsyncJob]:
-        """`submit` for `n` pictures with seeds seed, seed + 1, …"""
-        if n < 1:
-            raise InvalidRequest(f"n: {n} given; legal: 1 or more")
-        first = parameters.pop("seed", None)
-        first = secrets.randbits(32) if first is None else first
-        return [self.submit(prompt, timeout=timeout, seed=first + k, **parameters) for k in range(n)]
+        """`submit` for `n` pictures with seeds seed, seed + 1, …; nothing is sent where any of them cannot be."""
+        if not isinstance(n, int) or n < 1:
+            raise invalid("n", repr(n), "a whole number from 1")
+        first = self._inputs(prompt, parameters)["seed"]
+        seconds = self._seconds(timeout)
+        requests = [self._inputs(prompt, {**parameters, "seed": first + k}) for k in range(n)]
+        return [self._send(inputs, seconds) for inputs in requests]
+
+    def _retire(self, job: AsyncJob) -> None:
+        self._jobs.discard(job)
+        if not job.task.cancelled():
+            job.task.exception()  # taken, or asyncio reports a failure that nobody asked about as a defect
 
     async def ready(self) -> bool:
         """Whether the server answers and has all its models."""
@@ -134,32 +175,44 @@ class AsyncJob:
         self._transport, self._model, self._inputs = transport, model, inputs
         self._tenant = {"tenant": inputs["tenant"]} if "tenant" in inputs else {}
         self._ends = None if timeout is None else time.monotonic() + timeout
+        self._sent = False
         self.task = asyncio.ensure_future(self._run())
 
     async def get(self) -> GeneratedImage:
         """The picture, once it is there. A caller that stops waiting cancels the job."""
         try:
-            return await asyncio.shield(self.task)
+            await asyncio.wait([self.task])
         except asyncio.CancelledError:
             await self.cancel()
             raise
+        if self.task.cancelled():  # by `cancel`; a CancelledError would look as if the caller itself were cancelled
+            raise RequestCancelled("cancelled: by this client", self.id)
+        return self.task.result()
 
     async def status(self) -> dict[str, Any]:
         """The server's word on the job: status, position, step, num_steps, remaining_s."""
         return await self._watch(-1)
 
     async def cancel(self) -> bool:
-        """Stop the job on the server; False where it had ended."""
+        """Stop the job, on the server where it is there; False where it had ended. `get` raises RequestCancelled."""
         if self.task.done():
             return False
-        cancelled = False
-        with contextlib.suppress(TriptychError):  # the server may be gone, which ends the job as well
-            answer = await _verb(self._transport, CANCEL_S, action=b"cancel", id=self.id.encode(), **self._tenant)
-            cancelled = bool(answer["cancelled"])
-        if not self.task.done():
+        cancelled = not self._sent or await self._cancel_on_server()
+        if self._sent and not self.task.done():
             await asyncio.wait([self.task], timeout=0.5 if cancelled else 0)
         self.task.cancel()
         return cancelled
+
+    async def _cancel_on_server(self) -> bool:
+        """Ask until a server knows the job: behind a balanced address others are asked as well."""
+        ends = time.monotonic() + CANCEL_S
+        with contextlib.suppress(TriptychError):  # the server may be gone, which ends the job as well
+            while not self.task.done() and (left := ends - time.monotonic()) > 0:
+                with contextlib.suppress(InvalidRequest):
+                    answer = await _verb(self._transport, left, action=b"cancel", id=self.id.encode(), **self._tenant)
+                    return bool(answer["cancelled"])
+                await asyncio.sleep(0.05)
+        return False
 
     async def iter_events(self) -> AsyncIterator[Event]:
         """`Queued` and `InProgress` as they come, then `Completed`; the job's error where it fails.
@@ -174,13 +227,14 @@ class AsyncJob:
                 if self.task.done():
                     break
                 state = watch.result()
-                since = state["seq"]
-                if event := _event(state):
-                    yield event
-            except TriptychError:
+                since, event = state["seq"], _event(state)
+            except Exception:  # whatever it is
+                event = None
                 await asyncio.wait([self.task], timeout=random.uniform(0.2, 0.5))  # noqa: S311 - no secret
             finally:
                 watch.cancel()
+            if event:
+                yield event
         yield Completed(await self.get())
 
     async def _run(self) -> GeneratedImage:
@@ -188,9 +242,9 @@ class AsyncJob:
             try:
                 return await self._attempt()
             except ServerUnavailable as error:
-                wait = None if pause is None else pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
                 left = self._left()
-                if wait is None or not error.nothing_accepted or (left is not None and left <= wait):
+                wait = None if pause is None else _wait(error, pause)
+                if wait is None or wait > MAX_WAIT_S or (left is not None and left <= wait):
                     raise
                 await asyncio.sleep(wait)
         raise AssertionError("unreachable")
@@ -201,13 +255,38 @@ class AsyncJob:
             if left <= 0:
                 raise DeadlineExceeded("timeout: passed before the request could be sent", self.id)
             inputs.setdefault("deadline_ms", min(MAX_DEADLINE_MS, max(1, round(left * 1000))))
-        answer = await self._transport.infer(
-            self._model,
-            inputs,
-            ("image", "resolved_seed", "receipt"),
-            request_id=self.id,
-            timeout_s=None if left is None else left + GRACE_S,
-        )
+        self._sent = True
+        try:
+            answer = await self._transport.infer(
+                self._model,
+                inputs,
+                ("image", "resolved_seed", "receipt"),
+                request_id=self.id,
+                timeout_s=None if left is None else left + GRACE_S,
+            )
+        except ServerUnavailable as error:
+            self._sent = not error.nothing_accepted
+            raise
+        return _picture(answer, self.id)
+
+    def _left(self) -> float | None:
+        return None if self._ends is None else self._ends - time.monotonic()
+
+    async def _watch(self, since: int) -> dict[str, Any]:
+        return await _verb(self._transport, WATCH_S, action=b"watch", id=self.id.encode(), since=since, **self._tenant)
+
+
+def _wait(error: ServerUnavailable, pause: float) -> float | None:
+    """Seconds until a request may be sent again, at random so that callers do not come back all at once; or never."""
+    if not error.nothing_accepted:
+        return None
+    if isinstance(error, Overloaded):
+        return error.retry_after_s + pause * random.uniform(0, 1)  # noqa: S311 - no secret
+    return pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
+
+
+def _picture(answer: dict[str, Any], request_id: str) -> GeneratedImage:
+    try:
         receipt = json.loads(answer["receipt"])
         return GeneratedImage(
             data=bytes(answer["image"]),
@@ -215,14 +294,10 @@ class AsyncJob:
             seed=int(answer["resolved_seed"]),
             timings=receipt.pop("timings"),
             receipt=receipt,
-            request_id=self.id,
+            request_id=request_id,
         )
-
-    def _left(self) -> float | None:
-        return None if self._ends is None else self._ends - time.monotonic()
-
-    async def _watch(self, since: int) -> dict[str, Any]:
-        return await _verb(self._transport, WATCH_S, action=b"watch", id=self.id.encode(), since=since, **self._tenant)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(f"the answer is not Triptych's ({error!r})", request_id) from error
 
 
 async def _verb(transport: Transport, timeout_s: float = CANCEL_S, **inputs: Any) -> dict[str, Any]:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 _PREFIX = re.compile(r"^(in ensemble '[^']*', )?(\[request id: [^\]]*\] )?")
 _RETRY_AFTER = re.compile(r"try again in about (\d+) s")
-_NEVER_ARRIVED = ("failed to connect", "connections to all backends failing", "DNS resolution", "no available versions")
+_NEVER_ARRIVED = (
+    "failed to connect",
+    "connections to all backends failing",
+    "DNS resolution",
+    "errors resolving",
+    "no available versions",
+)
+_FIELD = re.compile(r"(\w+): ")
 
 
 class TriptychError(Exception):
@@ -35,8 +42,9 @@ class InvalidRequest(TriptychError, ValueError):
 
     @property
     def field(self) -> str:
-        """The input's name."""
-        return str(self).split(":", 1)[0]
+        """The input's name, "" where the message is Triton's own and names none."""
+        name = _FIELD.match(str(self))
+        return name[1] if name else ""
 
 
 class ServerUnavailable(TriptychError):
@@ -78,6 +86,8 @@ def translate(error: InferenceServerException, request_id: str) -> TriptychError
     message = _PREFIX.sub("", error.message() or str(error))
     if code == "INVALID_ARGUMENT":
         return InvalidRequest(message, request_id)
+    if code == "NOT_FOUND":
+        return InvalidRequest(f"model: {message}", request_id)
     if code == "UNAVAILABLE" or "no available versions" in message:
         return _unavailable(message, request_id)
     if code == "DEADLINE_EXCEEDED" or message.startswith("deadline_ms: "):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,16 +46,24 @@ def _sendable(name: str, datatype: str, value: Any) -> Any:
         return _bytes(name, value)
     if datatype == "BOOL":
         return bool(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):  # NumPy's scalars are Real as well
         raise invalid(name, repr(value), "a number")
-    return float(value) if datatype == "FP32" else _integer(name, value, _BITS[datatype])
+    return _float(name, value) if datatype == "FP32" else _integer(name, value, _BITS[datatype])
 
 
-def _integer(name: str, value: float, bits: int) -> int:
-    limit = 2**bits
-    if not math.isfinite(value) or value != int(value) or not -limit <= value < limit:
+def _float(name: str, value: Any) -> float:
+    try:
+        struct.pack("<f", value)
+    except (OverflowError, struct.error):
+        raise invalid(name, value, "a number that 32 bits can hold") from None
+    return float(value)
+
+
+def _integer(name: str, value: Any, bits: int) -> int:
+    whole = int(value) if isinstance(value, numbers.Integral) or math.isfinite(value) else None
+    if whole is None or value != whole or not -(2**bits) <= whole < 2**bits:
         raise invalid(name, value, f"a whole number below 2^{bits}")
-    return int(value)
+    return whole
 
 
 def _bytes(name: str, value: Any) -> bytes:

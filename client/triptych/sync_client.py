@@ -48,8 +48,12 @@ class _Bridge:
                     return
                 yield item
         finally:
-            if hasattr(events, "aclose"):
+            if hasattr(events, "aclose") and not self.closed:
                 self.run(events.aclose())
+
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -66,7 +70,11 @@ class Client:
 
     def __init__(self, url: str = "localhost:8001", **options: Any) -> None:
         self._bridge = _Bridge()
-        self._client = self._bridge.call(lambda: AsyncClient(url, **options))
+        try:
+            self._client = self._bridge.call(lambda: AsyncClient(url, **options))
+        except BaseException:
+            self._bridge.close()
+            raise
 
     def generate(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> GeneratedImage:
         """`AsyncClient.generate`."""
@@ -97,8 +105,9 @@ class Client:
 
     def close(self) -> None:
         """Cancel what is still in flight, disconnect, end the thread."""
-        self._bridge.run(self._client.close())
-        self._bridge.close()
+        if not self._bridge.closed:
+            self._bridge.run(self._client.close())
+            self._bridge.close()
 
     def __enter__(self) -> Client:
         return self

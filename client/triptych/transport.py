@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 from .errors import translate
@@ -32,12 +33,33 @@ class Transport(Protocol):
 
 
 class TritonTransport:
-    """tritonclient over gRPC. Belongs to the event loop that made it."""
+    """tritonclient over gRPC. Belongs to the event loop that first uses it. A certificate asks for TLS."""
 
-    def __init__(self, url: str, *, tls: bool = False, root_certificates: str | None = None) -> None:
-        import tritonclient.grpc.aio as triton
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: bool = False,
+        root_certificates: str | None = None,
+        private_key: str | None = None,
+        certificate_chain: str | None = None,
+    ) -> None:
+        self._url = url
+        self._certificates = {
+            "root_certificates": root_certificates,
+            "private_key": private_key,
+            "certificate_chain": certificate_chain,
+        }
+        self._tls = tls or any(self._certificates.values())
 
-        self._triton = triton
+    @cached_property
+    def _triton(self) -> Any:
+        import tritonclient.grpc.aio
+
+        return tritonclient.grpc.aio
+
+    @cached_property
+    def _client(self) -> Any:
         options = [
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
@@ -47,9 +69,7 @@ class TritonTransport:
             ("grpc.http2.max_pings_without_data", 2),
             ("grpc.lb_policy_name", "round_robin"),
         ]
-        self._client = triton.InferenceServerClient(
-            url, ssl=tls, root_certificates=root_certificates, channel_args=options
-        )
+        return self._triton.InferenceServerClient(self._url, ssl=self._tls, channel_args=options, **self._certificates)
 
     async def infer(
         self,
@@ -83,7 +103,8 @@ class TritonTransport:
             return False
 
     async def close(self) -> None:
-        await self._client.close()
+        if "_client" in vars(self):
+            await self._client.close()
 
     def _tensor(self, name: str, value: Any) -> Any:
         import numpy as np
