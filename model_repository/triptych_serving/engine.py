@@ -92,7 +92,7 @@ class Engine:
 
     def stats(self, reply: Reply) -> None:
         """Answer with the loop's figures."""
-        self._inbox.put(lambda: reply.send(dict(self.metrics.values)))
+        self._inbox.put(partial(self._report, reply))
 
     # The loop.
 
@@ -192,6 +192,13 @@ class Engine:
 
     def _tell(self) -> None:
         self._watchers.tell(self.jobs, self.policy)
+        self._measure()
+
+    def _report(self, reply: Reply) -> None:
+        self._measure()
+        reply.send(dict(self.metrics.values))
+
+    def _measure(self) -> None:
         waiting = sum(job.status is Status.QUEUED for job in self.jobs.values())
         self.metrics.set("waiting", waiting)
         self.metrics.set("running", len(self.jobs) - waiting)

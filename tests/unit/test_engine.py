@@ -296,6 +296,16 @@ def test_stopping_answers_everybody():
     assert watcher.answers == 1
 
 
+def test_stats_after_a_cancel_know_of_it():
+    loop = Loop()
+    job = loop.submit(steps=50)
+    loop.turn(2)
+    loop.ask("cancel", job.id, "")
+    reply = loop.ask("stats")
+    loop.turn()
+    assert reply.report["running"] == 0
+
+
 def test_a_defect_ends_what_is_in_the_loop_and_the_loop_goes_on():
     loop = Loop()
     pick, broken = loop.policy.pick, threading.Event()
