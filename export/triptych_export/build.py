@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import io
 import json
 import logging
+import math
+import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from triptych_serving.assemble import assemble
-from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest, ModelCard, TokenizerCard, sha256
+from triptych_serving.manifest import (
+    FILE_NAME,
+    FORMAT,
+    LatentScale,
+    Manifest,
+    ModelCard,
+    RefinerCard,
+    SamplerCard,
+    TableCard,
+    TokenizerCard,
+    sha256,
+)
 
 from . import samplers, to_onnx
 from .errors import ExportError
 from .ledger import Ledger
-from .stages import MODULES, StageSpec, specs
-from .tokenizers import export_tokenizer
-from .weights import COMPONENTS, TOKENIZERS, Weights
+from .stages import MODULES, StageSpec, base_specs, refiner_specs
+from .tokenizers import alike, export_tokenizer
+from .weights import REFINER, Weights
 
 REPOSITORY = "model_repository"
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "triptych")
@@ -35,67 +49,98 @@ TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntim
 Report = Callable[[str, float], None]
 
 
+# Processes that make sampler tables at once.
+MAX_WORKERS = 8
+
+
 @dataclass(frozen=True)
 class Options:
     """What the caller may choose; None means what the folder or diffusers say."""
 
     name: str = "sdxl"
+    refiner: Path | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
-    samplers: Sequence[str] | None = None
+    samplers: Sequence[str] | None = None  # "euler", or "euler:karras" for one schedule
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage to export, and the folder that its component lies in."""
+
+    weights: Weights
+    spec: StageSpec
 
 
 def export(
     weights_folder: Path, output: Path, options: Options | None = None, report: Report | None = None
 ) -> Manifest:
-    """Export an SDXL folder for ONNX Runtime on a CPU; parts of `output` that are up to date are kept.
+    """Export an SDXL folder, and a refiner's beside it, for ONNX Runtime on a CPU; up-to-date parts of `output` are kept.
 
     `report` is called with what is being done and the share of it that is over.
 
     Raises:
-        ExportError: the folder is not supported, or a stage differs from PyTorch.
+        ExportError: a folder is not supported, or a stage differs from PyTorch.
     """
     _silence()
-    run = _Export(Weights.open(weights_folder), output, options or Options(), report or (lambda _what, _share: None))
+    options = options or Options()
+    refiner = None if options.refiner is None else Weights.open(options.refiner, REFINER)
+    run = _Export(Weights.open(weights_folder), refiner, output, options, report or (lambda _what, _share: None))
     return run.run()
 
 
 class _Export:
-    def __init__(self, weights: Weights, output: Path, options: Options, report: Report) -> None:
-        self.weights, self.output, self.options, self.report = weights, output, options, report
+    def __init__(
+        self, weights: Weights, refiner: Weights | None, output: Path, options: Options, report: Report
+    ) -> None:
+        self.weights, self.refiner, self.output, self.options, self.report = weights, refiner, output, options, report
         output.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(output)
-        self.source = {component: _combined(map(sha256, weights.files(component))) for component in COMPONENTS}
 
     def run(self) -> Manifest:
-        cards = [self._tokenizer(part) for part in TOKENIZERS]
+        if self.refiner is not None:
+            _check_refiner(self.weights, self.refiner)
+        cards = [self._tokenizer(part) for part in self.weights.kind.tokenizers]
         if len({card.max_length for card in cards}) > 1:
             raise ExportError(f"tokenizer: lengths {[card.max_length for card in cards]}; SDXL needs two equal ones")
-        stage_specs = specs(self.weights, cards[0].max_length)
-        pairs = self._pairs()
-        work = len(stage_specs) + len(pairs)
+        wanted, pairs = self._stages(cards[0].max_length), self._pairs()
+        work = len(wanted) + len(pairs)
         stages = {}
-        for done, (name, spec) in enumerate(stage_specs.items()):
+        for done, (name, stage) in enumerate(wanted.items()):
             self.report(name, done / work)
-            stages[name] = self._stage(name, spec)
-        paths: dict[str, dict[str, str]] = {}
-        for done, (sampler, schedule) in enumerate(pairs, len(stages)):
-            self.report(f"{sampler} × {schedule}", done / work)
-            paths.setdefault(sampler, {})[schedule] = self._tables(sampler, schedule)
-        self._write_manifest(self._card(cards, paths), stages)
+            stages[name] = self._stage(name, stage)
+        tables: dict[tuple[str, str], TableCard] = {}
+        for pair, card in self._tables(pairs):
+            self.report(" × ".join(pair), (len(stages) + len(tables)) / work)
+            tables[pair] = card
+        self._write_manifest(self._card(cards, tables), stages)
         self._assemble()
         self.ledger.finish()
         self.report("done", 1.0)
         return Manifest.load(self.output)
 
+    def _stages(self, tokens: int) -> dict[str, Stage]:
+        stages = {name: Stage(self.weights, spec) for name, spec in base_specs(self.weights, tokens).items()}
+        if self.refiner is not None:
+            specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
+            stages |= {name: Stage(self.refiner, spec) for name, spec in specs.items()}
+        return stages
+
+    @cached_property
+    def _own_text_encoder(self) -> bool:
+        sources = [_source(weights, "text_encoder_2") for weights in (self.weights, self.refiner) if weights]
+        return len(set(sources)) > 1
+
     def _pairs(self) -> list[tuple[str, str]]:
         config = self.weights.config("scheduler")
-        default = samplers.default_sampler(config)
-        wanted = set(self.options.samplers or samplers.SAMPLERS)
-        if unknown := sorted(wanted - set(samplers.SAMPLERS)):
-            raise ExportError(f"sampler: {unknown[0]!r} given; legal: {', '.join(samplers.SAMPLERS)}")
-        legal = [pair for pair in samplers.legal_pairs(config) if pair[0] in wanted]
-        return legal if default in legal else [default, *legal]
+        default, legal = samplers.default_sampler(config), samplers.legal_pairs(config)
+        legal = legal if default in legal else [default, *legal]
+        wanted = [tuple(name.split(":", 1)) for name in self.options.samplers or ()]
+        for name in wanted:
+            if not any(pair[: len(name)] == name for pair in legal):
+                raise ExportError(f"sampler: {':'.join(name)!r} given; legal: {', '.join(':'.join(p) for p in legal)}")
+        chosen = [pair for pair in legal if not wanted or any(pair[: len(name)] == name for name in wanted)]
+        return chosen if default in chosen else [default, *chosen]
 
     def _tokenizer(self, part: str) -> TokenizerCard:
         path = f"{part}/tokenizer.json"
@@ -103,31 +148,37 @@ class _Export:
         def make() -> tuple[list[str], dict[str, Any]]:
             return [path], asdict(export_tokenizer(self.weights.load_tokenizer(part), self.output / path, path))
 
-        sources = map(sha256, sorted(file for file in (self.weights.folder / part).iterdir() if file.is_file()))
-        return TokenizerCard(**self.ledger.part(part, self._fingerprint(list(sources)), make))
+        made_from = self._fingerprint("tokenizers", _files(self.weights.folder / part))
+        return TokenizerCard(**self.ledger.part(part, made_from, make))
 
-    def _stage(self, name: str, spec: StageSpec) -> dict[str, Any]:
-        config = self.weights.config(spec.component)
-        made_from = self._fingerprint(self.source[spec.component], asdict(spec), config, self.weights.size_multiple)
-        return self.ledger.part(name, made_from, lambda: self._make_stage(name, spec))
+    def _stage(self, name: str, stage: Stage) -> dict[str, Any]:
+        component = stage.spec.component
+        made_from = self._fingerprint(
+            "stages to_onnx weights",
+            _source(stage.weights, component),
+            asdict(stage.spec),
+            stage.weights.config(component),
+            self._size_multiple(stage.weights),
+        )
+        return self.ledger.part(name, made_from, lambda: self._make_stage(name, stage))
 
-    def _make_stage(self, name: str, spec: StageSpec) -> tuple[list[str], dict[str, Any]]:
-        path = f"{name}/model.onnx"
-        verdict = self._convert(name, spec, self.output / path)
+    def _make_stage(self, name: str, stage: Stage) -> tuple[list[str], dict[str, Any]]:
+        path, spec = f"{name}/model.onnx", stage.spec
+        verdict = self._convert(name, stage, self.output / path)
         files = [path, *([f"{path}_data"] if (self.output / f"{path}_data").exists() else [])]
         tensors = {kind: {n: asdict(t) for n, t in getattr(spec, kind).items()} for kind in ("inputs", "outputs")}
         digest = _combined(sha256(self.output / file) for file in files)
         return files, {"path": path, "files": files, "sha256": digest, **tensors, **verdict}
 
-    def _convert(self, name: str, spec: StageSpec, target: Path) -> dict[str, Any]:
+    def _convert(self, name: str, stage: Stage, target: Path) -> dict[str, Any]:
         """Export one stage beside its place, check it there, and only then move it in."""
-        vocabulary = self.weights.config(spec.component).get("vocab_size", 0)
-        examples = to_onnx.example_inputs(spec, self.weights.size_multiple, self.weights.vae_scale_factor, vocabulary)
+        spec = stage.spec
+        examples = to_onnx.example_inputs(spec, self._size_multiple(stage.weights), self.weights.vae_scale_factor)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unchecked-") as folder:
             unchecked = Path(folder) / target.name
             with contextlib.redirect_stdout(io.StringIO()):
-                module = MODULES[name](self.weights.load(spec.component))
+                module = MODULES[name](stage.weights.load(spec.component))
                 expected = to_onnx.references(module, spec, examples)
                 to_onnx.convert(module, spec, examples, unchecked)
             del module  # a full-size stage and ONNX Runtime's copy of it do not fit side by side
@@ -139,25 +190,39 @@ class _Export:
                 os.replace(file, target.parent / file.name)
         return verdict
 
-    def _tables(self, sampler: str, schedule: str) -> str:
-        path, config = f"samplers/{sampler}-{schedule}.npz", self.weights.config("scheduler")
+    def _tables(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], TableCard]]:
+        """The table of each pair; schedules that come to the same share one file."""
+        config = self.weights.config("scheduler")
+        made: dict[tuple[str, str], TableCard] = {}
+        with _TableMakers(config, self.output) as makers:
+            parts = {pair: (pair[0], samplers.canonical(config, *pair)) for pair in pairs}
+            missing = [
+                part for part in dict.fromkeys(parts.values()) if not self.ledger.has(*self._table_part(config, part))
+            ]
+            makers.start(missing)
+            for pair, part in parts.items():
+                if part not in made:
+                    name, made_from = self._table_part(config, part)
+                    made[part] = TableCard(**self.ledger.part(name, made_from, partial(makers.result, part)))
+                yield pair, made[part]
 
-        def make() -> tuple[list[str], dict[str, Any]]:
-            (self.output / path).parent.mkdir(exist_ok=True)
-            np.savez_compressed(self.output / path, **samplers.tables(config, sampler, schedule))
-            return [path], {}
+    def _table_part(self, config: Mapping[str, Any], pair: tuple[str, str]) -> tuple[str, str]:
+        return _table_path(*pair), self._fingerprint("samplers tracing", config, pair)
 
-        self.ledger.part(path, self._fingerprint(config, sampler, schedule), make)
-        return path
+    def _size_multiple(self, weights: Weights) -> int:
+        return self.weights.vae_scale_factor * weights.latent_multiple
 
-    def _card(self, cards: Sequence[TokenizerCard], paths: Mapping[str, Mapping[str, str]]) -> ModelCard:
+    def _card(self, cards: Sequence[TokenizerCard], tables: Mapping[tuple[str, str], TableCard]) -> ModelCard:
         weights, defaults = self.weights, self.weights.call_defaults
-        size, multiple = weights.default_size, weights.size_multiple
-        sampler, schedule = samplers.default_sampler(weights.config("scheduler"))
+        unet, vae, scheduler = (weights.config(part) for part in ("unet", "vae", "scheduler"))
+        size, multiple = int(unet["sample_size"]) * weights.vae_scale_factor, self._size_multiple(weights)
+        sampler, schedule = samplers.default_sampler(scheduler)
         steps, guidance = self.options.num_inference_steps, self.options.guidance_scale
+        layers = [weights.config(part)["num_hidden_layers"] for part in ("text_encoder", "text_encoder_2")]
         return ModelCard(
             name=self.options.name,
-            latent_channels=weights.config("vae")["latent_channels"],
+            latent_channels=vae["latent_channels"],
+            latent_scale=LatentScale(vae["scaling_factor"], vae.get("latents_mean"), vae.get("latents_std")),
             vae_scale_factor=weights.vae_scale_factor,
             size_multiple=multiple,
             min_size=max(multiple, size // 4 // multiple * multiple),
@@ -165,14 +230,28 @@ class _Export:
             default_height=size,
             default_width=size,
             default_num_inference_steps=defaults["num_inference_steps"] if steps is None else steps,
-            max_num_inference_steps=samplers.MAX_STEPS,
             default_guidance_scale=defaults["guidance_scale"] if guidance is None else guidance,
+            guidance_embedding_dim=unet.get("time_cond_proj_dim"),
+            max_clip_skip=min(layers) - 1,
+            num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
+            prediction_type=scheduler.get("prediction_type", "epsilon"),
             default_sampler=sampler,
             default_schedule=schedule,
             force_zeros_for_empty_prompt=weights.index.get("force_zeros_for_empty_prompt", True),
-            prediction_type=weights.config("scheduler").get("prediction_type", "epsilon"),
+            refiner=self._refiner_card(),
             tokenizers=tuple(cards),
-            samplers=paths,
+            samplers=_sampler_cards(tables),
+        )
+
+    def _refiner_card(self) -> RefinerCard | None:
+        if self.refiner is None:
+            return None
+        multiples = self._size_multiple(self.weights), self._size_multiple(self.refiner)
+        return RefinerCard(
+            size_multiple=math.lcm(*multiples),
+            force_zeros_for_empty_prompt=self.refiner.index.get("force_zeros_for_empty_prompt", True),
+            requires_aesthetics_score=self.refiner.index.get("requires_aesthetics_score", False),
+            own_text_encoder=self._own_text_encoder,
         )
 
     def _write_manifest(self, card: ModelCard, stages: Mapping[str, Any]) -> None:
@@ -181,7 +260,12 @@ class _Export:
             "family": "sdxl",
             "target": "cpu",
             "model": asdict(card),
-            "source": self.source,
+            "source": {
+                f"{prefix}{component}": _source(weights, component)
+                for prefix, weights in (("", self.weights), ("refiner_", self.refiner))
+                if weights is not None
+                for component in weights.kind.components
+            },
             "tools": {tool: version(tool) for tool in TOOLS},
             "stages": stages,
             "artifacts": self.ledger.artifacts,
@@ -195,8 +279,89 @@ class _Export:
         shutil.rmtree(repository, ignore_errors=True)
         assemble(self.output, repository)
 
-    def _fingerprint(self, *parts: Any) -> str:
-        return _combined([json.dumps(parts, sort_keys=True, default=str), _exporter_hash()])
+    def _fingerprint(self, modules: str, *parts: Any) -> str:
+        """What a part is made from; `modules` names the code of this package that makes it."""
+        code = [sha256(Path(__file__).with_name(f"{module}.py")) for module in modules.split()]
+        return _combined([json.dumps(parts, sort_keys=True, default=str), *code, *(version(tool) for tool in TOOLS)])
+
+
+class _TableMakers:
+    """Makes sampler tables, several at once in processes of their own; one at a time where one is all there is."""
+
+    def __init__(self, config: Mapping[str, Any], output: Path) -> None:
+        self._config, self._output = dict(config), output
+        self._pool: ProcessPoolExecutor | None = None
+        self._futures: dict[tuple[str, str], Future[tuple[list[str], dict[str, Any]]]] = {}
+
+    def __enter__(self) -> _TableMakers:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def start(self, pairs: Sequence[tuple[str, str]]) -> None:
+        workers = min(len(os.sched_getaffinity(0)), len(pairs) // 4, MAX_WORKERS)
+        if workers > 1:
+            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            self._futures = {pair: self._pool.submit(_make_table, self._config, self._output, pair) for pair in pairs}
+
+    def result(self, pair: tuple[str, str]) -> tuple[list[str], dict[str, Any]]:
+        if pair in self._futures:
+            return self._futures[pair].result()
+        return _make_table(self._config, self._output, pair)
+
+
+def _make_table(config: Mapping[str, Any], output: Path, pair: tuple[str, str]) -> tuple[list[str], dict[str, Any]]:
+    path = _table_path(*pair)
+    (output / path).parent.mkdir(exist_ok=True)
+    arrays, facts = samplers.tables(config, *pair)
+    (output / path).write_bytes(samplers.packed(arrays))
+    return [path], {"path": path, **facts}
+
+
+def _table_path(sampler: str, schedule: str) -> str:
+    return f"samplers/{sampler}-{schedule}.npz.xz"
+
+
+def _sampler_cards(tables: Mapping[tuple[str, str], TableCard]) -> dict[str, SamplerCard]:
+    schedules: dict[str, dict[str, TableCard]] = {}
+    for (sampler, schedule), card in tables.items():
+        schedules.setdefault(sampler, {})[schedule] = card
+    known = samplers.SAMPLERS
+    return {name: SamplerCard(known[name].scheduler, known[name].a1111, schedules[name]) for name in sorted(schedules)}
+
+
+def _check_refiner(base: Weights, refiner: Weights) -> None:
+    """The refiner takes over the base's latents, prompt ids and sampler table, so these must be its own as well.
+
+    Raises:
+        ExportError: they are not; names what differs.
+    """
+    ours, theirs = base.config("scheduler"), refiner.config("scheduler")
+    for name in sorted({*ours, *theirs} - {"_diffusers_version", "skip_prk_steps", "trained_betas"}):
+        if ours.get(name) != theirs.get(name):
+            raise ExportError(
+                f"refiner scheduler: {name} {theirs.get(name)!r}; supported: the base's, {ours.get(name)!r}"
+            )
+    if not alike(base.load_tokenizer("tokenizer_2"), refiner.load_tokenizer("tokenizer_2")):
+        raise ExportError("refiner tokenizer_2: differs from the base's; supported: the same")
+    channels = base.config("unet")["in_channels"], refiner.config("unet")["in_channels"]
+    if channels[0] != channels[1]:
+        raise ExportError(f"refiner unet: in_channels {channels[1]}; supported: the base's, {channels[0]}")
+
+
+def _source(weights: Weights, component: str) -> str:
+    """A component's weights by content."""
+    return _combined(map(_cached_sha256, weights.files(component)))
+
+
+_cached_sha256 = functools.cache(sha256)
+
+
+def _files(folder: Path) -> list[str]:
+    """A folder's files by content, in the order of their names."""
+    return [f"{file.name} {sha256(file)}" for file in sorted(folder.iterdir()) if file.is_file()]
 
 
 def _silence() -> None:
@@ -207,12 +372,6 @@ def _silence() -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for library in ("diffusers", "transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.ERROR)
-
-
-def _exporter_hash() -> str:
-    """What makes the artifacts: this package's code and the versions of its tools."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return _combined([*map(sha256, sources), *(version(tool) for tool in TOOLS)])
 
 
 def _combined(parts: Any) -> str:

@@ -31,13 +31,18 @@ class Ledger:
 
         `make` returns the files it wrote, relative to the folder, and the facts.
         """
-        old = self._old.get(name)
-        if old is None or old["made_from"] != made_from or not self._unharmed(old["files"]):
+        old = self._old.get(name, {})
+        if not self.has(name, made_from):
             files, facts = make()
             old = {"made_from": made_from, "files": {file: self._content(file) for file in files}, "facts": facts}
         self._parts[name] = old
         self._write({**self._old, **self._parts})
         return dict(old["facts"])
+
+    def has(self, name: str, made_from: str) -> bool:
+        """Whether a part is there, made from the same things, and unharmed."""
+        old = self._old.get(name)
+        return old is not None and old["made_from"] == made_from and self._unharmed(old["files"])
 
     @property
     def artifacts(self) -> dict[str, Facts]:

@@ -1,204 +1,327 @@
-"""diffusers' schedulers, turned into tables.
-
-A scheduler step is linear in the latents, the model outputs and the noise. So the real scheduler is run once on basis
-vectors (initial latents e₀, model output k = eₖ, noise draw k = nₖ); every latent it returns is then a vector of
-coefficients, and each step is solved for the shortest history that reproduces it. No sampler's mathematics is copied by hand.
-"""
+"""diffusers' schedulers, turned into tables: which pairs of sampler and schedule there are, and the tables of each."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import io
+import itertools
+import json
+import lzma
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from .errors import ExportError
+from triptych_serving.tables import SamplerTables
 
-# Our name → (diffusers class, what sets it apart from the class's defaults).
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "deis": ("DEISMultistepScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
-    "unipc": ("UniPCMultistepScheduler", {}),
+from .errors import ExportError
+from .tracing import LATENT, OUTPUT, Draws, Run, apart, run_scheduler, run_table, tapped, trace
+
+
+class Sampler(NamedTuple):
+    """What one of our names means."""
+
+    scheduler: str  # diffusers' class
+    options: dict[str, Any]  # what sets it apart from the class's defaults
+    a1111: str  # what A1111 and the tools that read its texts call it
+
+
+MULTISTEP, EDM_MULTISTEP = "DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler"
+ODE, SDE = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
+FINAL = {"lower_order_final": True}  # what the scheduler changes it to by itself, with a warning
+SAMPLERS = {
+    "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}, "DDIM"),
+    "ddpm": Sampler("DDPMScheduler", {"clip_sample": False}, "DDPM"),
+    "deis": Sampler("DEISMultistepScheduler", {}, "DEIS"),
+    "dpm2": Sampler("KDPM2DiscreteScheduler", {}, "DPM2"),
+    "dpm2_a": Sampler("KDPM2AncestralDiscreteScheduler", {}, "DPM2 a"),
+    "dpmpp_2m": Sampler(MULTISTEP, {**ODE, "solver_order": 2}, "DPM++ 2M"),
+    "dpmpp_2m_sde": Sampler(MULTISTEP, {**SDE, "solver_order": 2}, "DPM++ 2M SDE"),
+    "dpmpp_2s": Sampler("DPMSolverSinglestepScheduler", {**ODE, "solver_order": 2, **FINAL}, "DPM++ 2S"),
+    "dpmpp_3m": Sampler(MULTISTEP, {**ODE, "solver_order": 3}, "DPM++ 3M"),
+    "dpmpp_3m_sde": Sampler(MULTISTEP, {**SDE, "solver_order": 3}, "DPM++ 3M SDE"),
+    "edm_dpmpp_2m": Sampler(EDM_MULTISTEP, {**ODE, "solver_order": 2}, "DPM++ 2M"),
+    "edm_dpmpp_2m_sde": Sampler(EDM_MULTISTEP, {**SDE, "solver_order": 2}, "DPM++ 2M SDE"),
+    "edm_euler": Sampler("EDMEulerScheduler", {}, "Euler"),
+    "euler": Sampler("EulerDiscreteScheduler", {}, "Euler"),
+    "euler_a": Sampler("EulerAncestralDiscreteScheduler", {}, "Euler a"),
+    "heun": Sampler("HeunDiscreteScheduler", {}, "Heun"),
+    "lcm": Sampler("LCMScheduler", {"clip_sample": False}, "LCM"),
+    "lms": Sampler("LMSDiscreteScheduler", {}, "LMS"),
+    "pndm": Sampler("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}, "PLMS"),
+    "sa_solver": Sampler("SASolverScheduler", {}, "SA-Solver"),
+    "tcd": Sampler("TCDScheduler", {"clip_sample": False}, "TCD"),
+    "unipc": Sampler("UniPCMultistepScheduler", {}, "UniPC"),
 }
 # Our name → the scheduler options it means. "default" leaves the folder's own scheduler config as it is.
 SCHEDULES: dict[str, dict[str, Any]] = {
     "default": {},
+    "linear": {"beta_schedule": "linear"},
+    "scaled_linear": {"beta_schedule": "scaled_linear"},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
     "karras": {"use_karras_sigmas": True},
     "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+    "leading": {"timestep_spacing": "leading"},
+    "linspace": {"timestep_spacing": "linspace"},
+    "trailing": {"timestep_spacing": "trailing"},
+    "zero_snr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
 }
+EDM_SCHEDULES = {
+    **SCHEDULES,
+    "karras": {"sigma_schedule": "karras"},
+    "exponential": {"sigma_schedule": "exponential"},
+}
+# Where sigmas come from; a scheduler takes one of these at a time, so naming a schedule clears them.
+SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+EDM = {"EDMEulerScheduler", EDM_MULTISTEP}
 MAX_STEPS = 100
-# (latents, model outputs) of history, tried in this order; a step must fit to TOLERANCE of its largest coefficient.
-HISTORIES = ((1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4), (4, 5))
-TOLERANCE = 2e-6
-# Coefficients below this share of the largest are rounding of the scheduler's own float32.
-NEGLIGIBLE = 1e-8
+# Step counts at which a pair is tried out before it counts as legal, and at which a finished table is run.
+TRIED, CHECKED = (1, 4), (1, 4, 20, 50)
+# A clipping or thresholding scheduler behaves at small values. Outputs that have nothing to do with the latents also make
+# more of float32's rounding than a model's, so this many times what `apart` allows still passes.
+LARGE, LENIENCE = 10.0, 10.0
 
-Vector = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass
-class Trace:
-    """One run of a scheduler on basis vectors, R model calls."""
-
-    init_noise_sigma: float
-    timesteps: list[float]
-    input_scales: list[float] = field(default_factory=list)
-    latents: list[Vector] = field(default_factory=list)  # before row 0, after row 0, …
-    noises: list[list[Vector]] = field(default_factory=list)  # the basis vectors drawn in each row
+class StepsRefused(ExportError):
+    """The scheduler does not take so many steps."""
 
 
 def default_sampler(scheduler_config: Mapping[str, Any]) -> tuple[str, str]:
-    """Our names for the scheduler and schedule of a folder."""
-    of_class = [name for name, (cls, _) in SAMPLERS.items() if cls == scheduler_config["_class_name"]]
-    sde = str(scheduler_config.get("algorithm_type", "")).startswith("sde-")
-    named = [name for name in of_class if name.endswith("_sde") == sde]
-    if not named:
-        known = sorted({cls for cls, _ in SAMPLERS.values()})
+    """Our names for the scheduler and schedule of a folder.
+
+    Raises:
+        ExportError: no name of ours means this scheduler.
+    """
+    of_class = [name for name, (cls, *_) in SAMPLERS.items() if cls == scheduler_config["_class_name"]]
+    if not of_class:
+        known = sorted({sampler.scheduler for sampler in SAMPLERS.values()})
         raise ExportError(f"scheduler: {scheduler_config['_class_name']}; supported: {', '.join(known)}")
-    schedules = [name for name, options in SCHEDULES.items() if any(scheduler_config.get(key) for key in options)]
-    return named[0], schedules[0] if schedules else "default"
+    # "sde-dpmsolver" is nearer to "sde-dpmsolver++" than to "dpmsolver++".
+    given = {key: str(value).rstrip("+") for key, value in scheduler_config.items()}
+    fits = [sum(given.get(k) == str(v).rstrip("+") for k, v in SAMPLERS[name].options.items()) for name in of_class]
+    schedules = _schedules(scheduler_config["_class_name"])
+    named = [name for name in ("karras", "exponential", "beta") if schedules[name].items() <= scheduler_config.items()]
+    return of_class[int(np.argmax(fits))], named[0] if named else "default"
 
 
 def scheduler(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> Any:
-    """The diffusers scheduler that a pair of our names means, over a folder's scheduler config.
+    """The diffusers scheduler that a pair of our names means, over a folder's scheduler config; call `set_timesteps` next.
 
     Raises:
-        ExportError: the scheduler has no such schedule.
+        ExportError: the scheduler has no such schedule, or is not for this folder.
     """
+    cls, wanted = _meaning(scheduler_config, sampler, schedule)
+    set_timesteps = cls.set_timesteps
+    # KDPM2's constructors call it for 1000 steps, which takes half a second; two are enough there.
+    cls.set_timesteps = lambda made, _steps, *rest: set_timesteps(made, 2, *rest)
+    try:
+        return cls.from_config(dict(scheduler_config), **wanted)
+    except (NotImplementedError, ValueError) as error:
+        raise ExportError(f"{sampler} × {schedule}: {cls.__name__} refuses it ({error})") from None
+    finally:
+        cls.set_timesteps = set_timesteps
+
+
+def _meaning(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> tuple[Any, dict[str, Any]]:
+    """The diffusers class and the options that differ from the folder's."""
     import diffusers
 
-    name, options = SAMPLERS[sampler]
+    name, options, _ = SAMPLERS[sampler]
+    if (name in EDM) != (scheduler_config["_class_name"] in EDM):
+        trained = "was not" if name in EDM else "was"
+        raise ExportError(f"{sampler} × {schedule}: the model {trained} trained with EDM preconditioning")
     cls = getattr(diffusers, name)
-    known = set(inspect.signature(cls.__init__).parameters)
-    if sampler == default_sampler(scheduler_config)[0]:
-        options = {}  # the folder's own scheduler, with whatever its makers chose
-    wanted = {**options, **SCHEDULES[schedule]}
-    if missing := sorted(set(wanted) - known):
+    own = sampler == default_sampler(scheduler_config)[0]
+    wanted = {**({} if own else options), **_schedules(name)[schedule]}
+    if missing := sorted(wanted.keys() - _parameters(cls).keys()):
         raise ExportError(f"{sampler} × {schedule}: {name} has no {', '.join(missing)}")
-    if schedule != "default":  # schedulers take one schedule at a time
-        wanted = {**{option: False for other in SCHEDULES.values() for option in other if option in known}, **wanted}
-    return cls.from_config(dict(scheduler_config), **wanted)
+    cleared = () if schedule == "default" else SIGMAS
+    return cls, {**{option: False for option in cleared if option in _parameters(cls)}, **wanted}
+
+
+def _config(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> dict[str, Any]:
+    """Every option that the scheduler gets, or has by default."""
+    cls, wanted = _meaning(scheduler_config, sampler, schedule)
+    given = {**scheduler_config, **wanted}
+    return {name: given.get(name, parameter.default) for name, parameter in _parameters(cls).items()}
+
+
+@cache
+def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__init__).parameters
 
 
 def legal_pairs(scheduler_config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every pair of sampler and schedule that its scheduler supports."""
-    pairs = []
-    for sampler in SAMPLERS:
-        for schedule in SCHEDULES:
-            with contextlib.suppress(ExportError):
-                scheduler(scheduler_config, sampler, schedule)
-                pairs.append((sampler, schedule))
-    return pairs
+    """Every pair of sampler and schedule that tables can hold."""
+    return [pair for pair, reason in _verdicts(json.dumps(dict(scheduler_config))).items() if reason is None]
 
 
-def tables(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> dict[str, NDArray[Any]]:
-    """The arrays of `triptych_serving.tables.SamplerTables` for 1 … MAX_STEPS steps of one pair."""
-    solved = [
-        solve(trace(scheduler(scheduler_config, sampler, schedule), steps), f"{sampler} × {schedule}, {steps} steps")
-        for steps in range(1, MAX_STEPS + 1)
-    ]
-    widths = {name: max(table[name].shape[1] for table in solved) for name in ("latents", "noise_preds")}
-    for table in solved:
-        for name, width in widths.items():
-            table[name] = np.pad(table[name], ((0, 0), (0, width - table[name].shape[1])))
-    rows = [len(table["timestep"]) for table in solved]
-    stacked = {name: np.concatenate([table[name] for table in solved]) for name in solved[0] if name != "draws"}
-    arrays: dict[str, NDArray[Any]] = {name: array.astype(np.float32) for name, array in stacked.items()}
-    arrays["draws"] = np.concatenate([table["draws"] for table in solved]).astype(np.uint8)
-    arrays["offsets"] = np.concatenate([[0], np.cumsum(rows)]).astype(np.int32)
-    return arrays
+def illegal_pairs(scheduler_config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """All other pairs, and why."""
+    verdicts = _verdicts(json.dumps(dict(scheduler_config)))
+    return {pair: reason for pair, reason in verdicts.items() if reason is not None}
 
 
-def trace(scheduler: Any, steps: int) -> Trace:
-    """Run `scheduler` for `steps` on basis vectors."""
-    import torch
-
-    scheduler.set_timesteps(steps)
-    timesteps = list(scheduler.timesteps)
-    calls = len(timesteps)
-    basis = torch.eye(1 + 3 * calls)[:, None, None, None, :]  # at most two draws a call, as KDPM2's and Heun's are
-    drawn: list[Any] = []
-    result = Trace(float(scheduler.init_noise_sigma), [float(t) for t in timesteps])
-    latents = basis[0]
-    result.latents.append(_vector(latents))
-    with _drawing(scheduler, basis[1 + calls :], drawn):
-        for call, timestep in enumerate(timesteps):
-            scaled, before = _vector(scheduler.scale_model_input(latents, timestep)), _vector(latents)
-            result.input_scales.append(float(scaled @ before / (before @ before)))
-            drawn.clear()
-            latents = scheduler.step(basis[1 + call], timestep, latents, return_dict=False)[0]
-            result.latents.append(_vector(latents))
-            result.noises.append([_vector(noise) for noise in drawn])
-    return result
+def canonical(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> str:
+    """The first schedule that means the very same scheduler config: its tables serve for `schedule` too."""
+    wanted = _config(scheduler_config, sampler, schedule)
+    for earlier in SCHEDULES:
+        with contextlib.suppress(ExportError):
+            if _config(scheduler_config, sampler, earlier) == wanted:
+                return earlier
+    return schedule
 
 
-def solve(traced: Trace, what: str) -> dict[str, NDArray[Any]]:
-    """One row per model call from a trace; columns newest first.
+def tables(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays of `triptych_serving.tables.SamplerTables` for 1, 2, … steps of one pair, and what else a caller must know.
+
+    The facts are `max_steps`, the largest step count, and `inpaint`, whether the rows hold for latents that were replaced
+    between steps.
 
     Raises:
-        ExportError: a step is not linear in a history this short.
+        ExportError: no table can hold this pair; the sampler, the schedule and the reason.
     """
-    rows = [_solve_row(traced, call, what) for call in range(len(traced.timesteps))]
-    widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)]
+    made, what = scheduler(scheduler_config, sampler, schedule), f"{sampler} × {schedule}"
+    runs: dict[int, Run] = {}
+    with tapped(made) as draws, torch.inference_mode():
+        with contextlib.suppress(StepsRefused):
+            for steps in CHECKED:
+                runs[steps] = _trace(made, draws, steps, what)
+                _check(made, draws, runs[steps], steps, what)
+        longest = max((len(own) for run in runs.values() for own in run.warm_ups), default=0)
+        held: list[Run] = []
+        with contextlib.suppress(StepsRefused):
+            for steps in range(1, MAX_STEPS + 1):
+                held += [runs.get(steps) or _trace(made, draws, steps, what, longest)]
+    return assemble(held, made.order), {"max_steps": len(held), "inpaint": all(run.inpaint for run in held)}
+
+
+def table(
+    scheduler_config: Mapping[str, Any], sampler: str, schedule: str, steps: int, middle: bool = False
+) -> SamplerTables:
+    """The tables of one step count, as if that were all 1 step has; with `middle`, for runs that start in the middle too.
+
+    Raises:
+        StepsRefused: the scheduler does not take so many steps.
+        ExportError: no table can hold it.
+    """
+    made, what = scheduler(scheduler_config, sampler, schedule), f"{sampler} × {schedule}"
+    with tapped(made) as draws, torch.inference_mode():
+        return SamplerTables(**assemble([_trace(made, draws, steps, what, middle=middle)], made.order))
+
+
+def assemble(runs: Sequence[Run], order: int) -> Arrays:
+    """The fields of `SamplerTables`, from the runs of 1, 2, … steps."""
+    rows = [row for run in runs for row in run.rows]
+    own = [warm_up for run in runs for warm_up in run.warm_ups]
+    warm = [row for warm_up in own for row in warm_up]
+    weights = np.array([row.weights for row in [*rows, *warm]])
+    latents, outputs = (_narrow(weights[:, :, kind]) for kind in (LATENT, OUTPUT))
+    noise, (clean, added) = np.array([row.noise for row in [*rows, *warm]]), np.concatenate([r.noising for r in runs]).T
+    floats = {
+        "init_noise_sigma": np.array([run.init_noise_sigma for run in runs]),
+        "timestep": np.array([row.timestep for row in rows]),
+        "input_scale": np.array([row.input_scale for row in rows]),
+        "latents": latents[: len(rows)],
+        "noise_preds": outputs[: len(rows)],
+        "noise": noise[: len(rows)],
+        "clean": clean,
+        "added": added,
+        "warm_latents": latents[len(rows) :],
+        "warm_noise_preds": outputs[len(rows) :],
+        "warm_noise": noise[len(rows) :],
+    }
     return {
-        "init_noise_sigma": np.array([traced.init_noise_sigma]),
-        "timestep": np.array(traced.timesteps),
-        "input_scale": np.array(traced.input_scales),
-        "latents": np.stack([np.pad(row[0], (0, widths[0] - len(row[0]))) for row in rows]),
-        "noise_preds": np.stack([np.pad(row[1], (0, widths[1] - len(row[1]))) for row in rows]),
-        "noise": np.array([row[2] for row in rows]),
-        "draws": np.array([len(noises) for noises in traced.noises]),
+        "offsets": np.cumsum([0, *(len(run.rows) for run in runs)]).astype(np.int32),
+        "warm_offsets": np.cumsum([0, *map(len, own)]).astype(np.int32),
+        "order": np.array(order, np.uint8),
+        "draws": np.array([row.draws for row in rows], np.uint8),
+        **{name: array.astype(np.float32) for name, array in floats.items()},
     }
 
 
-def _solve_row(traced: Trace, call: int, what: str) -> tuple[Vector, Vector, float]:
-    target, noises = traced.latents[call + 1], traced.noises[call][-1:]
-    if len(traced.noises[call]) > 1:
-        raise ExportError(f"{what}: draws noise {len(traced.noises[call])} times in one step; supported: once")
-    residual = np.inf
-    for old_latents, old_outputs in HISTORIES:
-        latents = [traced.latents[call - i] for i in range(min(old_latents, call + 1))]
-        outputs = [np.eye(len(target))[1 + call - j] for j in range(min(old_outputs, call + 1))]
-        columns = np.stack([*latents, *outputs, *noises], axis=1)
-        solution = np.linalg.lstsq(columns, target, rcond=1e-9)[0]
-        residual = np.abs(columns @ solution - target).max() / np.abs(target).max()
-        if residual <= TOLERANCE:
-            solution[np.abs(solution) < NEGLIGIBLE * np.abs(solution).max()] = 0
-            parts = np.split(solution, [len(latents), len(latents) + len(outputs)])
-            return parts[0], parts[1], float(parts[2][0]) if noises else 0.0
-    raise ExportError(f"{what}: step {call + 1} is not a row of a table (residual {residual:.1e} > {TOLERANCE:.0e})")
+def packed(arrays: Arrays) -> bytes:
+    """The file that `load_tables` reads, an `.npz.xz`: a quarter less than a compressed `.npz`. Same arrays, same bytes."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return lzma.compress(file.getvalue())
 
 
-@contextlib.contextmanager
-def _drawing(scheduler: Any, basis: Any, drawn: list[Any]) -> Iterator[None]:
-    """While it lasts, the scheduler's noise is the next basis vector, noted in `drawn`."""
-    module, fresh = sys.modules[type(scheduler).__module__], iter(basis)
+def _narrow(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without the columns that no row uses; one at least."""
+    used = np.flatnonzero(weights.any(axis=0))
+    return weights[:, : used[-1] + 1 if len(used) else 1]
 
-    def randn_tensor(*_args: Any, **_options: Any) -> Any:
-        drawn.append(next(fresh))
-        return drawn[-1]
 
-    original = getattr(module, "randn_tensor", None)
-    module.randn_tensor = randn_tensor  # type: ignore[attr-defined]
+def _trace(made: Any, draws: Draws, steps: int, what: str, longest: int | None = None, middle: bool = True) -> Run:
     try:
-        yield
-    finally:
-        if original is not None:
-            module.randn_tensor = original  # type: ignore[attr-defined]
+        return trace(made, draws, steps, longest, middle)
+    except ExportError as error:
+        raise ExportError(f"{what}, {steps} steps: {error}") from None
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise StepsRefused(f"{what}: {type(made).__name__} does not take {steps} steps ({error})") from None
 
 
-def _vector(tensor: Any) -> Vector:
-    return np.asarray(tensor.detach().double().numpy().reshape(-1))
+def _check(made: Any, draws: Draws, run: Run, steps: int, what: str) -> None:
+    """Whether table and scheduler make the same of large random latents, outputs and noise."""
+    rows = SamplerTables(**assemble([run], made.order)).steps(1)
+    generator = torch.Generator().manual_seed(steps)
+    randoms = [LARGE * torch.randn((1, 4, 8, 8), generator=generator) for _ in range(2 * len(rows) + 1)]
+    outputs, noises, latents = randoms[: len(rows)], randoms[len(rows) : -1], randoms[-1]
+    draws.source = iter(noises)
+    theirs = run_scheduler(made, steps, latents, lambda _sample, _timestep, k: outputs[k])
+    ours = run_table(
+        rows, latents.numpy(), lambda _sample, _timestep, k: outputs[k].numpy(), (noise.numpy() for noise in noises)
+    )
+    difference, allowed = apart(ours, theirs)
+    if not difference <= LENIENCE * allowed:
+        raise ExportError(f"{what}, {steps} steps: is not linear (off by {difference:.1e}); does it clip?")
+
+
+def _schedules(name: str) -> dict[str, dict[str, Any]]:
+    return EDM_SCHEDULES if name in EDM else SCHEDULES
+
+
+@lru_cache(maxsize=4)
+def _verdicts(scheduler_config: str) -> dict[tuple[str, str], str | None]:
+    """For every pair why it is illegal, or None."""
+    config = json.loads(scheduler_config)
+    verdicts: dict[tuple[str, str], str | None] = {}
+    for sampler, schedule in itertools.product(SAMPLERS, SCHEDULES):
+        try:
+            _try(config, sampler, schedule)
+            verdicts[sampler, schedule] = None
+        except ExportError as error:
+            verdicts[sampler, schedule] = str(error).partition(": ")[2]
+    return verdicts
+
+
+def _try(config: Mapping[str, Any], sampler: str, schedule: str) -> None:
+    """Trace a few step counts.
+
+    Raises:
+        ExportError: the pair is illegal; why.
+    """
+    made, what, name = scheduler(config, sampler, schedule), f"{sampler} × {schedule}", SAMPLERS[sampler].scheduler
+    with tapped(made) as draws, torch.inference_mode():
+        for steps in TRIED:
+            run = _trace(made, draws, steps, what)
+            _check(made, draws, run, steps, what)
+        if _config(config, sampler, schedule) == _config(config, sampler, "default"):
+            return
+        if _same(run, _trace(scheduler(config, sampler, "default"), draws, steps, what, middle=False)):
+            raise ExportError(f"{what}: {name} ignores {', '.join(_schedules(name)[schedule])}")
+
+
+def _same(one: Run, other: Run) -> bool:
+    return all(
+        a.timestep == b.timestep and np.array_equal(a.weights, b.weights)
+        for a, b in zip(one.rows, other.rows, strict=True)
+    )

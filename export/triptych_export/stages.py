@@ -14,10 +14,14 @@ from .weights import Weights
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """dtype (numpy's name) and shape; a string is a dimension that varies: batch, latent_height, latent_width, …"""
+    """dtype (numpy's name) and shape; a string is a dimension that varies: batch, latent_height, latent_width, …
+
+    int64 values lie below `limit`.
+    """
 
     dtype: str
     shape: tuple[int | str, ...]
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -30,23 +34,29 @@ class StageSpec:
 
 
 class ClipStage(nn.Module):
-    """A CLIP text encoder: penultimate hidden state, as SDXL uses it."""
+    """A CLIP text encoder: for each row the hidden state before the last layer, or `clip_skip` layers before that."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        hidden_states: Tensor = self.encoder(input_ids, output_hidden_states=True).hidden_states[-2]
-        return hidden_states
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
+        return _skipped(self.encoder(input_ids, output_hidden_states=True).hidden_states, clip_skip)
 
 
 class ProjectedClipStage(ClipStage):
-    """A CLIP text encoder with projection: penultimate hidden state and pooled, projected embedding."""
+    """A CLIP text encoder with projection: hidden state as above, and pooled, projected embedding."""
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         output = self.encoder(input_ids, output_hidden_states=True)
-        return output.hidden_states[-2], output.text_embeds
+        return _skipped(output.hidden_states, clip_skip), output.text_embeds
+
+
+def _skipped(hidden_states: tuple[Tensor, ...], clip_skip: Tensor) -> Tensor:
+    """`hidden_states[-(clip_skip + 2)]`, as diffusers indexes them, row by row; `clip_skip` is (batch, 1)."""
+    layers = torch.stack(hidden_states[:-1])
+    wanted = (len(layers) - 1 - clip_skip)[None, :, :, None].expand(1, *layers.shape[1:])
+    return torch.gather(layers, 0, wanted)[0]
 
 
 class UNetStage(nn.Module):
@@ -57,11 +67,21 @@ class UNetStage(nn.Module):
         self.unet = unet
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, text_embeds: Tensor, time_ids: Tensor
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        text_embeds: Tensor,
+        time_ids: Tensor,
+        timestep_cond: Tensor | None = None,
     ) -> Tensor:
-        added = {"text_embeds": text_embeds, "time_ids": time_ids}
         out_sample: Tensor = self.unet(
-            sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False
+            sample,
+            timestep,
+            encoder_hidden_states,
+            timestep_cond=timestep_cond,
+            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+            return_dict=False,
         )[0]
         return out_sample
 
@@ -106,36 +126,20 @@ MODULES: dict[str, type[nn.Module]] = {
     "unet": UNetStage,
     "vae_decoder": VaeDecoderStage,
     "vae_encoder": VaeEncoderStage,
+    "refiner_text_encoder_2": ProjectedClipStage,
+    "refiner_unet": UNetStage,
 }
 
 
-def specs(weights: Weights, tokens: int) -> dict[str, StageSpec]:
+def base_specs(weights: Weights, tokens: int) -> dict[str, StageSpec]:
     """Every stage of an SDXL folder; prompts are `tokens` ids long. Names are Optimum's."""
-    clip, clip_2, unet, vae = (weights.config(part) for part in ("text_encoder", "text_encoder_2", "unet", "vae"))
-    channels = vae["latent_channels"]
+    channels = weights.config("vae")["latent_channels"]
     latents = TensorSpec("float32", ("batch", channels, "latent_height", "latent_width"))
-    input_ids = {"input_ids": TensorSpec("int64", ("batch", tokens))}
-
-    def hidden(config: Mapping[str, Any]) -> TensorSpec:
-        return TensorSpec("float32", ("batch", tokens, config["hidden_size"]))
-
-    text_embeds = TensorSpec("float32", ("batch", clip_2["projection_dim"]))
-    conditioning = {
-        "encoder_hidden_states": TensorSpec("float32", ("batch", tokens, unet["cross_attention_dim"])),
-        "text_embeds": text_embeds,
-        "time_ids": TensorSpec("float32", ("batch", 6)),
-    }
     moments = TensorSpec("float32", ("batch", 2 * channels, "latent_height", "latent_width"))
     return {
-        "text_encoder": StageSpec("text_encoder", input_ids, {"hidden_states": hidden(clip)}),
-        "text_encoder_2": StageSpec(
-            "text_encoder_2", input_ids, {"hidden_states": hidden(clip_2), "text_embeds": text_embeds}
-        ),
-        "unet": StageSpec(
-            "unet",
-            {"sample": latents, "timestep": TensorSpec("float32", ("batch",)), **conditioning},
-            {"out_sample": latents},
-        ),
+        "text_encoder": _clip(weights, "text_encoder", tokens),
+        "text_encoder_2": _clip(weights, "text_encoder_2", tokens),
+        "unet": _unet(weights, tokens, time_ids=6),
         "vae_decoder": StageSpec(
             "vae", {"latent_sample": latents}, {"sample": TensorSpec("uint8", ("batch", "height", "width", 3))}
         ),
@@ -145,3 +149,39 @@ def specs(weights: Weights, tokens: int) -> dict[str, StageSpec]:
             {"latent_parameters": moments},
         ),
     }
+
+
+def refiner_specs(weights: Weights, tokens: int, *, own_text_encoder: bool) -> dict[str, StageSpec]:
+    """The stages of a refiner's folder: its UNet, and its text encoder where it is not the base's."""
+    aesthetics = bool(weights.index.get("requires_aesthetics_score", False))
+    unet = {"refiner_unet": _unet(weights, tokens, time_ids=5 if aesthetics else 6)}
+    encoder = {"refiner_text_encoder_2": _clip(weights, "text_encoder_2", tokens)}
+    return {**encoder, **unet} if own_text_encoder else unet
+
+
+def _clip(weights: Weights, component: str, tokens: int) -> StageSpec:
+    config = weights.config(component)
+    inputs = {
+        "input_ids": TensorSpec("int64", ("batch", tokens), config["vocab_size"]),
+        "clip_skip": TensorSpec("int64", ("batch", 1), config["num_hidden_layers"]),
+    }
+    hidden_states = TensorSpec("float32", ("batch", tokens, config["hidden_size"]))
+    if component == "text_encoder":
+        return StageSpec(component, inputs, {"hidden_states": hidden_states})
+    text_embeds = TensorSpec("float32", ("batch", config["projection_dim"]))
+    return StageSpec(component, inputs, {"hidden_states": hidden_states, "text_embeds": text_embeds})
+
+
+def _unet(weights: Weights, tokens: int, time_ids: int) -> StageSpec:
+    config, pooled = weights.config("unet"), weights.config("text_encoder_2")["projection_dim"]
+    latents = TensorSpec("float32", ("batch", config["in_channels"], "latent_height", "latent_width"))
+    inputs = {
+        "sample": latents,
+        "timestep": TensorSpec("float32", ("batch",)),
+        "encoder_hidden_states": TensorSpec("float32", ("batch", tokens, config["cross_attention_dim"])),
+        "text_embeds": TensorSpec("float32", ("batch", pooled)),
+        "time_ids": TensorSpec("float32", ("batch", time_ids)),
+    }
+    if config.get("time_cond_proj_dim"):
+        inputs["timestep_cond"] = TensorSpec("float32", ("batch", config["time_cond_proj_dim"]))
+    return StageSpec("unet", inputs, {"out_sample": latents})

@@ -95,14 +95,11 @@ def open_session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def example_inputs(spec: StageSpec, multiple: int, scale: int, vocabulary: int) -> list[Arrays]:
+def example_inputs(spec: StageSpec, multiple: int, scale: int) -> list[Arrays]:
     """Random inputs for each of CHECKS; `multiple` is the smallest legal side and `scale` pixels per latent."""
     random = np.random.default_rng(0)
     return [
-        {
-            name: _random(tensor, _sizes(sizes, multiple, scale), vocabulary, name, random)
-            for name, tensor in spec.inputs.items()
-        }
+        {name: _random(tensor, _sizes(sizes, multiple, scale), name, random) for name, tensor in spec.inputs.items()}
         for sizes in CHECKS
     ]
 
@@ -113,12 +110,10 @@ def _sizes(sizes: Mapping[str, int], multiple: int, scale: int) -> dict[str, int
     return {"batch": sizes["batch"], "height": height, "width": width, **latents}
 
 
-def _random(
-    spec: TensorSpec, sizes: Mapping[str, int], vocabulary: int, name: str, random: np.random.Generator
-) -> NDArray[Any]:
+def _random(spec: TensorSpec, sizes: Mapping[str, int], name: str, random: np.random.Generator) -> NDArray[Any]:
     shape = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
     if spec.dtype == "int64":
-        return random.integers(0, vocabulary, shape)
+        return random.integers(0, spec.limit or 2, shape)
     scale = {"timestep": 999.0, "time_ids": 1024.0}.get(name)
     values = random.standard_normal(shape) if scale is None else random.random(shape) * scale
     return values.astype(spec.dtype)

@@ -30,10 +30,7 @@ def export_tokenizer(tokenizer: Any, file: Path, path: str) -> TokenizerCard:
         ExportError: the two differ; names the tokenizer and the prompt.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.save(str(file))
+    _bare(tokenizer).save(str(file))
     card = TokenizerCard(path, int(tokenizer.model_max_length), int(tokenizer.pad_token_id), str(tokenizer.pad_token))
     served = PromptTokenizer(file, card)
     for sample in SAMPLES:
@@ -41,3 +38,17 @@ def export_tokenizer(tokenizer: Any, file: Path, path: str) -> TokenizerCard:
         if not np.array_equal(served([sample])[0], expected):
             raise ExportError(f"{Path(path).parent}: {sample[:40]!r} gives other ids than transformers' tokenizer")
     return card
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two of transformers' tokenizers turn every prompt into the same ids."""
+    facts = [(t.model_max_length, t.pad_token_id, _bare(t).to_str()) for t in (one, other)]
+    return facts[0] == facts[1]
+
+
+def _bare(tokenizer: Any) -> Any:
+    """What does the work in it, without the truncation and padding that some call has left there."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend

@@ -12,9 +12,20 @@ from typing import Any
 
 from .errors import ExportError
 
-PIPELINE = "StableDiffusionXLPipeline"
-COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-TOKENIZERS = ("tokenizer", "tokenizer_2")
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder: diffusers' pipeline class, the components we export from it, its tokenizers."""
+
+    pipeline: str
+    components: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+
+
+BASE = Kind(
+    "StableDiffusionXLPipeline", ("text_encoder", "text_encoder_2", "unet", "vae"), ("tokenizer", "tokenizer_2")
+)
+REFINER = Kind("StableDiffusionXLImg2ImgPipeline", ("text_encoder_2", "unet"), ("tokenizer_2",))
 
 
 @dataclass(frozen=True)
@@ -23,25 +34,27 @@ class Weights:
 
     folder: Path
     index: Mapping[str, Any]
+    kind: Kind
 
     @classmethod
-    def open(cls, folder: Path) -> Weights:
+    def open(cls, folder: Path, kind: Kind = BASE) -> Weights:
         """Check the folder's parts.
 
         Raises:
-            ExportError: not SDXL in diffusers layout, a part is missing, or its weights are not safetensors.
+            ExportError: not of this kind in diffusers layout, a part is missing, or its weights are not safetensors.
         """
         index_file = folder / "model_index.json"
         if not index_file.is_file():
             raise ExportError(f"{folder}: has no model_index.json; a folder in diffusers layout is needed")
         index = json.loads(index_file.read_text())
-        if index.get("_class_name") != PIPELINE:
-            raise ExportError(f"model_index.json: _class_name {index.get('_class_name')!r}; supported: {PIPELINE}")
-        weights = cls(folder.resolve(), index)
-        for part in (*COMPONENTS, *TOKENIZERS, "scheduler"):
+        if index.get("_class_name") != kind.pipeline:
+            raise ExportError(f"model_index.json: _class_name {index.get('_class_name')!r}; supported: {kind.pipeline}")
+        weights = cls(folder.resolve(), index, kind)
+        for part in (*kind.components, *kind.tokenizers, "scheduler"):
             if not index.get(part, [None])[0] or not (folder / part).is_dir():
-                raise ExportError(f"{part}: missing from {folder}; SDXL base has both text encoders and tokenizers")
-        for component in COMPONENTS:
+                needed = ", ".join((*kind.components, *kind.tokenizers))
+                raise ExportError(f"{part}: missing from {folder}; such a folder has {needed}")
+        for component in kind.components:
             weights.files(component)
         weights._check_unet()
         return weights
@@ -95,29 +108,26 @@ class Weights:
         return int(2 ** (len(self.config("vae")["block_out_channels"]) - 1))
 
     @property
-    def size_multiple(self) -> int:
+    def latent_multiple(self) -> int:
         """The UNet halves its latents once per block but the first; sizes must divide evenly all the way down."""
-        return int(self.vae_scale_factor * 2 ** (len(self.config("unet")["block_out_channels"]) - 1))
-
-    @property
-    def default_size(self) -> int:
-        return int(self.config("unet")["sample_size"]) * self.vae_scale_factor
+        return int(2 ** (len(self.config("unet")["block_out_channels"]) - 1))
 
     @property
     def call_defaults(self) -> dict[str, Any]:
         """The defaults of diffusers' own pipeline call."""
-        from diffusers import StableDiffusionXLPipeline
+        import diffusers
 
-        signature = inspect.signature(StableDiffusionXLPipeline.__call__)
+        signature = inspect.signature(getattr(diffusers, self.kind.pipeline).__call__)
         return {name: parameter.default for name, parameter in signature.parameters.items()}
 
     def _check_unet(self) -> None:
         config = self.config("unet")
-        supported = {
-            "addition_embed_type": "text_time",
-            "time_cond_proj_dim": None,
-            "in_channels": self.config("vae")["latent_channels"],
-        }
-        for name, value in supported.items():
-            if config.get(name) != value:
-                raise ExportError(f"unet/config.json: {name} {config.get(name)!r}; supported: {value!r}")
+        if config.get("addition_embed_type") != "text_time":
+            raise ExportError(
+                f"unet/config.json: addition_embed_type {config.get('addition_embed_type')!r}; supported: 'text_time'"
+            )
+        if config["in_channels"] != config["out_channels"]:
+            raise ExportError(
+                f"unet/config.json: in_channels {config['in_channels']}; supported: as many as out_channels, "
+                f"{config['out_channels']} (a mask is blended in, not concatenated)"
+            )

@@ -4,35 +4,52 @@ A row holds what the model sees (`timestep`, `input_scale`) and the step itself,
 
     x ← Σᵢ latents[i]·xᵢ + Σⱼ noise_preds[j]·outⱼ + noise·n,
 
-over the newest latents xᵢ and model outputs outⱼ, newest first. `triptych export` solves the rows from the real scheduler.
+over the newest latents xᵢ and model outputs outⱼ, newest first. `triptych export` reads the rows off the real scheduler.
 """
 
 from __future__ import annotations
 
+import io
+import lzma
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+# What a table holds by row.
+ROWS = ("timestep", "input_scale", "latents", "noise_preds", "noise", "draws", "clean", "added")
+# What a run that starts in the middle has of its own in its first rows: there is no history yet.
+WARM_UP = ("latents", "noise_preds", "noise")
 
 
 @dataclass(frozen=True, eq=False)
 class SamplerTable:
-    """The rows of one sampler, schedule and step count; R rows, A latents and B model outputs of history, float32."""
+    """The rows of one run; R rows, A latents and B model outputs of history, float32."""
 
     init_noise_sigma: float
+    order: int  # model calls a step takes: 2 for Heun and its like, whose last step takes one
     timestep: Floats  # (R,)
     input_scale: Floats  # (R,)
     latents: Floats  # (R, A)
     noise_preds: Floats  # (R, B)
     noise: Floats  # (R,)
     draws: NDArray[np.uint8]  # (R,) how often the scheduler draws noise in this step, used or not
+    clean: Floats  # (R,) an image's latents enter before this row as clean·image + added·noise: the scheduler's `add_noise`
+    added: Floats  # (R,)
 
     def __len__(self) -> int:
         return len(self.timestep)
+
+    def __getitem__(self, rows: slice) -> SamplerTable:
+        """Some of the rows."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
+
+    def then(self, other: SamplerTable) -> SamplerTable:
+        """These rows and, after them, those of `other`."""
+        return replace(self, **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ROWS})
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +57,7 @@ class SamplerTables:
     """All step counts of one sampler and schedule, as stored: rows of 1, 2, … steps one after another."""
 
     offsets: NDArray[np.int32]  # (max steps + 1,)
+    order: NDArray[np.uint8]  # ()
     init_noise_sigma: Floats  # (max steps,)
     timestep: Floats
     input_scale: Floats
@@ -47,24 +65,32 @@ class SamplerTables:
     noise_preds: Floats
     noise: Floats
     draws: NDArray[np.uint8]
+    clean: Floats
+    added: Floats
+    # Rows warm_offsets[r] … warm_offsets[r + 1] below replace rows r, r + 1, … of a run that starts at row r.
+    warm_offsets: NDArray[np.int32]  # (all rows + 1,)
+    warm_latents: Floats  # (W, A)
+    warm_noise_preds: Floats  # (W, B)
+    warm_noise: Floats  # (W,)
 
-    def steps(self, num_inference_steps: int) -> SamplerTable:
-        """The table of one step count."""
-        rows = slice(*self.offsets[num_inference_steps - 1 : num_inference_steps + 1])
-        return SamplerTable(
-            init_noise_sigma=float(self.init_noise_sigma[num_inference_steps - 1]),
-            timestep=self.timestep[rows],
-            input_scale=self.input_scale[rows],
-            latents=self.latents[rows],
-            noise_preds=self.noise_preds[rows],
-            noise=self.noise[rows],
-            draws=self.draws[rows],
-        )
+    def steps(self, num_inference_steps: int, first: int = 0) -> SamplerTable:
+        """The table of one step count, from row `first` on, as a run that starts there takes it."""
+        begin, end = self.offsets[num_inference_steps - 1] + first, self.offsets[num_inference_steps]
+        sigma, order = float(self.init_noise_sigma[num_inference_steps - 1]), int(self.order)
+        table = SamplerTable(sigma, order, **{name: getattr(self, name)[begin:end] for name in ROWS})
+        return self._warmed_up(table, slice(*self.warm_offsets[begin : begin + 2])) if first else table
+
+    def _warmed_up(self, table: SamplerTable, own: slice) -> SamplerTable:
+        changed = {}
+        for name in WARM_UP:
+            changed[name] = getattr(table, name).copy()
+            changed[name][: own.stop - own.start] = getattr(self, f"warm_{name}")[own]
+        return replace(table, **changed)
 
 
 def load_tables(path: Path) -> SamplerTables:
-    """Read one `.npz` of tables."""
-    with np.load(path, allow_pickle=False) as arrays:
+    """Read one `.npz.xz` of tables."""
+    with lzma.open(path) as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
         return SamplerTables(**{name: arrays[name] for name in arrays.files})
 
 
@@ -84,7 +110,7 @@ def weighted_sum(coefficients: Sequence[Floats], histories: Sequence[Sequence[Fl
     return total
 
 
-def guided(noise_pred: Floats, rows: NDArray[np.int64], guidance_scale: Floats) -> Floats:
+def guided(noise_pred: Floats, rows: NDArray[np.int64], guidance_scale: Floats, guidance_rescale: Floats) -> Floats:
     """Classifier-free guidance for B images of `rows` rows each, unconditional row first; (R, C, h, w) → (B, C, h, w).
 
     Ho and Salimans, https://arxiv.org/abs/2207.12598, in diffusers' order of rows and operations. An image with one row has
@@ -93,4 +119,13 @@ def guided(noise_pred: Floats, rows: NDArray[np.int64], guidance_scale: Floats) 
     last = np.cumsum(rows) - 1
     unconditional, conditional = noise_pred[last - rows + 1], noise_pred[last]
     combined: Floats = unconditional + guidance_scale[:, None, None, None] * (conditional - unconditional)
+    for b in np.flatnonzero((guidance_rescale > 0) & (rows > 1)):
+        combined[b] = _rescaled(combined[b], conditional[b], guidance_rescale[b])
     return combined
+
+
+def _rescaled(combined: Floats, conditional: Floats, guidance_rescale: np.float32) -> Floats:
+    """Guidance with the spread of the conditional prediction: Lin et al., https://arxiv.org/abs/2305.08891, section 3.4."""
+    ratio = np.float32(np.std(conditional, ddof=1, dtype=np.float64) / np.std(combined, ddof=1, dtype=np.float64))
+    rescaled: Floats = guidance_rescale * (combined * ratio) + (np.float32(1) - guidance_rescale) * combined
+    return rescaled
