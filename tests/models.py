@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from triptych_serving.manifest import ModelCard, TokenizerCard
+from triptych_serving.manifest import LatentScale, ModelCard, RefinerCard, SamplerCard, TableCard, TokenizerCard
+
+REFINER = RefinerCard(
+    size_multiple=64, force_zeros_for_empty_prompt=False, requires_aesthetics_score=True, own_text_encoder=False
+)
+
+
+def table(max_steps: int = 100, *, inpaint: bool = True) -> TableCard:
+    """The card of a table that no test opens."""
+    return TableCard("samplers/none.npz.xz", max_steps, inpaint)
 
 
 def card(**changes) -> ModelCard:
-    """A model card like the demo model's, with two samplers."""
+    """A model card like the demo model's, with a few samplers."""
     facts = {
         "name": "tiny",
         "latent_channels": 4,
+        "latent_scale": LatentScale(0.5, None, None),
         "vae_scale_factor": 8,
         "size_multiple": 32,
         "min_size": 32,
@@ -17,18 +27,23 @@ def card(**changes) -> ModelCard:
         "default_height": 128,
         "default_width": 128,
         "default_num_inference_steps": 20,
-        "max_num_inference_steps": 100,
         "default_guidance_scale": 5.0,
+        "guidance_embedding_dim": None,
+        "max_clip_skip": 2,
+        "num_train_timesteps": 1000,
         "default_sampler": "euler",
         "default_schedule": "default",
         "force_zeros_for_empty_prompt": True,
         "prediction_type": "epsilon",
+        "refiner": None,
         "tokenizers": tuple(
             TokenizerCard(f"{part}/tokenizer.json", 77, 1, "!") for part in ("tokenizer", "tokenizer_2")
         ),
         "samplers": {
-            "dpmpp_2m": {"default": "samplers/dpmpp_2m-default.npz", "karras": "samplers/dpmpp_2m-karras.npz"},
-            "euler": {"default": "samplers/euler-default.npz"},
+            "dpmpp_2m": SamplerCard("DPMSolverMultistepScheduler", "DPM++ 2M", {"default": table(), "karras": table()}),
+            "euler": SamplerCard("EulerDiscreteScheduler", "Euler", {"default": table()}),
+            "lcm": SamplerCard("LCMScheduler", "LCM", {"default": table(max_steps=50)}),
+            "unipc": SamplerCard("UniPCMultistepScheduler", "UniPC", {"default": table(inpaint=False)}),
         },
     }
     return ModelCard(**{**facts, **changes})

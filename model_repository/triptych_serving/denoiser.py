@@ -14,14 +14,22 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """One request's rows of conditioning, unconditional first; 2 rows with guidance, else 1. All float32."""
+    """One request's rows of conditioning for one model, unconditional first; all float32."""
 
     encoder_hidden_states: Floats  # (rows, tokens, width)
     text_embeds: Floats  # (rows, width)
-    time_ids: Floats  # (rows, 6) pixels: original height, width, crop top, left, target height, width
+    # (rows, 6) pixels: original height, width, crop top, left, target height, width; a refiner has an aesthetic score
+    # in the last two's place
+    time_ids: Floats
+    timestep_cond: Floats | None = None  # (rows, width), the guidance scale's embedding of a distilled model
 
     def __len__(self) -> int:
         return len(self.text_embeds)
+
+    def conditional(self) -> Conditioning:
+        """The last row only."""
+        arrays = (None if array is None else array[-1:] for array in vars(self).values())
+        return Conditioning(*arrays)  # type: ignore[arg-type]
 
 
 class Denoiser(Protocol):

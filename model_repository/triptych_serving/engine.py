@@ -12,8 +12,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -38,14 +39,14 @@ class Engine:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoisers: Mapping[str, Denoiser],
         policy: Policy,
         metrics: Metrics,
         *,
         max_queue_seconds: float,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.denoiser, self.policy, self.metrics = denoiser, policy, metrics
+        self.denoisers, self.policy, self.metrics = denoisers, policy, metrics
         self.max_queue_seconds = max_queue_seconds
         self.jobs: dict[str, Job] = {}
         self._watchers = Watchers(clock)
@@ -93,6 +94,14 @@ class Engine:
     def stats(self, reply: Reply) -> None:
         """Answer with the loop's figures."""
         self._inbox.put(partial(self._report, reply))
+
+    def count(self, metric: str) -> None:
+        """Add one to a counter."""
+        self._inbox.put(partial(self.metrics.add, metric))
+
+    def between_steps(self, work: Callable[[], dict[str, Any]], reply: Reply) -> None:
+        """Do `work` while no step runs, and answer with what it returns."""
+        self._inbox.put(partial(self._do, work, reply))
 
     # The loop.
 
@@ -150,8 +159,9 @@ class Engine:
             for job in batch:
                 self._fail(job, StageFailed(f"denoise: the model failed at step {job.step + 1} ({error})"))
             return
+        rows, cost = sum(job.rows for job in batch), sum(job.step_cost for job in batch)
         self._advance(batch, noise_pred)
-        self._account(batch, self._clock() - began)
+        self._account(batch, rows, cost, self._clock() - began)
         for job in batch:
             if job.finished:
                 self._complete(job)
@@ -162,10 +172,11 @@ class Engine:
         scale = np.array([job.table.input_scale[job.step] for job in batch], np.float32)
         timestep = np.array([job.table.timestep[job.step] for job in batch], np.float32)
         sample = np.stack([job.latents[0] for job in batch]) * scale[:, None, None, None]
-        noise_pred = self.denoiser.predict(
+        noise_pred = self.denoisers[batch[0].denoiser].predict(
             np.repeat(sample, rows, axis=0), np.repeat(timestep, rows), [job.conditioning for job in batch]
         )
-        return guided(noise_pred, rows, np.array([job.settings.guidance_scale for job in batch], np.float32))
+        scales = np.array([job.settings.guidance_scale for job in batch], np.float32)
+        return guided(noise_pred, rows, scales, np.array([job.settings.guidance_rescale for job in batch], np.float32))
 
     def _advance(self, batch: Sequence[Job], noise_pred: Floats) -> None:
         """Apply each job's row of its sampler table."""
@@ -178,13 +189,12 @@ class Engine:
         for job, x in zip(batch, latents, strict=True):
             job.advance(x)
 
-    def _account(self, batch: Sequence[Job], seconds: float) -> None:
-        rows = sum(job.rows for job in batch)
-        self.policy.learn(batch, seconds)
+    def _account(self, batch: Sequence[Job], rows: int, cost: int, seconds: float) -> None:
+        self.policy.learn(cost, seconds)
         for job in batch:
             job.served += seconds
         with self._admission:
-            self._pending_cost -= sum(job.step_cost for job in batch)
+            self._pending_cost -= cost
         self.metrics.add("batches_total")
         self.metrics.add("rows_total", rows)
         self.metrics.add("step_seconds_total", seconds)
@@ -197,6 +207,13 @@ class Engine:
     def _report(self, reply: Reply) -> None:
         self._measure()
         reply.send(dict(self.metrics.values))
+
+    def _do(self, work: Callable[[], dict[str, Any]], reply: Reply) -> None:
+        try:
+            reply.send(work())
+        except Exception as error:
+            log.exception("what was asked for between two steps failed")
+            reply.fail(StageFailed(f"denoise: {error}"))
 
     def _measure(self) -> None:
         waiting = sum(job.status is Status.QUEUED for job in self.jobs.values())

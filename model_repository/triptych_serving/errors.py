@@ -21,7 +21,7 @@ class InvalidRequest(RequestError):
         shown = str(given)
         shown = shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 1] + "…"
         super().__init__(f"{field}: {shown} given; legal: {legal}")
-        self.field = field
+        self.field, self.given, self.legal = field, shown, legal
 
 
 class Overloaded(RequestError):

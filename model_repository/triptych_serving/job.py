@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -12,9 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from .denoiser import Conditioning, Floats
+from .latents import Blend, Start, initial
+from .manifest import LatentScale
 from .noise import TorchGenerator
 from .settings import Settings
 from .tables import SamplerTable
+from .walk import Walk
 
 Clock = Callable[[], float]
 
@@ -45,17 +48,21 @@ class Status(str, Enum):
 
 @dataclass(eq=False)
 class Job:
-    """A request in the loop. `latents` and `noise_preds` are the newest first, each (C, h, w) float32."""
+    """A request in the loop. `latents` and `noise_preds` are the newest first, each (C, h, w) float32.
+
+    `conditionings` holds, by model, the conditioning of a guided step and of one that is not.
+    """
 
     id: str
     settings: Settings
-    table: SamplerTable
-    conditioning: Conditioning
+    walk: Walk
+    conditionings: Mapping[str, tuple[Conditioning, Conditioning]]
     reply: Reply
     arrived: float  # seconds on the system's monotonic clock
     generator: TorchGenerator
     latents: deque[Floats]
     noise_preds: deque[Floats]
+    blend: Blend | None
     submitted: float = field(default_factory=time.monotonic)
     status: Status = Status.QUEUED
     step: int = 0
@@ -67,27 +74,45 @@ class Job:
         cls,
         id: str,
         settings: Settings,
-        table: SamplerTable,
-        conditioning: Conditioning,
+        walk: Walk,
+        conditionings: Mapping[str, Conditioning],
         reply: Reply,
         *,
         shape: tuple[int, int, int],
         arrived: float,
+        start: Start | None = None,
+        scale: LatentScale | None = None,
     ) -> Job:
-        """A job at its first row, its initial latents drawn; `shape` is (C, h, w) of its latents."""
-        generator = TorchGenerator(settings.seed)
-        noise = generator.randn(shape) * np.float32(table.init_noise_sigma)
-        latents = deque([noise], maxlen=table.latents.shape[1])
+        """A job at its first row; `shape` is (C, h, w) of its latents, `start` and `scale` belong to a picture to start from."""
+        generator, table = TorchGenerator(settings.seed), walk.table
+        first, blend = initial(settings, table, shape, generator, start, scale or LatentScale(1.0, None, None))
+        both = {name: (rows, rows.conditional()) for name, rows in conditionings.items()}
+        latents = deque([first], maxlen=table.latents.shape[1])
         noise_preds: deque[Floats] = deque(maxlen=table.noise_preds.shape[1])
-        return cls(id, settings, table, conditioning, reply, arrived, generator, latents, noise_preds)
+        return cls(id, settings, walk, both, reply, arrived, generator, latents, noise_preds, blend)
+
+    @property
+    def table(self) -> SamplerTable:
+        return self.walk.table
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.latents[0].shape
 
     @property
+    def denoiser(self) -> str:
+        """The model that its next step goes to."""
+        return self.walk.denoisers[self.step]
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """Of its next step."""
+        return self.conditionings[self.denoiser][0 if self.walk.guided[self.step] else 1]
+
+    @property
     def rows(self) -> int:
-        return len(self.conditioning)
+        """Rows of a batch that its next step takes."""
+        return self.walk.rows[self.step]
 
     @property
     def finished(self) -> bool:
@@ -96,11 +121,15 @@ class Job:
     @property
     def cost(self) -> int:
         """What is left to do, in rows × steps × latent pixels."""
-        return (len(self.table) - self.step) * self.step_cost
+        return self.walk.remaining[self.step] * self.pixels
 
     @property
     def step_cost(self) -> int:
-        return self.rows * self.shape[-2] * self.shape[-1]
+        return self.rows * self.pixels
+
+    @property
+    def pixels(self) -> int:
+        return self.shape[-2] * self.shape[-1]
 
     @property
     def deadline(self) -> float | None:
@@ -120,5 +149,7 @@ class Job:
 
     def advance(self, latents: Floats) -> None:
         """Take the next latents; (C, h, w)."""
-        self.latents.appendleft(latents)
         self.step += 1
+        if self.blend is not None:
+            latents = self.blend.apply(latents, self.table, self.step)
+        self.latents.appendleft(latents)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 
 
@@ -28,11 +29,53 @@ class TokenizerCard:
 
 
 @dataclass(frozen=True)
+class TableCard:
+    """One file of sampler tables: 1 … `max_steps` steps; `inpaint` says whether its rows hold where a mask is blended in."""
+
+    path: str
+    max_steps: int
+    inpaint: bool
+
+
+@dataclass(frozen=True)
+class SamplerCard:
+    """A sampler's other names, and its tables by schedule."""
+
+    diffusers: str
+    a1111: str
+    schedules: Mapping[str, TableCard]
+
+    @classmethod
+    def from_json(cls, card: Mapping[str, Any]) -> SamplerCard:
+        return cls(**{**card, "schedules": {name: TableCard(**table) for name, table in card["schedules"].items()}})
+
+
+@dataclass(frozen=True)
+class RefinerCard:
+    """What sets the refiner apart; `own_text_encoder` where its encoder's weights are not the base's second encoder's."""
+
+    size_multiple: int
+    force_zeros_for_empty_prompt: bool
+    requires_aesthetics_score: bool
+    own_text_encoder: bool
+
+
+@dataclass(frozen=True)
+class LatentScale:
+    """How the VAE's latents become the model's: (z − mean)·factor/std; mean and std by channel, or None for 0 and 1."""
+
+    factor: float
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What a served model can do; all of it comes from the exported folder's configs. Sizes in pixels."""
 
     name: str
     latent_channels: int
+    latent_scale: LatentScale
     vae_scale_factor: int
     size_multiple: int
     min_size: int
@@ -40,14 +83,17 @@ class ModelCard:
     default_height: int
     default_width: int
     default_num_inference_steps: int
-    max_num_inference_steps: int
     default_guidance_scale: float
+    guidance_embedding_dim: int | None  # a distilled model reads the guidance scale instead of an unconditional row
+    max_clip_skip: int
+    num_train_timesteps: int
+    prediction_type: str
     default_sampler: str
     default_schedule: str
     force_zeros_for_empty_prompt: bool
-    prediction_type: str
+    refiner: RefinerCard | None
     tokenizers: tuple[TokenizerCard, ...]
-    samplers: Mapping[str, Mapping[str, str]]
+    samplers: Mapping[str, SamplerCard]
 
     @property
     def default_sizes(self) -> dict[str, int]:
@@ -60,7 +106,13 @@ class ModelCard:
     def from_json(cls, card: Mapping[str, Any]) -> ModelCard:
         if wrong := {field.name for field in fields(cls)} ^ set(card):
             raise ManifestError(f"{FILE_NAME}: model card and this version of Triptych differ in {sorted(wrong)}")
-        return cls(**{**card, "tokenizers": tuple(TokenizerCard(**t) for t in card["tokenizers"])})
+        nested = {
+            "latent_scale": LatentScale(**card["latent_scale"]),
+            "refiner": card["refiner"] and RefinerCard(**card["refiner"]),
+            "tokenizers": tuple(TokenizerCard(**tokenizer) for tokenizer in card["tokenizers"]),
+            "samplers": {name: SamplerCard.from_json(sampler) for name, sampler in card["samplers"].items()},
+        }
+        return cls(**{**card, **nested})
 
 
 @dataclass(frozen=True)
@@ -116,7 +168,7 @@ class Manifest:
             raise ManifestError(f"{path}: SHA-256 differs from the manifest's; export the model again")
         return file
 
-    @property
+    @cached_property
     def build_hash(self) -> str:
         """One short hash over all artifacts: stages, tokenizers and sampler tables."""
         contents = {path: artifact["sha256"] for path, artifact in self.artifacts.items()}

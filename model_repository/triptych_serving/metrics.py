@@ -21,6 +21,7 @@ METRICS: dict[str, tuple[Kind, str]] = {
     "failed_total": ("counter", "Requests that ended by a defect"),
     "cancelled_total": ("counter", "Requests cancelled by a verb or a gone client"),
     "expired_total": ("counter", "Requests ended by their deadline"),
+    "cached_total": ("counter", "Requests answered from the cache of finished images"),
     "rejected_total": ("counter", "Requests refused because the queue was full"),
 }
 

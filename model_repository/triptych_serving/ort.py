@@ -32,7 +32,8 @@ class Stage:
 
     def __init__(self, path: Path) -> None:
         self._session = session(path)
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        self.inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def warm_up(self, specs: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> None:
         """Run once on zeros, so that the first request finds the stage warm; `sizes` gives the named dimensions."""
@@ -58,7 +59,7 @@ class OrtDenoiser:
     def _stack(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
         """Rows of all requests as one array each; kept while the batch stays the same."""
         if self._members != tuple(conditioning):
-            names = ("encoder_hidden_states", "text_embeds", "time_ids")
+            names = [name for name in self._stage.inputs if name not in ("sample", "timestep")]
             self._arrays = {name: np.concatenate([getattr(c, name) for c in conditioning]) for name in names}
             self._members = tuple(conditioning)
         return self._arrays

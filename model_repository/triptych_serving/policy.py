@@ -13,7 +13,7 @@ SMOOTHING = 0.1
 
 
 class Policy:
-    """Tenants in turn, the shortest remaining first with ageing, one latent shape a batch."""
+    """Tenants in turn, the shortest remaining first with ageing, one model and latent shape a batch."""
 
     def __init__(self, max_batch_rows: int, seconds_per_cost: float) -> None:
         self.max_batch_rows = max_batch_rows
@@ -22,7 +22,7 @@ class Policy:
         self._turn = 0
 
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:
-        """The next batch: at most `max_batch_rows` rows (one request always fits), all of one latent shape."""
+        """The next batch: at most `max_batch_rows` rows (one request always fits), all of one model and latent shape."""
         queues = self._queues(jobs, now)
         batch: list[Job] = []
         while queues:
@@ -45,9 +45,9 @@ class Policy:
             queues = {tenant: queue for tenant, queue in queues.items() if queue}
         return ordered
 
-    def learn(self, batch: Sequence[Job], seconds: float) -> None:
-        """Take one step's time into the estimate."""
-        measured = seconds / sum(job.step_cost for job in batch)
+    def learn(self, cost: int, seconds: float) -> None:
+        """Take the time of a step of this cost into the estimate."""
+        measured = seconds / cost
         self.seconds_per_cost += SMOOTHING * (measured - self.seconds_per_cost)
 
     def remaining(self, jobs: Collection[Job]) -> dict[str, float]:
@@ -74,4 +74,5 @@ class Policy:
         if not batch:
             return True
         rows = sum(other.rows for other in batch) + job.rows
-        return job.shape == batch[0].shape and rows <= self.max_batch_rows
+        alike = job.denoiser == batch[0].denoiser and job.shape == batch[0].shape
+        return alike and rows <= self.max_batch_rows

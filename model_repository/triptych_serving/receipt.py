@@ -10,24 +10,8 @@ from typing import Any
 from .manifest import Manifest
 from .settings import Settings
 
-# The stages that a text-to-image request runs.
-STAGES = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 # What the caller is told but the image does not depend on.
 NOT_IN_RECEIPT = ("deadline_ms", "tenant", "cancel_on_disconnect")
-# diffusers-style names → what A1111 calls them.
-A1111_SAMPLERS = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "deis": "DEIS",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "lms": "LMS",
-    "pndm": "PLMS",
-    "unipc": "UniPC",
-}
 
 
 def runtime(target: str, processor: str) -> dict[str, str]:
@@ -50,25 +34,38 @@ def receipt(
         **made_by,
         **({"cut": dict(cut)} if cut else {}),
         "build": manifest.build_hash,
-        "stages": {name: manifest.stages[name]["sha256"][:16] for name in STAGES},
+        "stages": {name: manifest.stages[name]["sha256"][:16] for name in _stages(settings, manifest)},
         "runtime": dict(ran_on),
     }
 
 
-def parameters(made_by: Mapping[str, Any]) -> str:
+def parameters(made_by: Mapping[str, Any], a1111_sampler: str) -> str:
     """The receipt as A1111 writes it, which other tools read: prompt, negative prompt, one line of settings."""
     fields = {
         "Steps": made_by["num_inference_steps"],
-        "Sampler": A1111_SAMPLERS.get(made_by["sampler"], made_by["sampler"]),
-        "Schedule type": made_by["schedule"].capitalize(),
+        "Sampler": a1111_sampler,
+        "Schedule type": made_by["schedule"].replace("_", " ").capitalize(),
         "CFG scale": f"{made_by['guidance_scale']:g}",
         "Seed": made_by["seed"],
         "Size": f"{made_by['width']}x{made_by['height']}",
         "Model hash": made_by["stages"]["unet"][:10],
         "Model": made_by["model"],
+        "Denoising strength": made_by["strength"],
+        "Clip skip": made_by["clip_skip"] + 1 if made_by["clip_skip"] else None,
+        "Refiner switch at": made_by["denoising_end"],
         "Version": f"triptych {made_by['runtime']['triptych']}",
     }
     lines = [made_by["prompt"]]
     if made_by["negative_prompt"]:
         lines.append(f"Negative prompt: {made_by['negative_prompt']}")
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in fields.items())])
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in fields.items() if value is not None)])
+
+
+def _stages(settings: Settings, manifest: Manifest) -> list[str]:
+    """The stages that this request ran, in the manifest's order."""
+    unused = set()
+    if settings.init_image is None:
+        unused.add("vae_encoder")
+    if settings.denoising_end is None:
+        unused |= {"refiner_unet", "refiner_text_encoder_2"}
+    return [name for name in manifest.stages if name not in unused]

@@ -8,65 +8,108 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from . import checks
 from .errors import InvalidRequest
-from .manifest import ModelCard
+from .manifest import ModelCard, TableCard
+from .pictures import Picture
 
 MAX_PROMPT_BYTES = 16_384
 MAX_TENANT_BYTES = 128
 MAX_GUIDANCE_SCALE = 50.0
+MAX_COORDINATE = 65_536
+MAX_AESTHETIC_SCORE = 10.0
 MAX_DEADLINE_MS = 2**31 - 1
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
+# The defaults of diffusers' pipelines for pictures, for pictures with a mask, and for the refiner.
+STRENGTH, MASKED_STRENGTH = 0.3, 0.9999
+AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+# Inputs that mean something only beside another one.
+NEEDS = {
+    "mask": "init_image",
+    "strength": "init_image",
+    "aesthetic_score": "denoising_end",
+    "negative_aesthetic_score": "denoising_end",
+}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A checked request. Sizes in pixels; `guidance_scale` ≤ 1 means guidance is off; `tenant` "" means none."""
+    """A checked request. Sizes in pixels, pairs as (height, width) or (top, left); `tenant` "" means none.
+
+    None stands for what was not asked for: no picture to start from (`init_image`, `strength`), no refiner (`denoising_end`,
+    the scores), no deadline; a negative prompt of None is not an empty one.
+    """
 
     prompt: str
     negative_prompt: str | None
     seed: int
     num_inference_steps: int
     guidance_scale: float
+    guidance_rescale: float
+    guidance_end: float
+    clip_skip: int
     height: int
     width: int
+    original_size: tuple[int, int]
+    target_size: tuple[int, int]
+    crops_coords_top_left: tuple[int, int]
     sampler: str
     schedule: str
+    init_image: Picture | None
+    mask: Picture | None
+    strength: float | None
+    denoising_end: float | None
+    aesthetic_score: float | None
+    negative_aesthetic_score: float | None
     output_format: str
     deadline_ms: int | None
     tenant: str
     cancel_on_disconnect: bool
 
-    @property
-    def guided(self) -> bool:
-        """Whether each step needs an unconditional row beside the conditional one."""
-        return self.guidance_scale > 1.0
+    def guided(self, model: ModelCard) -> bool:
+        """Whether there is an unconditional row beside the conditional one, as long as guidance is on."""
+        return self.guidance_scale > 1.0 and model.guidance_embedding_dim is None
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], model: ModelCard) -> Settings:
-        """Check raw inputs (bytes, int, float, bool by name; absent = default) against what `model` can do.
+        """Check raw inputs (bytes, int, float, bool, pairs, pictures by name; absent = default) against what `model` can do.
 
         Raises:
             InvalidRequest: names the field, what was given and what is legal.
         """
-        if unknown := sorted(set(given) - {field.name for field in fields(cls)}):
-            raise InvalidRequest(unknown[0], "an unknown input", ", ".join(field.name for field in fields(cls)))
-        height, width = _size(given.get("height"), given.get("width"), model)
-        sampler, schedule = _sampler(given.get("sampler"), given.get("schedule"), model)
+        _known(given)
         steps = given.get("num_inference_steps", model.default_num_inference_steps)
-        seed = given.get("seed")
-        deadline = given.get("deadline_ms")
+        sampler, schedule, table = _sampler(given, model)
+        height, width = _size(given, model)
+        size = (height, width)
         return cls(
-            prompt=_prompt("prompt", given.get("prompt"), blank_allowed=False),
-            negative_prompt=_optional_prompt(given.get("negative_prompt")),
-            seed=secrets.randbits(32) if seed is None else _integer("seed", seed, 0, 2**63 - 1),
-            num_inference_steps=_integer("num_inference_steps", steps, 1, model.max_num_inference_steps),
-            guidance_scale=_guidance(given.get("guidance_scale", model.default_guidance_scale)),
+            prompt=_prompt(given.get("prompt")),
+            negative_prompt=_optional(checks.text, given, "negative_prompt", MAX_PROMPT_BYTES),
+            seed=checks.integer("seed", given.get("seed", secrets.randbits(32)), 0, 2**63 - 1),
+            num_inference_steps=checks.integer("num_inference_steps", steps, 1, table.max_steps),
+            guidance_scale=checks.number(
+                "guidance_scale", given.get("guidance_scale", model.default_guidance_scale), 0, MAX_GUIDANCE_SCALE
+            ),
+            guidance_rescale=checks.number("guidance_rescale", given.get("guidance_rescale", 0.0), 0, 1),
+            guidance_end=checks.number("guidance_end", given.get("guidance_end", 1.0), 0, 1),
+            clip_skip=checks.integer("clip_skip", given.get("clip_skip", 0), 0, model.max_clip_skip),
             height=height,
             width=width,
+            original_size=checks.pair("original_size", given.get("original_size", size), 1, MAX_COORDINATE),
+            target_size=checks.pair("target_size", given.get("target_size", size), 1, MAX_COORDINATE),
+            crops_coords_top_left=checks.pair(
+                "crops_coords_top_left", given.get("crops_coords_top_left", (0, 0)), 0, MAX_COORDINATE
+            ),
             sampler=sampler,
             schedule=schedule,
-            output_format=_choice("output_format", given.get("output_format", b"png"), OUTPUT_FORMATS),
-            deadline_ms=None if deadline is None else _integer("deadline_ms", deadline, 1, MAX_DEADLINE_MS),
+            init_image=given.get("init_image"),
+            mask=_mask(given, sampler, table),
+            strength=_strength(given, steps),
+            denoising_end=_denoising_end(given, model),
+            aesthetic_score=_score(given, "aesthetic_score", AESTHETIC_SCORE),
+            negative_aesthetic_score=_score(given, "negative_aesthetic_score", NEGATIVE_AESTHETIC_SCORE),
+            output_format=checks.choice("output_format", given.get("output_format", b"png"), OUTPUT_FORMATS),
+            deadline_ms=_optional(checks.integer, given, "deadline_ms", 1, MAX_DEADLINE_MS),
             tenant=tenant(given.get("tenant")),
             cancel_on_disconnect=bool(given.get("cancel_on_disconnect", False)),
         )
@@ -82,86 +125,107 @@ class Settings:
             InvalidRequest: the document is not what `to_json` makes.
         """
         try:
-            given = {name: value.encode() if isinstance(value, str) else value for name, value in document.items()}
-            return cls.parse({name: value for name, value in given.items() if value is not None}, model)
-        except (AttributeError, TypeError) as error:
+            given = {name: _raw(value) for name, value in document.items() if value is not None}
+            return cls.parse(given, model)
+        except (AttributeError, TypeError, ValueError) as error:
             raise InvalidRequest("settings", f"a malformed document ({error})", "what `tokenizer` passes on") from None
 
 
-def _text(field: str, value: bytes, limit: int) -> str:
-    if len(value) > limit:
-        raise InvalidRequest(field, f"{len(value)} bytes", f"at most {limit} bytes of UTF-8")
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(field, f"byte 0x{value[error.start]:02x} at {error.start}", "UTF-8 text") from None
-    for position, character in enumerate(text):
-        if (ord(character) < 32 and character not in "\t\r\n") or ord(character) == 127:
-            raise InvalidRequest(
-                field, f"control character U+{ord(character):04X} at {position}", "text, tabs and line ends"
-            )
-    return text
+def _raw(value: Any) -> Any:
+    """A value of `to_json` as `parse` takes it."""
+    if isinstance(value, dict):
+        return Picture(**value)
+    return value.encode() if isinstance(value, str) else value
 
 
-def _prompt(field: str, value: bytes | None, *, blank_allowed: bool) -> str:
+def _known(given: Mapping[str, Any]) -> None:
+    names = [field.name for field in fields(Settings)]
+    if unknown := sorted(set(given) - set(names)):
+        raise InvalidRequest(unknown[0], "an unknown input", ", ".join(names))
+    for name, other in NEEDS.items():
+        if name in given and other not in given:
+            raise InvalidRequest(name, f"without {other}", f"only together with {other}")
+
+
+def _optional(check: Any, given: Mapping[str, Any], field: str, *limits: Any) -> Any:
+    return None if field not in given else check(field, given[field], *limits)
+
+
+def _prompt(value: bytes | None) -> str:
     if value is None:
-        raise InvalidRequest(field, "nothing", "one text")
-    text = _text(field, value, MAX_PROMPT_BYTES)
-    if not blank_allowed and not text.strip():
-        raise InvalidRequest(field, "a blank text" if text else "an empty text", "a text that is not blank")
-    return text
-
-
-def _optional_prompt(value: bytes | None) -> str | None:
-    return None if value is None else _prompt("negative_prompt", value, blank_allowed=True)
+        raise InvalidRequest("prompt", "nothing", "one text")
+    return checks.text("prompt", value, MAX_PROMPT_BYTES, blank_allowed=False)
 
 
 def tenant(value: bytes | None) -> str:
     """A tenant's name; "" for none."""
-    return "" if value is None else _text("tenant", value, MAX_TENANT_BYTES)
+    return "" if value is None else checks.text("tenant", value, MAX_TENANT_BYTES)
 
 
-def _integer(field: str, value: int, low: int, high: int) -> int:
-    if not low <= value <= high:
-        raise InvalidRequest(field, value, f"{low} … {high}")
-    return int(value)
+def _sampler(given: Mapping[str, Any], model: ModelCard) -> tuple[str, str, TableCard]:
+    name = checks.choice("sampler", given.get("sampler", model.default_sampler.encode()), sorted(model.samplers))
+    schedules = model.samplers[name].schedules
+    if "schedule" in given:
+        schedule = checks.choice("schedule", given["schedule"], schedules)
+    else:
+        schedule = model.default_schedule if model.default_schedule in schedules else next(iter(schedules))
+    return name, schedule, schedules[schedule]
 
 
-def _guidance(value: float) -> float:
-    if not (math.isfinite(value) and 0.0 <= value <= MAX_GUIDANCE_SCALE):
-        raise InvalidRequest("guidance_scale", value, f"0 … {MAX_GUIDANCE_SCALE:g}")
-    return float(value)
+def _mask(given: Mapping[str, Any], sampler: str, table: TableCard) -> Picture | None:
+    mask: Picture | None = given.get("mask")
+    if mask is not None and not table.inpaint:
+        raise InvalidRequest("mask", f"with sampler {sampler}", "any sampler without a hidden state, such as euler")
+    return mask
 
 
-def _choice(field: str, value: bytes, legal: tuple[str, ...]) -> str:
-    name = value.decode("utf-8", "replace")
-    if name not in legal:
-        raise InvalidRequest(field, repr(name), ", ".join(legal))
-    return name
+def _strength(given: Mapping[str, Any], steps: int) -> float | None:
+    if "init_image" not in given:
+        return None
+    strength = checks.number("strength", given.get("strength", MASKED_STRENGTH if "mask" in given else STRENGTH), 0, 1)
+    if int(steps * strength) < 1:
+        raise InvalidRequest(
+            "strength", f"{strength:g} of {steps} steps", f"at least {math.ceil(1000 / steps) / 1000}, for one step"
+        )
+    return strength
 
 
-def _sampler(sampler: bytes | None, schedule: bytes | None, model: ModelCard) -> tuple[str, str]:
-    tables = model.samplers
-    name = _choice("sampler", (sampler or model.default_sampler.encode()), tuple(sorted(tables)))
-    if schedule is None:
-        default = model.default_schedule
-        return name, default if default in tables[name] else next(iter(tables[name]))
-    return name, _choice("schedule", schedule, tuple(tables[name]))
+def _denoising_end(given: Mapping[str, Any], model: ModelCard) -> float | None:
+    if "denoising_end" not in given:
+        return None
+    if model.refiner is None:
+        raise InvalidRequest(
+            "denoising_end", given["denoising_end"], "nothing: this model was exported without a refiner"
+        )
+    if "mask" in given:
+        raise InvalidRequest("denoising_end", "with mask", "only without mask")
+    return checks.between("denoising_end", given["denoising_end"], 0, 1)
 
 
-def _size(height: int | None, width: int | None, model: ModelCard) -> tuple[int, int]:
-    size = {"height": height, "width": width}
-    defaults = {"height": model.default_height, "width": model.default_width}
-    result = {field: defaults[field] if value is None else int(value) for field, value in size.items()}
-    for field, value in result.items():
-        if value % model.size_multiple or not model.min_size <= value <= model.max_size:
-            raise InvalidRequest(field, value, _legal_sizes(value, model))
+def _score(given: Mapping[str, Any], field: str, default: float) -> float | None:
+    if "denoising_end" not in given:
+        return None
+    return checks.number(field, given.get(field, default), 0, MAX_AESTHETIC_SCORE)
+
+
+def _size(given: Mapping[str, Any], model: ModelCard) -> tuple[int, int]:
+    refined = model.refiner is not None and "denoising_end" in given
+    multiple = model.refiner.size_multiple if model.refiner and refined else model.size_multiple
+    picture: Picture | None = given.get("init_image")
+    if picture is None:
+        defaults = {"height": model.default_height, "width": model.default_width}
+    else:
+        defaults = {side: getattr(picture, side) // multiple * multiple for side in ("height", "width")}
+    result = {side: int(given.get(side, default)) for side, default in defaults.items()}
+    for side, value in result.items():
+        if value % multiple or not model.min_size <= value <= model.max_size:
+            raise InvalidRequest(side, value, _legal_sizes(value, multiple, model))
     return result["height"], result["width"]
 
 
-def _legal_sizes(value: int, model: ModelCard) -> str:
-    step = model.size_multiple
-    below = min(max(value // step * step, model.min_size), model.max_size)
-    above = min(max(-(-value // step) * step, model.min_size), model.max_size)
+def _legal_sizes(value: int, multiple: int, model: ModelCard) -> str:
+    low, high = -(-model.min_size // multiple) * multiple, model.max_size // multiple * multiple
+    below = min(max(value // multiple * multiple, low), high)
+    above = min(max(-(-value // multiple) * multiple, low), high)
     nearest = f"{below}" if below == above else f"{below} or {above}"
-    return f"multiples of {step} from {model.min_size} to {model.max_size}, the nearest {nearest}"
+    return f"multiples of {multiple} from {low} to {high}, the nearest {nearest}"

@@ -43,9 +43,15 @@ def array(request: Any, name: str) -> NDArray[Any] | None:
 
 
 def scalars(request: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The `[1]`-shaped inputs that were given, as bytes, int, float or bool."""
+    """The small inputs that were given: bytes, int, float or bool, or a list of them where there are several."""
     arrays = {name: array(request, name) for name in names}
-    return {name: value.reshape(-1)[0] for name, value in arrays.items() if value is not None and value.size}
+    return {name: _plain(value.reshape(-1)) for name, value in arrays.items() if value is not None and value.size}
+
+
+def _plain(values: NDArray[Any]) -> Any:
+    """FP32 becomes the shortest decimal that means the same, which is what the caller wrote: 0.7, not 0.699999988."""
+    plain = [float(str(value)) if isinstance(value, np.float32) else value for value in values]
+    return plain[0] if len(plain) == 1 else [int(value) for value in plain]
 
 
 def text(value: Any) -> NDArray[np.object_]:

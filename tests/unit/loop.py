@@ -16,6 +16,7 @@ from triptych_serving.metrics import Metrics
 from triptych_serving.policy import Policy
 from triptych_serving.settings import Settings
 from triptych_serving.tables import SamplerTable
+from triptych_serving.walk import BASE, REFINER, Walk
 
 from ..models import card
 
@@ -78,13 +79,24 @@ def table(steps, *, history=1, noise=0.0):
     fractions = np.linspace(1, 0.1, steps, dtype=np.float32)
     return SamplerTable(
         init_noise_sigma=2.0,
+        order=1,
         timestep=fractions * 999,
         input_scale=fractions,
         latents=np.tile(np.float32([1.0, 0.25][:history]), (steps, 1)),
         noise_preds=np.tile(np.float32([-0.3, 0.1][:history]), (steps, 1)),
         noise=np.full(steps, noise, np.float32),
         draws=np.full(steps, int(noise != 0), np.uint8),
+        clean=np.ones(steps, np.float32),
+        added=fractions,
     )
+
+
+def walk(rows, *, guided=True, refiner_from=None, guided_until=None):
+    """A walk over all of a table's rows."""
+    steps = len(rows)
+    cut = steps if refiner_from is None else refiner_from
+    until = steps if guided_until is None else guided_until
+    return Walk(rows, (BASE,) * cut + (REFINER,) * (steps - cut), guided & (np.arange(steps) < until))
 
 
 class Loop:
@@ -92,16 +104,21 @@ class Loop:
 
     def __init__(self, *, max_batch_rows=8, max_queue_seconds=1e9):
         self.clock = FakeClock()
-        self.denoiser = FakeDenoiser(self.clock)
+        self.denoiser, self.refiner = FakeDenoiser(self.clock), FakeDenoiser(self.clock)
         self.metrics = Metrics()
         self.policy = Policy(max_batch_rows, 1e-4)
         self.engine = Engine(
-            self.denoiser, self.policy, self.metrics, max_queue_seconds=max_queue_seconds, clock=self.clock
+            {BASE: self.denoiser, REFINER: self.refiner},
+            self.policy,
+            self.metrics,
+            max_queue_seconds=max_queue_seconds,
+            clock=self.clock,
         )
 
-    def job(self, steps=4, *, guidance=5.0, side=4, seed=0, arrived=None, id=None, job_table=None, **given):
+    def job(self, steps=4, *, guidance=5.0, side=4, seed=0, arrived=None, id=None, job_table=None, on=None, **given):
         settings = Settings.parse({"prompt": b"a fox", "seed": seed, "guidance_scale": guidance, **given}, card())
-        rows = 1 + settings.guided
+        guided = settings.guided(card())
+        rows = 1 + guided
         conditioning = Conditioning(
             np.zeros((rows, 3, 2), np.float32), np.zeros((rows, 2), np.float32), np.zeros((rows, 6), np.float32)
         )
@@ -109,8 +126,8 @@ class Loop:
         job = Job.create(
             id or str(uuid.uuid4()),
             settings,
-            job_table or table(steps),
-            conditioning,
+            walk(job_table or table(steps), guided=guided, **(on or {})),
+            {BASE: conditioning, REFINER: conditioning},
             FakeReply(),
             shape=(4, side, side),
             arrived=now if arrived is None else arrived,

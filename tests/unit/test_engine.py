@@ -5,8 +5,10 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+from triptych_serving.tables import guided
 
 from .loop import STEP_SECONDS, FakeReply, Loop, table
 
@@ -336,3 +338,44 @@ def test_stats_are_the_loops_own_figures():
     assert reply.report["batches_total"] == 3
     assert reply.report["rows_total"] == 6
     assert reply.report["completed_total"] == 1
+
+
+def test_base_and_refiner_never_share_a_batch_and_equal_themselves_alone():
+    wanted = [{"steps": 8, "seed": seed, "on": {"refiner_from": cut}} for seed, cut in enumerate([2, 5, 8])]
+    loop = Loop()
+    jobs = [loop.submit(**options) for options in wanted]
+    loop.finish()
+    rows = [sum(map(sum, denoiser.batches)) for denoiser in (loop.denoiser, loop.refiner)]
+    assert rows == [2 * (2 + 5 + 8), 2 * (6 + 3)]
+    for job, options in zip(jobs, wanted, strict=True):
+        assert np.array_equal(job.reply.latents, alone(**options))
+
+
+def test_a_request_costs_one_row_once_its_guidance_ended():
+    loop = Loop()
+    loop.submit(steps=5, on={"guided_until": 3})
+    loop.finish()
+    assert loop.denoiser.batches == [[2], [2], [2], [1], [1]]
+    assert loop.metrics.values["rows_total"] == 8
+    assert loop.engine._pending_cost == 0
+
+
+def test_guidance_rescale_changes_its_own_image_only():
+    loop = Loop()
+    plain, rescaled = loop.submit(seed=1), loop.submit(seed=1, guidance_rescale=0.7)
+    loop.finish()
+    assert np.array_equal(plain.reply.latents, alone(seed=1))
+    assert np.array_equal(rescaled.reply.latents, alone(seed=1, guidance_rescale=0.7))
+
+
+def test_rescaled_guidance_is_diffusers():
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
+
+    random = np.random.default_rng(0)
+    pred = random.standard_normal((4, 4, 8, 8)).astype(np.float32)
+    both = guided(pred, np.array([2, 2]), np.float32([7.5, 3.0]), np.float32([0.7, 0.0]))
+    tensors = torch.from_numpy(pred)
+    combined = tensors[0] + 7.5 * (tensors[1] - tensors[0])
+    theirs = rescale_noise_cfg(combined[None], tensors[1][None], 0.7)[0]
+    np.testing.assert_allclose(both[0], theirs.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(both[1], pred[2] + np.float32(3) * (pred[3] - pred[2]))

@@ -1,15 +1,20 @@
 """Every input is checked once, and an error names the field, what was given and what is legal."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych_serving.errors import InvalidRequest
+from triptych_serving.pictures import Picture
 from triptych_serving.settings import MAX_PROMPT_BYTES, Settings
 
-from ..models import card
+from ..models import REFINER, card
 
 MODEL = card()
+REFINED = card(refiner=REFINER)
+PICTURE = Picture("0" * 64, 130, 97)
 
 
 def parse(**given):
@@ -57,11 +62,25 @@ def test_missing_and_empty_negative_prompts_differ():
         ({"width": 0}, "width: 0 given; legal: multiples of 32 from 32 to 256, the nearest 32"),
         ({"width": -8}, "width: -8 given"),
         ({"height": 100_000}, "height: 100000 given; legal: multiples of 32 from 32 to 256, the nearest 256"),
-        ({"sampler": b"__import__('os')"}, "legal: dpmpp_2m, euler"),
+        ({"sampler": b"__import__('os')"}, "legal: dpmpp_2m, euler, lcm, unipc"),
         ({"sampler": b"dpmpp_2m", "schedule": b"cosine"}, "schedule: 'cosine' given; legal: default, karras"),
         ({"output_format": b"../../etc"}, "output_format: '../../etc' given; legal: png, jpeg, webp"),
         ({"deadline_ms": 0}, "deadline_ms: 0 given; legal: 1 …"),
         ({"tenant": b"t" * 129}, "tenant: 129 bytes given"),
+        ({"sampler": b"lcm", "num_inference_steps": 51}, "num_inference_steps: 51 given; legal: 1 … 50"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale: 1.5 given; legal: 0 … 1"),
+        ({"guidance_end": -0.1}, "guidance_end: -0.1 given; legal: 0 … 1"),
+        ({"clip_skip": 3}, "clip_skip: 3 given; legal: 0 … 2"),
+        ({"original_size": (0, 9)}, "original_size: 0 given; legal: 1 … 65536"),
+        ({"crops_coords_top_left": (0, -1)}, "crops_coords_top_left: -1 given; legal: 0 … 65536"),
+        ({"strength": 0.5}, "strength: without init_image given; legal: only together with init_image"),
+        ({"mask": PICTURE}, "mask: without init_image given"),
+        ({"init_image": PICTURE, "strength": 1.1}, "strength: 1.1 given; legal: 0 … 1"),
+        ({"init_image": PICTURE, "strength": 0.01}, "strength: 0.01 of 20 steps given; legal: at least 0.05"),
+        ({"init_image": PICTURE, "mask": PICTURE, "sampler": b"unipc"}, "mask: with sampler unipc given"),
+        ({"init_image": Picture("0" * 64, 20, 128)}, "height: 0 given; legal: multiples of 32"),
+        ({"denoising_end": 0.8}, "denoising_end: 0.8 given; legal: nothing: this model was exported without a refiner"),
+        ({"aesthetic_score": 6.0}, "aesthetic_score: without denoising_end given"),
         ({"colour": b"red"}, "colour: an unknown input given; legal: prompt, "),
     ],
 )
@@ -69,7 +88,46 @@ def test_bad_input_is_named(given_inputs, message):
     with pytest.raises(InvalidRequest) as error:
         parse(**given_inputs)
     assert message in str(error.value)
-    assert len(str(error.value)) < 400
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("given_inputs", "message"),
+    [
+        ({"denoising_end": 1.0}, "denoising_end: 1.0 given; legal: over 0, under 1"),
+        ({"denoising_end": float("nan")}, "denoising_end: nan given"),
+        ({"denoising_end": 0.8, "aesthetic_score": 11.0}, "aesthetic_score: 11.0 given; legal: 0 … 10"),
+        ({"denoising_end": 0.8, "init_image": PICTURE, "mask": PICTURE}, "denoising_end: with mask given"),
+        ({"denoising_end": 0.8, "height": 96}, "height: 96 given; legal: multiples of 64 from 64 to 256"),
+    ],
+)
+def test_bad_input_of_the_refiner_is_named(given_inputs, message):
+    with pytest.raises(InvalidRequest) as error:
+        Settings.parse({"prompt": b"a fox", **given_inputs}, REFINED)
+    assert message in str(error.value)
+
+
+def test_the_defaults_of_a_picture_are_its_size_rounded_down_and_diffusers_strengths():
+    settings = parse(init_image=PICTURE)
+    assert (settings.height, settings.width, settings.strength) == (128, 96, 0.3)
+    assert parse(init_image=PICTURE, mask=PICTURE).strength == 0.9999
+    assert settings.original_size == settings.target_size == (128, 96)
+
+
+def test_settings_survive_the_way_to_the_next_model():
+    full = {
+        "seed": 2**63 - 1,
+        "negative_prompt": b"",
+        "init_image": PICTURE,
+        "strength": 0.7,
+        "denoising_end": 0.8,
+        "original_size": (1, 2),
+        "tenant": b"a",
+        "height": 128,
+        "width": 128,
+    }
+    settings = Settings.parse({"prompt": b"a fox", **full}, REFINED)
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json())), REFINED) == settings
 
 
 @given(st.binary(max_size=200))

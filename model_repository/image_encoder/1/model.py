@@ -6,9 +6,10 @@ import time
 import numpy as np
 
 from triptych_serving import triton
+from triptych_serving.cache import ImageCache
 from triptych_serving.errors import StageFailed
 from triptych_serving.images import encode
-from triptych_serving.receipt import receipt, runtime
+from triptych_serving.receipt import parameters, receipt, runtime
 from triptych_serving.settings import Settings
 
 
@@ -16,22 +17,30 @@ class TritonPythonModel:
     def initialize(self, args):
         self.manifest = triton.ModelArguments(args).manifest
         self.runtime = runtime(self.manifest.target, triton.cpu_model())
+        self.cache = ImageCache.of_server()
 
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
-        passed_on = json.loads(triton.array(request, "settings")[0])
+        document = json.loads(triton.array(request, "settings")[0])
         timings = json.loads(triton.array(request, "report")[0])
-        settings = Settings(**passed_on["settings"])
-        pixels = triton.array(request, "sample")[0]
-        if pixels.min() == pixels.max():
-            raise StageFailed("vae_decoder: every pixel is the same; no image is made of it")
-        made_by = receipt(settings, self.manifest, self.runtime, passed_on["cut"])
-        image = encode(pixels, settings.output_format, made_by)
-        timings["total_ms"] = round((time.monotonic() - passed_on["arrived"]) * 1e3, 3)
+        settings = Settings.from_json(document["settings"], self.manifest.model)
+        made_by = receipt(settings, self.manifest, self.runtime, document["cut"])
+        image = triton.array(request, "cached")[0]
+        if not image:
+            image = self._file(triton.array(request, "sample")[0], settings, made_by)
+            if self.cache and document["keep"]:
+                self.cache.put(ImageCache.key(settings, self.manifest, self.runtime), image)
+        timings["total_ms"] = round((time.monotonic() - document["arrived"]) * 1e3, 3)
         return triton.response(
             image=triton.text(image),
             resolved_seed=np.array([settings.seed], np.int64),
-            receipt=triton.text({**made_by, "timings": timings}),
+            receipt=triton.text({**made_by, "timings": timings, "cached": document["cached"]}),
         )
+
+    def _file(self, pixels, settings, made_by):
+        if pixels.min() == pixels.max():
+            raise StageFailed("vae_decoder: every pixel is the same; no image is made of it")
+        a1111 = parameters(made_by, self.manifest.model.samplers[settings.sampler].a1111)
+        return encode(pixels, settings.output_format, made_by, a1111)

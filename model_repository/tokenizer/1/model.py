@@ -2,28 +2,55 @@
 
 import time
 
+import numpy as np
+
 from triptych_serving import triton
+from triptych_serving.cache import ImageCache
+from triptych_serving.pictures import inspect
+from triptych_serving.receipt import runtime
 from triptych_serving.settings import Settings
 from triptych_serving.tokenizers import PromptTokenizer
+
+PICTURES = ("init_image", "mask")
 
 
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.inputs, self.model = arguments.inputs, arguments.manifest.model
-        cards = self.model.tokenizers
-        self.tokenizers = [PromptTokenizer(arguments.manifest.verified(card.path), card) for card in cards]
+        self.inputs, self.manifest, self.model = arguments.inputs, arguments.manifest, arguments.manifest.model
+        self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in self.model.tokenizers]
+        self.runtime = runtime(self.manifest.target, triton.cpu_model())
+        self.cache = ImageCache.of_server()
 
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
         arrived = time.monotonic()
-        settings = Settings.parse(triton.scalars(request, self.inputs), self.model)
-        prompts = [settings.negative_prompt or "", settings.prompt] if settings.guided else [settings.prompt]
+        given = triton.scalars(request, self.inputs)
+        given |= {name: inspect(name, given[name]) for name in PICTURES if name in given}
+        settings = Settings.parse(given, self.model)
+        # Without a seed every picture is a new one.
+        cached = self._cached(settings) if self.cache and "seed" in given else None
+        document = {
+            "settings": settings.to_json(),
+            "arrived": arrived,
+            "cut": self._cut(settings),
+            "cached": cached is not None,
+            "keep": "seed" in given,
+        }
+        return triton.response(settings=triton.text(document), cached=triton.text(cached or b""), **self._ids(settings))
+
+    def _cached(self, settings):
+        return self.cache.get(ImageCache.key(settings, self.manifest, self.runtime))
+
+    def _ids(self, settings):
+        guided = settings.guided(self.model)
+        prompts = [settings.negative_prompt or "", settings.prompt] if guided else [settings.prompt]
         input_ids, input_ids_2 = (tokenizer(prompts) for tokenizer in self.tokenizers)
-        passed_on = {"settings": settings.to_json(), "arrived": arrived, "cut": self._cut(settings)}
-        return triton.response(input_ids=input_ids, input_ids_2=input_ids_2, settings=triton.text(passed_on))
+        clip_skip = [0, settings.clip_skip] if guided else [settings.clip_skip]
+        skipped_layers = np.array(clip_skip, np.int64)[:, None]
+        return {"input_ids": input_ids, "input_ids_2": input_ids_2, "skipped_layers": skipped_layers}
 
     def _cut(self, settings):
         """What the longest-reading encoder does not see of each prompt, for the receipt."""

@@ -1,0 +1,98 @@
+"""Pictures that requests bring along: checked by their headers first, decoded where they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import InvalidRequest
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 64_000_000
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a request's settings say of a picture: which file, and its size in pixels as it is looked at."""
+
+    sha256: str
+    height: int
+    width: int
+
+
+def inspect(field: str, data: bytes) -> Picture:
+    """Check a file by its header; nothing is decoded.
+
+    Raises:
+        InvalidRequest: too large, or no PNG, JPEG or WebP.
+    """
+    if len(data) > MAX_BYTES:
+        raise InvalidRequest(field, f"{len(data)} bytes", f"at most {MAX_BYTES} bytes")
+    image = _open(field, data)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InvalidRequest(field, f"{width}×{height} pixels", f"at most {MAX_PIXELS} pixels")
+    if _turned(field, image):
+        width, height = height, width
+    return Picture(hashlib.sha256(data).hexdigest(), height, width)
+
+
+def pixels(field: str, data: bytes, height: int, width: int) -> NDArray[np.float32]:
+    """A file as the VAE encoder sees it: (1, 3, height, width), −1 … 1, resized as diffusers' `VaeImageProcessor` does.
+
+    Raises:
+        InvalidRequest: the file is damaged.
+    """
+    image = _resized(field, data, height, width).convert("RGB")
+    values = np.asarray(image, np.float32) / np.float32(255)
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None] * np.float32(2) - np.float32(1))
+
+
+def latent_mask(field: str, data: bytes, height: int, width: int, scale: int) -> NDArray[np.float32]:
+    """A mask over latents, `scale` pixels each: (1, 1, height/scale, width/scale), 1 where the picture is painted anew.
+
+    Raises:
+        InvalidRequest: the file is damaged.
+    """
+    values = np.asarray(_resized(field, data, height, width).convert("L"), np.float32) / np.float32(255)
+    return np.ascontiguousarray((values >= 0.5).astype(np.float32)[None, None, ::scale, ::scale])
+
+
+def _resized(field: str, data: bytes, height: int, width: int) -> Image.Image:
+    try:
+        image = ImageOps.exif_transpose(_open(field, data))
+        image = image.convert("RGB" if image.mode not in ("L", "RGB") else image.mode)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    except Exception as error:  # Pillow raises whatever it stumbles over
+        raise _damaged(field, error) from None
+
+
+def _turned(field: str, image: Image.Image) -> bool:
+    """Whether the camera was held upright."""
+    if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode all of it to look for one at the end
+        return False
+    try:
+        return image.getexif().get(ORIENTATION) in TURNED
+    except Exception as error:
+        raise _damaged(field, error) from None
+
+
+def _damaged(field: str, error: Exception) -> InvalidRequest:
+    return InvalidRequest(field, f"a damaged file ({error})", ", ".join(FORMATS))
+
+
+def _open(field: str, data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked in its place
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:
+        raise InvalidRequest(field, f"no readable picture ({type(error).__name__})", ", ".join(FORMATS)) from None

@@ -1,0 +1,45 @@
+"""The picture that a request starts from, as latents; nothing for a request without one."""
+
+import json
+
+import numpy as np
+
+from triptych_serving import triton
+from triptych_serving.errors import InvalidRequest
+from triptych_serving.ort import Stage
+from triptych_serving.pictures import latent_mask, pixels
+from triptych_serving.settings import Settings
+
+NOTHING = np.zeros((1, 1, 0, 0), np.float32)
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        arguments = triton.ModelArguments(args)
+        self.model = arguments.manifest.model
+        self.stage = Stage(arguments.stage_path("vae_encoder"))
+        self.stage.warm_up(arguments.manifest.stages["vae_encoder"]["inputs"], self.model.default_sizes)
+
+    def execute(self, requests):
+        return triton.answer_each(requests, self._answer)
+
+    def _answer(self, request):
+        try:
+            return triton.response(refusal=triton.text(""), **self._encoded(request))
+        except InvalidRequest as error:
+            # `denoise` refuses in its place: an ensemble whose step fails beside others is in flight until Triton ends.
+            refusal = triton.text([error.field, error.given, error.legal])
+            return triton.response(refusal=refusal, latent_parameters=NOTHING, latent_mask=NOTHING)
+
+    def _encoded(self, request):
+        document = json.loads(triton.array(request, "settings")[0])
+        given = triton.scalars(request, ("init_image", "mask"))
+        if "init_image" not in given or document["cached"]:
+            return {"latent_parameters": NOTHING, "latent_mask": NOTHING}
+        settings = Settings.from_json(document["settings"], self.model)
+        size = (settings.height, settings.width)
+        sample = pixels("init_image", given["init_image"], *size)
+        mask = NOTHING
+        if "mask" in given:
+            mask = latent_mask("mask", given["mask"], *size, self.model.vae_scale_factor)
+        return {"latent_mask": mask, **self.stage({"sample": sample})}
