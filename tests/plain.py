@@ -15,10 +15,22 @@ TYPES = {
     "seed": "INT64",
     "num_inference_steps": "INT32",
     "guidance_scale": "FP32",
+    "guidance_rescale": "FP32",
+    "guidance_end": "FP32",
+    "clip_skip": "INT32",
     "height": "INT32",
     "width": "INT32",
+    "original_size": "INT32",
+    "target_size": "INT32",
+    "crops_coords_top_left": "INT32",
     "sampler": "BYTES",
     "schedule": "BYTES",
+    "init_image": "BYTES",
+    "mask": "BYTES",
+    "strength": "FP32",
+    "denoising_end": "FP32",
+    "aesthetic_score": "FP32",
+    "negative_aesthetic_score": "FP32",
     "output_format": "BYTES",
     "deadline_ms": "INT32",
     "tenant": "BYTES",
@@ -34,7 +46,7 @@ def inputs(module: Any, given: dict[str, Any]) -> list[Any]:
     """`given` as the inputs of `module` (tritonclient.grpc or .http); arrays are sent as they are."""
     made = []
     for name, value in given.items():
-        array = value if isinstance(value, np.ndarray) else _scalar(name, value)
+        array = value if isinstance(value, np.ndarray) else _array(name, value)
         datatype = (
             TYPES[name] if not isinstance(value, np.ndarray) else tritonclient.utils.np_to_triton_dtype(array.dtype)
         )
@@ -65,9 +77,10 @@ def verb(url: str, action: str, **given: Any) -> dict[str, Any]:
     return json.loads(client.infer("denoise", tensors, outputs=wanted).as_numpy("report")[0])
 
 
-def _scalar(name: str, value: Any) -> np.ndarray:
-    value = value.encode() if isinstance(value, str) else value
-    return np.array([value], NUMPY[TYPES[name]])
+def _array(name: str, value: Any) -> np.ndarray:
+    """A scalar as `[1]`, a tuple or list as it is long."""
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return np.array([item.encode() if isinstance(item, str) else item for item in values], NUMPY[TYPES[name]])
 
 
 def _result(result: Any) -> dict[str, Any]:

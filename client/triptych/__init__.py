@@ -20,6 +20,7 @@ from .errors import (
     ServerUnavailable,
     TriptychError,
 )
+from .parameters import Parameters
 from .sync_client import Client, Job
 from .types import Completed, Event, GeneratedImage, InProgress, Queued
 
@@ -40,6 +41,7 @@ __all__ = [
     "InvalidRequest",
     "Job",
     "Overloaded",
+    "Parameters",
     "Queued",
     "RequestCancelled",
     "ServerError",

@@ -10,9 +10,9 @@ import random
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import request
 from .errors import (
@@ -25,8 +25,12 @@ from .errors import (
     TriptychError,
     invalid,
 )
+from .parameters import Parameters
 from .transport import Transport, TritonTransport
 from .types import Completed, Event, GeneratedImage, InProgress, Queued
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Waits before the second and third attempt, in seconds, each taken half to whole at random.
 RETRIES_S = (0.5, 2.0)
@@ -37,6 +41,8 @@ GRACE_S = 2.0
 # A long poll that hears nothing for this long has lost its server.
 WATCH_S = 15.0
 CANCEL_S = 5.0
+# Each denoiser runs batches of every size.
+VERIFY_S = 1800.0
 MAX_DEADLINE_MS = 2**31 - 1
 
 
@@ -76,8 +82,10 @@ class AsyncClient:
         )
         self._jobs: set[AsyncJob] = set()
 
-    async def generate(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> GeneratedImage:
-        """Make one picture. `parameters` are the contract's inputs: `seed`, `num_inference_steps`, `guidance_scale`, …
+    async def generate(
+        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+    ) -> GeneratedImage:
+        """Make one picture. `triptych.Parameters` tells what the `parameters` are.
 
         Raises:
             TriptychError: one of the tree in `triptych.errors`.
@@ -85,7 +93,7 @@ class AsyncClient:
         return await self.submit(prompt, timeout=timeout, **parameters).get()
 
     async def generate_many(
-        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Any
+        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[Parameters]
     ) -> list[GeneratedImage]:
         """Make `n` pictures with seeds seed, seed + 1, …, all in flight at once; in that order."""
         jobs = self.submit_many(prompt, n, timeout=timeout, **parameters)
@@ -95,7 +103,9 @@ class AsyncClient:
             await asyncio.gather(*(job.cancel() for job in jobs), return_exceptions=True)
             raise
 
-    async def stream(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> AsyncIterator[Event]:
+    async def stream(
+        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+    ) -> AsyncIterator[Event]:
         """Events of one picture, the last of which is `Completed`. Leaving the iteration early cancels the job."""
         job = self.submit(prompt, timeout=timeout, **parameters)
         try:
@@ -104,7 +114,7 @@ class AsyncClient:
         finally:
             await job.cancel()
 
-    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> AsyncJob:
+    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]) -> AsyncJob:
         """Send a request and return its handle at once.
 
         Raises:
@@ -112,7 +122,7 @@ class AsyncClient:
         """
         return self._send(self._inputs(prompt, parameters), self._seconds(timeout))
 
-    def _inputs(self, prompt: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    def _inputs(self, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         inputs = request.check({"prompt": prompt, "tenant": self.tenant, **parameters})
         inputs.setdefault("seed", secrets.randbits(32))  # resolved here, so that every attempt makes the same picture
         return inputs
@@ -130,13 +140,15 @@ class AsyncClient:
         job.task.add_done_callback(lambda _: self._retire(job))
         return job
 
-    def submit_many(self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Any) -> list[AsyncJob]:
+    def submit_many(
+        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+    ) -> list[AsyncJob]:
         """`submit` for `n` pictures with seeds seed, seed + 1, …; nothing is sent where any of them cannot be."""
         if not isinstance(n, int) or n < 1:
             raise invalid("n", repr(n), "a whole number from 1")
-        first = self._inputs(prompt, parameters)["seed"]
+        first = self._inputs(prompt, parameters)  # once: a file that is named may change, or be a pipe
         seconds = self._seconds(timeout)
-        requests = [self._inputs(prompt, {**parameters, "seed": first + k}) for k in range(n)]
+        requests = [{**first, **request.check({"seed": first["seed"] + k})} for k in range(n)]
         return [self._send(inputs, seconds) for inputs in requests]
 
     def _retire(self, job: AsyncJob) -> None:
@@ -151,6 +163,18 @@ class AsyncClient:
     async def stats(self) -> dict[str, float]:
         """The loop's figures."""
         return await _verb(self._transport, action=b"stats")
+
+    async def describe(self) -> dict[str, Any]:
+        """What the server serves: `model`, `family`, `target`, `build`, `stages`; samplers are in `model`."""
+        return await _verb(self._transport, action=b"describe")
+
+    async def verify(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """For each denoiser, whether every row has the same bytes in every batch. Takes minutes on large models.
+
+        Raises:
+            TriptychError: one of the tree in `triptych.errors`.
+        """
+        return await _verb(self._transport, self._seconds(timeout) or VERIFY_S, action=b"verify")
 
     async def close(self) -> None:
         """Cancel what is still in flight and disconnect."""
@@ -293,6 +317,7 @@ def _picture(answer: dict[str, Any], request_id: str) -> GeneratedImage:
             format=receipt["output_format"],
             seed=int(answer["resolved_seed"]),
             timings=receipt.pop("timings"),
+            cached=receipt.pop("cached", False),
             receipt=receipt,
             request_id=request_id,
         )

@@ -1,4 +1,4 @@
-"""Receipts: what a file says of itself, and the request that makes it again."""
+"""Receipts: what a file says of itself, the request that makes it again, and what two of them say differently."""
 
 from __future__ import annotations
 
@@ -8,9 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from .errors import invalid
+from .request import PICTURES
 
 IMAGE_DESCRIPTION = 0x010E
 SETTINGS = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_rescale",
+    "guidance_end",
+    "clip_skip",
+    "height",
+    "width",
+    "original_size",
+    "target_size",
+    "crops_coords_top_left",
+    "sampler",
+    "schedule",
+    "init_image",
+    "mask",
+    "strength",
+    "denoising_end",
+    "aesthetic_score",
+    "negative_aesthetic_score",
+    "output_format",
+)
+# What every receipt has held from the first version on.
+ALWAYS = (
     "prompt",
     "negative_prompt",
     "seed",
@@ -22,6 +48,17 @@ SETTINGS = (
     "schedule",
     "output_format",
 )
+# What receipts say → what a difference there is about, and how it is told. The first that fits counts.
+GROUPS = {
+    "model": ("other model", "{old} → {new}"),
+    "family": ("other model", "{old} → {new}"),
+    "stages": ("other weights", "{name}: {old} → {new}"),
+    "runtime.processor": ("other CPU", "{old} → {new}"),
+    "runtime.machine": ("other CPU", "{old} → {new}"),
+    "runtime": ("other runtime", "{leaf} {old} → {new}"),
+    "build": ("other build", "{old} → {new}"),
+}
+UNSAID = ("not in the file's receipt", "{name}: {new}")
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
@@ -30,28 +67,75 @@ def read_receipt(path: Path) -> dict[str, Any]:
     Raises:
         InvalidRequest: the file is no picture, or holds no receipt.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             text = image.info.get("triptych") or image.getexif().get(IMAGE_DESCRIPTION)
         receipt = json.loads(text or "null")
-    except (UnidentifiedImageError, ValueError, OSError) as error:
+    except (Image.DecompressionBombError, OSError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         raise invalid(str(path), f"an unreadable file ({error})", "a picture that Triptych made") from None
-    if not isinstance(receipt, dict) or not set(SETTINGS) <= set(receipt):
+    if not isinstance(receipt, dict) or not set(ALWAYS) <= set(receipt):
         raise invalid(str(path), "a picture without a receipt", "a picture that Triptych made")
     return receipt
 
 
-def request_of(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `Client.generate` that ask for the same picture."""
-    return {name: receipt[name] for name in SETTINGS}
+def pictures_of(receipt: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of the files that the picture was made from, by input: none, `init_image`, or that and `mask`.
+
+    Raises:
+        InvalidRequest: the receipt says something else there.
+    """
+    named = {name: receipt[name] for name in PICTURES if receipt.get(name) is not None}
+    for name, picture in named.items():
+        # Never a path: a receipt comes from anywhere, and what it names is not to be read and sent.
+        if not isinstance(picture, Mapping) or not isinstance(picture.get("sha256"), str):
+            raise invalid(name, "a receipt with something else", "a receipt with the SHA-256 of a file")
+    return {name: picture["sha256"] for name, picture in named.items()}
+
+
+def request_of(receipt: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    """The parameters of `Client.generate` that ask for the same picture.
+
+    Args:
+        receipt: what `read_receipt` gives; a setting that an older version did not write is not asked for.
+        files: the pictures that it was made from, by SHA-256 in hex.
+
+    Raises:
+        InvalidRequest: a picture that it was made from is not among `files`.
+    """
+    asked = {name: receipt[name] for name in SETTINGS if name in receipt and name not in PICTURES}
+    for name, sha256 in pictures_of(receipt).items():
+        if sha256 not in (files or {}):
+            raise invalid(name, "nothing", f"the file with SHA-256 {sha256}")
+        asked[name] = (files or {})[sha256]
+    return asked
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What two receipts say differently of what made their pictures, as `runtime.onnxruntime: 1.30.0 → 1.31.1`."""
+    return [f"{name}: {old} → {new}" for name, old, new in _differing(before, after)]
+
+
+def reasons(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`differences` by what they are about, as `other runtime (onnxruntime 1.30.0 → 1.31.1)`; else field by field."""
+    told: dict[str, list[str]] = {}
+    for name, old, new in _differing(before, after):
+        about, words = _group(name) or (UNSAID if name.split(".")[0] not in before else ("{name}: {old} → {new}", ""))
+        facts = {"name": name, "leaf": name.split(".")[-1], "old": old, "new": new}
+        told.setdefault(about.format(**facts), []).append(words.format(**facts))
+    if "other weights" in told:
+        told.pop("other build", None)  # its hash is over the weights as well
+    return [f"{about} ({', '.join(words)})" if any(words) else about for about, words in told.items()]
+
+
+def _group(name: str) -> tuple[str, str] | None:
+    return next((group for key, group in GROUPS.items() if f"{name}.".startswith(f"{key}.")), None)
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     old, new = dict(_flat(before)), dict(_flat(after))
-    return [f"{name}: {old.get(name)} → {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [(name, old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def _flat(receipt: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import numbers
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import invalid
+from .pictures import file_bytes
 
 # name → Triton's type; the order is the contract's.
 INPUTS = {
@@ -17,15 +18,34 @@ INPUTS = {
     "seed": "INT64",
     "num_inference_steps": "INT32",
     "guidance_scale": "FP32",
+    "guidance_rescale": "FP32",
+    "guidance_end": "FP32",
+    "clip_skip": "INT32",
     "height": "INT32",
     "width": "INT32",
+    "original_size": "INT32",
+    "target_size": "INT32",
+    "crops_coords_top_left": "INT32",
     "sampler": "BYTES",
     "schedule": "BYTES",
+    "init_image": "BYTES",
+    "mask": "BYTES",
+    "strength": "FP32",
+    "denoising_end": "FP32",
+    "aesthetic_score": "FP32",
+    "negative_aesthetic_score": "FP32",
     "output_format": "BYTES",
     "deadline_ms": "INT32",
     "tenant": "BYTES",
     "cancel_on_disconnect": "BOOL",
 }
+# Inputs of two numbers, and what those are.
+PAIRS = {
+    "original_size": "height and width",
+    "target_size": "height and width",
+    "crops_coords_top_left": "top and left",
+}
+PICTURES = ("init_image", "mask")
 VERB_INPUTS = {"action": "BYTES", "id": "BYTES", "tenant": "BYTES", "since": "INT64"}
 _BITS = {"INT32": 31, "INT64": 63}
 
@@ -34,7 +54,7 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs that were given (None is not given), each as what Triton can carry.
 
     Raises:
-        InvalidRequest: an unknown name, or a value that its type cannot hold.
+        InvalidRequest: an unknown name, a value that its type cannot hold, or a file that cannot be read.
     """
     if unknown := sorted(set(given) - set(INPUTS)):
         raise invalid(unknown[0], "an unknown parameter", ", ".join(INPUTS))
@@ -42,6 +62,21 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sendable(name: str, datatype: str, value: Any) -> Any:
+    if name in PICTURES:
+        return file_bytes(name, value)
+    if name in PAIRS:
+        return _pair(name, datatype, value)
+    return _scalar(name, datatype, value)
+
+
+def _pair(name: str, datatype: str, value: Any) -> tuple[Any, Any]:
+    value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's arrays are no Sequence
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != 2:
+        raise invalid(name, repr(value), f"two whole numbers, {PAIRS[name]}")
+    return _scalar(name, datatype, value[0]), _scalar(name, datatype, value[1])
+
+
+def _scalar(name: str, datatype: str, value: Any) -> Any:
     if datatype == "BYTES":
         return _bytes(name, value)
     if datatype == "BOOL":

@@ -6,10 +6,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .async_client import AsyncClient, AsyncJob
+from .parameters import Parameters
 from .types import Event, GeneratedImage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -76,21 +80,23 @@ class Client:
             self._bridge.close()
             raise
 
-    def generate(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> GeneratedImage:
+    def generate(
+        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+    ) -> GeneratedImage:
         """`AsyncClient.generate`."""
         return self._bridge.run(self._client.generate(prompt, timeout=timeout, **parameters))
 
     def generate_many(
-        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Any
+        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[Parameters]
     ) -> list[GeneratedImage]:
         """`AsyncClient.generate_many`."""
         return self._bridge.run(self._client.generate_many(prompt, n, timeout=timeout, **parameters))
 
-    def stream(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> Iterator[Event]:
+    def stream(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]) -> Iterator[Event]:
         """`AsyncClient.stream`."""
         return self._bridge.iterate(self._client.stream(prompt, timeout=timeout, **parameters))
 
-    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Any) -> Job:
+    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]) -> Job:
         """`AsyncClient.submit`."""
         job = self._bridge.call(lambda: self._client.submit(prompt, timeout=timeout, **parameters))
         return Job(self._bridge, job)
@@ -102,6 +108,14 @@ class Client:
     def stats(self) -> dict[str, float]:
         """`AsyncClient.stats`."""
         return self._bridge.run(self._client.stats())
+
+    def describe(self) -> dict[str, Any]:
+        """`AsyncClient.describe`."""
+        return self._bridge.run(self._client.describe())
+
+    def verify(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """`AsyncClient.verify`."""
+        return self._bridge.run(self._client.verify(timeout=timeout))
 
     def close(self) -> None:
         """Cancel what is still in flight, disconnect, end the thread."""

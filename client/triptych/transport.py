@@ -1,4 +1,4 @@
-"""The wire: one call, scalars in, scalars out. The only place that knows tritonclient."""
+"""The wire: one call, scalars and pairs in, scalars out. The only place that knows tritonclient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Transport(Protocol):
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Call `model` with scalars (bytes, int, float, bool); its outputs by name, as scalars."""
+        """Call `model` with scalars (bytes, int, float, bool) or tuples of them; its outputs by name, as scalars."""
         ...
 
     async def ready(self) -> bool: ...
@@ -111,6 +111,7 @@ class TritonTransport:
 
         datatype = {**INPUTS, **VERB_INPUTS}[name]
         numpy = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
-        tensor = self._triton.InferInput(name, [1], datatype)
-        tensor.set_data_from_numpy(np.array([value], numpy[datatype]))
+        values = np.array(value if isinstance(value, tuple) else [value], numpy[datatype])
+        tensor = self._triton.InferInput(name, list(values.shape), datatype)
+        tensor.set_data_from_numpy(values)
         return tensor

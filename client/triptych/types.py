@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A finished picture: `data` is the file's bytes, `timings` are milliseconds on the server."""
+    """A finished picture: `data` is the file's bytes, `timings` are milliseconds on the server.
+
+    `cached` tells that the server answered with a file that it had made for the same request before.
+    """
 
     data: bytes = field(repr=False)
     format: str
@@ -22,6 +25,7 @@ class GeneratedImage:
     receipt: Mapping[str, Any] = field(repr=False)
     timings: Mapping[str, float]
     request_id: str
+    cached: bool = False
 
     @property
     def image(self) -> Image:

@@ -12,10 +12,20 @@ RECEIPT = {"output_format": "png", "timings": {"total_ms": 5.0}}
 
 
 class FakeTransport:
-    """Answers `sdxl` with `answers` in turn (an error is raised; the last is repeated), verbs from `states`."""
+    """Answers `sdxl` with `answers` in turn (an error is raised; the last is repeated), verbs from `states`.
 
-    def __init__(self, *answers: Any, states: list[dict[str, Any]] | None = None) -> None:
+    An answer may be a function of the inputs, and so may `receipt`. `reports` answers other verbs by their names.
+    """
+
+    def __init__(
+        self,
+        *answers: Any,
+        states: list[dict[str, Any]] | None = None,
+        receipt: Any = RECEIPT,
+        reports: dict[bytes, Any] | None = None,
+    ) -> None:
         self.answers, self.states = list(answers) or [b"image"], states or []
+        self.receipt, self.reports = receipt, reports or {}
         self.requests: list[dict[str, Any]] = []
         self.verbs: list[bytes] = []
         self.cancelled: list[bytes] = []
@@ -29,13 +39,16 @@ class FakeTransport:
         self.requests.append({**inputs, "request_id": request_id, "timeout_s": timeout_s})
         await self.hold.wait()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        answer, receipt = (made(inputs) if callable(made) else made for made in (answer, self.receipt))
         if isinstance(answer, Exception):
             raise answer
         assert set(outputs) == {"image", "resolved_seed", "receipt"}
-        return {"image": answer, "resolved_seed": inputs["seed"], "receipt": json.dumps(RECEIPT).encode()}
+        return {"image": answer, "resolved_seed": inputs["seed"], "receipt": json.dumps(receipt).encode()}
 
     async def _verb(self, inputs):
         self.verbs.append(inputs["action"])
+        if inputs["action"] in self.reports:
+            return self.reports[inputs["action"]]
         if inputs["action"] == b"cancel":
             self.cancelled.append(inputs["id"])
             return {"id": inputs["id"].decode(), "cancelled": True}

@@ -8,7 +8,9 @@ from .demo import demo
 from .export import export
 from .generate import generate
 from .replay import replay
+from .samplers import samplers
 from .serve import serve
+from .verify import verify
 
 app = typer.Typer(
     name="triptych",
@@ -17,5 +19,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, serve, demo, export):
+for command in (generate, replay, samplers, verify, serve, demo, export):
     app.command()(command)

@@ -22,10 +22,15 @@ def export(
     weights: Annotated[Path, typer.Argument(help="SDXL folder in diffusers layout (safetensors)", exists=True)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Build folder; what is up to date in it is kept")],
     target: Annotated[Target, typer.Option(help="What will run the model")] = Target.CPU,
+    refiner: Annotated[
+        Path | None, typer.Option(help="SDXL refiner's folder; its UNet takes over at `denoising_end`", exists=True)
+    ] = None,
     name: Annotated[str, typer.Option(help="The model's name in receipts")] = "sdxl",
     num_inference_steps: Annotated[int | None, typer.Option(help="Default number of steps", min=1, max=100)] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Default guidance", min=0.0, max=50.0)] = None,
-    sampler: Annotated[list[str] | None, typer.Option(help="Only these samplers (repeat); default all")] = None,
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Only these samplers, as euler or euler:karras (repeat); default all")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
@@ -35,7 +40,7 @@ def export(
     from triptych_export.errors import ExportError
 
     del target  # one so far
-    options = Options(name, num_inference_steps, guidance_scale, tuple(sampler) if sampler else None)
+    options = Options(name, refiner, num_inference_steps, guidance_scale, tuple(sampler) if sampler else None)
     started = time.monotonic()
     console = Console(stderr=True, quiet=quiet)
     try:

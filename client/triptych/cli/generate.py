@@ -8,6 +8,7 @@ import re
 import sys
 from contextlib import ExitStack
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,15 @@ from triptych.errors import ServerUnavailable, TriptychError, invalid
 from triptych.files import save_in
 from triptych.types import Completed, GeneratedImage
 
+from .options import LOCAL
 from .progress import Progress, progress
+
+# Where `--help` shows an option.
+_picture = partial(typer.Option, rich_help_panel="Picture")
+_sampling = partial(typer.Option, rich_help_panel="Sampling")
+_start = partial(typer.Option, rich_help_panel="Start from a picture")
+_refiner = partial(typer.Option, rich_help_panel="Refiner")
+_output = partial(typer.Option, rich_help_panel="Output and server")
 
 
 class Model(str, Enum):
@@ -33,37 +42,65 @@ class Format(str, Enum):
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    model: Annotated[Model, typer.Option(help="The model to ask.")] = Model.SDXL,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of pictures, with seeds seed, seed + 1, …")] = 1,
-    seed: Annotated[int | None, typer.Option(help="The same seed makes the same picture; default: any.")] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Steps; default: the model's.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 or less turns guidance off.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, as 128x96; default: the model's.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Sampler, as euler or dpmpp_2m.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Noise schedule, as karras.")] = None,
-    output_format: Annotated[Format | None, typer.Option(help="File format.")] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", "--output-dir", metavar="DIR", help="Folder for the files.")
-    ] = Path("."),
-    url: Annotated[str, typer.Option(envvar="TRIPTYCH_URL", help="The server's gRPC address.")] = "localhost:8001",
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", "--deadline", min=0.001, help="Seconds that each picture may take.")
+    n: Annotated[int, _picture("-n", "--n", min=1, help="Number of pictures, with seeds seed, seed + 1, …")] = 1,
+    seed: Annotated[int | None, _picture(help="The same seed makes the same picture; default: any.")] = None,
+    negative_prompt: Annotated[str | None, _picture(help="What not to draw.")] = None,
+    size: Annotated[str | None, _picture(metavar="WxH", help="Pixels, as 128x96; default: the model's.")] = None,
+    original_size: Annotated[str | None, _picture(metavar="WxH", help="Size the model is told it had.")] = None,
+    target_size: Annotated[str | None, _picture(metavar="WxH", help="Size the model is told it gets.")] = None,
+    crops_coords_top_left: Annotated[
+        str | None, _picture(metavar="TOP,LEFT", help="Where the model is told it was cut.")
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Whom the requests belong to.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    sampler: Annotated[str | None, _sampling(help="As euler; triptych samplers lists them.")] = None,
+    schedule: Annotated[str | None, _sampling(help="Noise schedule, as karras.")] = None,
+    num_inference_steps: Annotated[int | None, _sampling(help="Steps; default: the model's.")] = None,
+    guidance_scale: Annotated[float | None, _sampling(help="1 or less turns guidance off.")] = None,
+    guidance_rescale: Annotated[float | None, _sampling(help="0 to 1: take back contrast.")] = None,
+    guidance_end: Annotated[float | None, _sampling(help="0 to 1: share of the steps with guidance.")] = None,
+    clip_skip: Annotated[int | None, _sampling(help="Text encoder layers to leave out.")] = None,
+    init_image: Annotated[
+        Path | None, _start("--init-image", "--image", metavar="FILE", help="PNG, JPEG or WebP to begin with.")
+    ] = None,
+    mask: Annotated[Path | None, _start(metavar="FILE", help="White is painted anew.")] = None,
+    strength: Annotated[float | None, _start(help="0 to 1: how far to go from it.")] = None,
+    denoising_end: Annotated[float | None, _refiner(help="0 to 1: where the refiner takes over.")] = None,
+    aesthetic_score: Annotated[float | None, _refiner(help="0 to 10; default: 6.")] = None,
+    negative_aesthetic_score: Annotated[float | None, _refiner(help="0 to 10; default: 2.5.")] = None,
+    output_format: Annotated[Format | None, _output(help="File format.")] = None,
+    output: Annotated[
+        Path, _output("-o", "--output", "--output-dir", metavar="DIR", help="Folder for the files.")
+    ] = Path("."),
+    url: Annotated[str, _output(envvar="TRIPTYCH_URL", help="The server's gRPC address.")] = LOCAL,
+    model: Annotated[Model, _output(help="The model to ask.")] = Model.SDXL,
+    timeout: Annotated[
+        float | None, _output("--timeout", "--deadline", min=0.001, help="Seconds that each picture may take.")
+    ] = None,
+    tenant: Annotated[str | None, _output(help="Whom the requests belong to.")] = None,
+    as_json: Annotated[bool, _output("--json", help="One JSON object a picture on stdout.")] = False,
+    quiet: Annotated[bool, _output("--quiet", help="No progress.")] = False,
 ) -> None:
     """Draw pictures and save them; prints their paths."""
     parameters = {
         "seed": seed,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,
+        **_size(size),
+        "original_size": _pair("original_size", original_size),
+        "target_size": _pair("target_size", target_size),
+        "crops_coords_top_left": _corner(crops_coords_top_left),
         "sampler": sampler,
         "schedule": schedule,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale,
+        "guidance_end": guidance_end,
+        "clip_skip": clip_skip,
+        "init_image": init_image,
+        "mask": mask,
+        "strength": strength,
+        "denoising_end": denoising_end,
+        "aesthetic_score": aesthetic_score,
+        "negative_aesthetic_score": negative_aesthetic_score,
         "output_format": output_format and output_format.value,
-        **_size(size),
     }
     client = {"url": url, "timeout": timeout, "tenant": tenant, "model": model.value}
     output.mkdir(parents=True, exist_ok=True)  # before any work is done for it
@@ -76,11 +113,25 @@ def generate(
 
 
 def _size(text: str | None) -> dict[str, int]:
+    pair = _pair("size", text)
+    return {"height": pair[0], "width": pair[1]} if pair else {}
+
+
+def _pair(name: str, text: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT, which people write, as (height, width), which the contract has."""
     if text is None:
-        return {}
+        return None
     if not (match := re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text)):
-        raise invalid("size", repr(text), "WIDTHxHEIGHT in pixels, as 128x96")
-    return {"width": int(match[1]), "height": int(match[2])}
+        raise invalid(name, repr(text), "WIDTHxHEIGHT in pixels, as 128x96")
+    return int(match[2]), int(match[1])
+
+
+def _corner(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    if not (match := re.fullmatch(r"(\d{1,9}), ?(\d{1,9})", text)):
+        raise invalid("crops_coords_top_left", repr(text), "TOP,LEFT in pixels, as 0,64")
+    return int(match[1]), int(match[2])
 
 
 async def _draw(
@@ -117,6 +168,12 @@ def _show_path(path: Path, _image: GeneratedImage) -> None:
 
 
 def _show_json(path: Path, image: GeneratedImage) -> None:
-    facts = {"path": str(path), "seed": image.seed, "timings": image.timings, "receipt": image.receipt}
+    facts = {
+        "path": str(path),
+        "seed": image.seed,
+        "cached": image.cached,
+        "timings": image.timings,
+        "receipt": image.receipt,
+    }
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()

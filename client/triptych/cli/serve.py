@@ -30,6 +30,9 @@ def serve(
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     logs: Annotated[bool, typer.Option("--logs", help="Show Triton's log on stderr.")] = False,
+    cache_mb: Annotated[
+        float, typer.Option(min=0, help="Megabytes of finished images to keep for identical requests; 0 for none.")
+    ] = 256,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that a stop leaves to requests in flight.")] = 30,
 ) -> None:
     """Serve a model on this machine until Ctrl-C."""
@@ -50,6 +53,7 @@ def serve(
             forward_logs=logs,
             on_event=lambda event: _tell(console, event),
             grace_s=grace,
+            cache_mb=cache_mb,
         )
         code = _attend(server, console)
     except (FileNotFoundError, ServerError) as error:

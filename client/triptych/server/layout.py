@@ -22,6 +22,8 @@ INSTALL = "pip install 'triptych[server]'"
 RUN_PREFIX = "triptych-run-"
 STUB = "triton_python_backend_stub"
 SHM = Path("/dev/shm")  # noqa: S108 - where Triton keeps its regions; nothing is created here
+IMAGES = "images"  # the cache of finished ones, gone with the run
+MIN_CACHE_BYTES = 1 << 20  # Triton's cache takes no less
 _CLOSED = "shared-memory,model-repository,logging,trace"
 
 
@@ -157,6 +159,7 @@ def lay_out(run: Path) -> None:
     home, backend, library = find_triton(), run / "backends/python", run / "lib"
     backend.mkdir(parents=True)
     library.mkdir()
+    (run / IMAGES).mkdir(mode=0o700)
     # The stubs ignore PYTHONPATH, but the backend's folder is on their sys.path.
     sources = [*(home / "backends/python").iterdir(), _stub(home), find_package("triptych_serving")]
     for source in sources:
@@ -172,15 +175,18 @@ def _libpython() -> Path | None:
     return next((folder / name for folder in folders if ".so" in name and (folder / name).is_file()), None)
 
 
-def environment(run: Path) -> dict[str, str]:
+def environment(run: Path, cache_mb: float) -> dict[str, str]:
     """The stubs take their interpreter, and with it the site-packages, from the first `python3` on PATH."""
     ahead = {"PATH": str(Path(sys.executable).parent), "LD_LIBRARY_PATH": str(run / "lib")}
     merged = {key: os.pathsep.join(filter(None, (first, os.environ.get(key)))) for key, first in ahead.items()}
-    return {**os.environ, **merged}
+    cache = {"TRIPTYCH_CACHE_DIR": str(run / IMAGES), "TRIPTYCH_CACHE_MB": str(cache_mb)}
+    inherited = {name: value for name, value in os.environ.items() if name not in cache}
+    return {**inherited, **merged, **(cache if cache_mb else {})}
 
 
-def command(run: Path, addresses: Addresses, grace_s: float) -> list[str]:
-    """Triton's command line."""
+def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float) -> list[str]:
+    """Triton's command line; `cache_mb` for finished images, a quarter of it for encoded prompts."""
+    home = find_triton()
     closed = f"{_CLOSED}:triptych-closed={secrets.token_hex(16)}"
     options = {
         "model-repository": run / "repository",
@@ -198,10 +204,12 @@ def command(run: Path, addresses: Addresses, grace_s: float) -> list[str]:
         "http-restricted-api": closed,
         "grpc-restricted-protocol": closed,
     }
+    prompts = max(MIN_CACHE_BYTES, int(cache_mb * 1e6 / 4))
     shm = {"region-prefix-name": f"{run.name}_", "default-byte-size": 1 << 20, "growth-byte-size": 1 << 20}
     return [
-        str(find_triton() / "bin/tritonserver"),
+        str(home / "bin/tritonserver"),
         "--disable-auto-complete-config",  # saves a second stub a model, 1.5 s; our configurations are complete
         *(f"--{name}={value}" for name, value in options.items()),
+        *([f"--cache-directory={home / 'caches'}", f"--cache-config=local,size={prompts}"] if cache_mb else []),
         *(f"--backend-config=python,shm-{name}={value}" for name, value in shm.items()),
     ]

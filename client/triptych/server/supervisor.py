@@ -59,6 +59,7 @@ class Server:
         prepare: fills the model repository from `build`; the default verifies and assembles.
         load_timeout_s: longest time until ready, at the start and at each restart.
         grace_s: longest drain at a stop.
+        cache_mb: megabytes for finished images, and a quarter of that for encoded prompts; 0 keeps nothing.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class Server:
         prepare: Callable[[Path, Path], None] | None = None,
         load_timeout_s: float = 600,
         grace_s: float = 30,
+        cache_mb: float = 256,
     ) -> None:
         self._build, self._log, self._forward = build, log, forward_logs
         self._wanted = (host, http_port, grpc_port, metrics_port)
         self._on_event, self._prepare = on_event, prepare
-        self._load_timeout_s, self._grace_s = load_timeout_s, grace_s
+        self._load_timeout_s, self._grace_s, self._cache_mb = load_timeout_s, grace_s, cache_mb
         self._addresses: Addresses | None = None
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._stopping = threading.Event()
@@ -193,7 +195,7 @@ class Server:
         """One life of Triton; why it ended, empty after a stop."""
         if self._stopping.is_set():
             return ""
-        triton = Triton(run, self.addresses, self._grace_s, lambda line: self._write(log, line))
+        triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, lambda line: self._write(log, line))
         try:
             return self._load_and_watch(triton)
         except ServerError as error:

@@ -34,14 +34,16 @@ _HARMLESS = "CudaDriverHelper has not been initialized"
 class Triton:
     """One running tritonserver and its stubs, in a session of their own that dies with the thread that started it."""
 
-    def __init__(self, run: Path, addresses: Addresses, grace_s: float, write_log: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, run: Path, addresses: Addresses, grace_s: float, cache_mb: float, write_log: Callable[[bytes], None]
+    ) -> None:
         self._addresses, self._prefix, self._write_log = addresses, run.name, write_log
         self._lines: deque[str] = deque(maxlen=200)
         self._fatal = threading.Event()
         self._stubs: list[tuple[str, psutil.Process]] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
-            [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *command(run, addresses, grace_s)],
-            env=environment(run),
+            [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *command(run, addresses, grace_s, cache_mb)],
+            env=environment(run, cache_mb),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
