@@ -99,7 +99,7 @@ def main() -> None:
         sys.stdout.write(f"{time.monotonic() - started:7.0f} s  peak {peak:5.1f} GB  {share:4.0%} {what}\n")
         sys.stdout.flush()
 
-    manifest = export(folder / "weights", folder / "build", Options(samplers=["euler"]), report)
+    manifest = export(folder / "weights", folder / "build", Options(samplers=["euler:default"]), report)
     for name, stage in manifest.stages.items():
         size = sum(manifest.artifacts[file]["bytes"] for file in stage["files"])
         sys.stdout.write(f"{name}: {size / 1e9:.2f} GB, max difference {stage['max_difference']:.1e}\n")

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from triptych.demo import demo_build
@@ -35,6 +43,7 @@ def make(folder: Path, seed: int) -> dict[str, Any]:
         "scaling_factor": choose.choice([0.13025, 0.18215, 0.8]),
         "prediction_type": ["epsilon", "v_prediction"][seed % 2],
         "force_zeros_for_empty_prompt": seed % 3 != 0,
+        "distilled": {3: "lcm", 5: "turbo"}.get(seed),
     }
     StableDiffusionXLPipeline(
         vae=_vae(facts),
@@ -42,12 +51,33 @@ def make(folder: Path, seed: int) -> dict[str, Any]:
         text_encoder_2=CLIPTextModelWithProjection(_clip(*facts["clip_2"], facts["tokens"], facts["projection"])),
         tokenizer=_tokenizer(facts["tokens"]),
         tokenizer_2=_tokenizer(facts["tokens"]),
-        unet=_unet(facts),
+        unet=_unet(facts, facts["clip"][0] + facts["clip_2"][0], time_ids=6),
         scheduler=_scheduler(facts),
         force_zeros_for_empty_prompt=facts["force_zeros_for_empty_prompt"],
         add_watermarker=False,
     ).save_pretrained(folder, safe_serialization=True)
     return facts
+
+
+def make_refiner(folder: Path, base: Path, facts: dict[str, Any], *, own_encoder: bool, aesthetics: bool) -> None:
+    """Save a random refiner for the base that `make` saved with these facts."""
+    torch.manual_seed(99)
+    pipeline = load(base)
+    encoder = pipeline.text_encoder_2
+    if own_encoder:
+        encoder = CLIPTextModelWithProjection(_clip(*facts["clip_2"], facts["tokens"], facts["projection"]))
+    StableDiffusionXLImg2ImgPipeline(
+        vae=pipeline.vae,
+        text_encoder=None,
+        text_encoder_2=encoder,
+        tokenizer=None,
+        tokenizer_2=pipeline.tokenizer_2,
+        unet=_unet(facts, facts["clip_2"][0], time_ids=5 if aesthetics else 6),
+        scheduler=pipeline.scheduler,
+        requires_aesthetics_score=aesthetics,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
 
 
 def load(folder: Path) -> StableDiffusionXLPipeline:
@@ -72,7 +102,7 @@ def _clip(width: int, layers: int, tokens: int, projection: int) -> CLIPTextConf
     )
 
 
-def _unet(facts: dict[str, Any]) -> UNet2DConditionModel:
+def _unet(facts: dict[str, Any], context: int, time_ids: int) -> UNet2DConditionModel:
     blocks = facts["blocks"]
     down = ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * (blocks - 1)
     return UNet2DConditionModel(
@@ -86,8 +116,9 @@ def _unet(facts: dict[str, Any]) -> UNet2DConditionModel:
         use_linear_projection=facts["linear_projection"],
         addition_embed_type="text_time",
         addition_time_embed_dim=16,
-        projection_class_embeddings_input_dim=facts["projection"] + 6 * 16,
-        cross_attention_dim=facts["clip"][0] + facts["clip_2"][0],
+        projection_class_embeddings_input_dim=facts["projection"] + time_ids * 16,
+        cross_attention_dim=context,
+        time_cond_proj_dim=32 if facts["distilled"] == "lcm" and time_ids == 6 else None,
         norm_num_groups=8,
     )
 
@@ -105,15 +136,14 @@ def _vae(facts: dict[str, Any]) -> AutoencoderKL:
     )
 
 
-def _scheduler(facts: dict[str, Any]) -> EulerDiscreteScheduler:
-    return EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        timestep_spacing="leading",
-        prediction_type=facts["prediction_type"],
-    )
+def _scheduler(facts: dict[str, Any]) -> Any:
+    common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    common["prediction_type"] = facts["prediction_type"]
+    if facts["distilled"] == "lcm":
+        return LCMScheduler(**common)
+    if facts["distilled"] == "turbo":
+        return EulerAncestralDiscreteScheduler(**common, timestep_spacing="trailing")
+    return EulerDiscreteScheduler(**common, steps_offset=1, timestep_spacing="leading")
 
 
 def _tokenizer(tokens: int) -> PreTrainedTokenizerFast:

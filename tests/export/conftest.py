@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 
 SEEDS = range(6)
-SAMPLERS = ["euler", "dpmpp_2m", "euler_a"]
+SAMPLERS = ["euler:default", "dpmpp_2m:karras", "euler_a:default", "heun:default", "unipc:default"]
+# Bases with a refiner: whether its text encoder has weights of its own, and whether it reads aesthetic scores.
+REFINERS = {0: (False, True), 4: (True, False)}
+
+
+def refiner_of(weights: Path) -> Path:
+    """Where the refiner of a base lies."""
+    return weights.with_name(f"{weights.name}-refiner")
 
 
 def build(folder: Path, seed: int) -> tuple[Path, Path]:
-    """Make and export one; its weights and its build."""
+    """Make and export one, with its refiner where it has one; its weights and its build."""
     import torch
 
     from triptych_export.build import Options, export
@@ -23,8 +30,12 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
 
     torch.set_num_threads(1)
     weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
-    tiny_sdxl.make(weights, seed)
-    export(weights, output, Options(samplers=SAMPLERS))
+    facts, refiner = tiny_sdxl.make(weights, seed), None
+    if seed in REFINERS:
+        refiner = refiner_of(weights)
+        own_encoder, aesthetics = REFINERS[seed]
+        tiny_sdxl.make_refiner(refiner, weights, facts, own_encoder=own_encoder, aesthetics=aesthetics)
+    export(weights, output, Options(samplers=SAMPLERS, refiner=refiner))
     return weights, output
 
 

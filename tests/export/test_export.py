@@ -19,17 +19,19 @@ from triptych_export.stages import ClipStage
 from triptych_export.weights import Weights
 from triptych_serving.manifest import Manifest, ManifestError
 
-from .conftest import SAMPLERS
+from .conftest import REFINERS, SAMPLERS, refiner_of
+
+PLAIN = 2  # a tiny model without a refiner
 
 
 @pytest.fixture
 def weights(tiny, tmp_path):
-    return shutil.copytree(tiny(0)[0], tmp_path / "weights")
+    return shutil.copytree(tiny(PLAIN)[0], tmp_path / "weights")
 
 
 @pytest.fixture
 def build(tiny, tmp_path):
-    return shutil.copytree(tiny(0)[1], tmp_path / "build")
+    return shutil.copytree(tiny(PLAIN)[1], tmp_path / "build")
 
 
 def change_json(path, **changes):
@@ -68,7 +70,7 @@ def odd_scheduler(folder):
         (another_pipeline, "_class_name 'FluxPipeline'; supported: StableDiffusionXLPipeline"),
         (only_a_pickle, "vae: no .safetensors file in .*; pickles are not read"),
         (no_encoder, "text_encoder: missing from"),
-        (inpainting, "unet/config.json: in_channels 9; supported: 4"),
+        (inpainting, "unet/config.json: in_channels 9; supported: as many as out_channels, 4"),
         (odd_scheduler, "scheduler: DPMSolverSDEScheduler; supported: "),
     ],
 )
@@ -78,11 +80,55 @@ def test_a_folder_that_is_not_supported_is_refused_by_name(weights, tmp_path, sp
         export(weights, tmp_path / "out")
 
 
+@pytest.fixture
+def refined(tiny, tmp_path):
+    """Copies of a base and its refiner."""
+    base = tiny(min(REFINERS))[0]
+    return shutil.copytree(base, tmp_path / "base"), shutil.copytree(refiner_of(base), tmp_path / "refiner")
+
+
+def another_prediction(refiner):
+    change_json(refiner / "scheduler/scheduler_config.json", prediction_type="sample")
+
+
+def other_prompts(refiner):
+    file = refiner / "tokenizer_2/tokenizer.json"
+    file.write_text(file.read_text().replace('"Lowercase"', '"NFD"'))
+
+
+def a_base(refiner):
+    change_json(refiner / "model_index.json", _class_name="StableDiffusionXLPipeline")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (another_prediction, "refiner scheduler: prediction_type 'sample'; supported: the base's, 'epsilon'"),
+        (other_prompts, "refiner tokenizer_2: differs from the base's"),
+        (a_base, "_class_name 'StableDiffusionXLPipeline'; supported: StableDiffusionXLImg2ImgPipeline"),
+    ],
+)
+def test_a_refiner_that_does_not_fit_its_base_is_refused_by_name(refined, tmp_path, spoil, message):
+    base, refiner = refined
+    spoil(refiner)
+    with pytest.raises(ExportError, match=message):
+        export(base, tmp_path / "out", Options(refiner=refiner))
+
+
+def test_only_a_text_encoder_of_its_own_is_exported_with_a_refiner(tiny):
+    for seed, (own_encoder, _) in REFINERS.items():
+        build = tiny(seed)[1]
+        assert ("refiner_text_encoder_2" in Manifest.load(build).stages) == own_encoder
+        ensemble = (build / "model_repository/sdxl/config.pbtxt").read_text()
+        assert ("refiner_text_encoder_2" in ensemble) == own_encoder
+        assert "only with" not in ensemble
+
+
 class Differing(ClipStage):
     """Traced, it is another function than it was in PyTorch."""
 
-    def forward(self, input_ids):
-        return super().forward(input_ids) + (0.01 if torch.compiler.is_exporting() else 0)
+    def forward(self, input_ids, clip_skip):
+        return super().forward(input_ids, clip_skip) + (0.01 if torch.compiler.is_exporting() else 0)
 
 
 def test_a_stage_that_differs_stops_the_export_with_the_figure(weights, tmp_path, monkeypatch):
@@ -94,9 +140,9 @@ def test_a_stage_that_differs_stops_the_export_with_the_figure(weights, tmp_path
 
 
 def test_a_second_run_makes_only_what_changed(tiny, build):
-    weights = tiny(0)[0]
+    weights = tiny(PLAIN)[0]
     times = {path: path.stat().st_mtime_ns for path in build.rglob("*.onnx")}
-    (build / "samplers/euler-default.npz").write_bytes(b"harmed")
+    (build / "samplers/euler-default.npz.xz").write_bytes(b"harmed")
     began = time.monotonic()
     said = []
     export(weights, build, Options(samplers=SAMPLERS), lambda what, _share: said.append(what))
@@ -111,6 +157,7 @@ def test_the_manifest_tells_the_model(tiny):
     manifest, folder = Manifest.load(build), Weights.open(weights)
     assert manifest.model.prediction_type == folder.config("scheduler")["prediction_type"] == "v_prediction"
     assert manifest.model.force_zeros_for_empty_prompt is True
+    assert manifest.model.refiner is None
     assert manifest.model.default_height == folder.config("unet")["sample_size"] * folder.vae_scale_factor
     assert all(stage["batch_invariant"] for stage in manifest.stages.values())
     assert all(stage["max_difference"] <= 1.0 for stage in manifest.stages.values())

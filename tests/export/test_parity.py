@@ -7,46 +7,207 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
+from PIL import Image, ImageDraw, ImageFilter
 
 from triptych.server import Server
-from triptych_export.samplers import scheduler
+from triptych_export.samplers import default_sampler, scheduler
 
 from .. import plain, tiny_sdxl
-from .conftest import SEEDS
+from .conftest import REFINERS, SEEDS, refiner_of
 
-SETTINGS = [
-    {"seed": 1, "num_inference_steps": 6, "guidance_scale": 5.0},
-    {"seed": 2**40, "num_inference_steps": 9, "guidance_scale": 7.5, "negative_prompt": ""},
+PROMPTS = ["a 3d render of a red apple", "fox " * 90]
+TEXT = [
+    {"seed": 1, "num_inference_steps": 6, "guidance_scale": 5.0, "clip_skip": 1},
+    {"seed": 2**40, "num_inference_steps": 9, "guidance_scale": 7.5, "negative_prompt": "", "guidance_rescale": 0.7},
     {"seed": 3, "num_inference_steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurred red things"},
     {"seed": 0, "num_inference_steps": 4, "guidance_scale": 1.0},
     {"seed": 5, "num_inference_steps": 8, "guidance_scale": 6.0, "sampler": "dpmpp_2m", "schedule": "karras"},
-    {"seed": 6, "num_inference_steps": 7, "guidance_scale": 4.0, "sampler": "euler_a"},
+    {"seed": 6, "num_inference_steps": 7, "guidance_scale": 4.0, "sampler": "euler_a", "guidance_end": 0.6},
+    {
+        "seed": 7,
+        "num_inference_steps": 3,
+        "guidance_scale": 0.0,
+        "sampler": "heun",
+        "original_size": (512, 384),
+        "target_size": (300, 301),
+        "crops_coords_top_left": (16, 5),
+    },
 ]
-PROMPTS = ["a 3d render of a red apple", "fox " * 90]
+PICTURE = [
+    {"seed": 1, "num_inference_steps": 10, "guidance_scale": 5.0, "strength": 0.7},
+    {"seed": 2, "num_inference_steps": 6, "guidance_scale": 1.0},
+    {"seed": 3, "num_inference_steps": 9, "guidance_scale": 4.0, "strength": 1.0, "sampler": "euler_a"},
+    {"seed": 4, "num_inference_steps": 8, "strength": 0.5, "sampler": "dpmpp_2m", "schedule": "karras"},
+    {"seed": 5, "num_inference_steps": 7, "strength": 0.6, "sampler": "heun", "negative_prompt": "grey"},
+    {"seed": 6, "num_inference_steps": 9, "strength": 0.8, "sampler": "unipc", "clip_skip": 1},
+]
+MASKED = [
+    {"seed": 1, "num_inference_steps": 6, "guidance_scale": 5.0, "strength": 1.0},
+    {"seed": 2, "num_inference_steps": 8, "guidance_scale": 3.0},
+    {"seed": 3, "num_inference_steps": 9, "guidance_scale": 1.0, "strength": 0.5, "sampler": "euler_a"},
+    {"seed": 4, "num_inference_steps": 8, "strength": 0.7, "sampler": "dpmpp_2m", "schedule": "karras"},
+    {"seed": 5, "num_inference_steps": 6, "strength": 0.8, "sampler": "heun", "negative_prompt": ""},
+]
+REFINED = [
+    {"seed": 1, "num_inference_steps": 10, "guidance_scale": 5.0, "denoising_end": 0.8},
+    {"seed": 2, "num_inference_steps": 9, "guidance_scale": 3.0, "denoising_end": 0.55, "negative_prompt": "grey"},
+    {"seed": 3, "num_inference_steps": 7, "guidance_scale": 1.0, "denoising_end": 0.7, "sampler": "euler_a"},
+    {"seed": 4, "num_inference_steps": 12, "denoising_end": 0.6, "sampler": "dpmpp_2m", "schedule": "karras"},
+    {"seed": 5, "num_inference_steps": 6, "denoising_end": 0.7, "sampler": "heun", "aesthetic_score": 3.5},
+    {"seed": 6, "num_inference_steps": 11, "denoising_end": 0.5, "sampler": "unipc", "negative_aesthetic_score": 1.0},
+    {"seed": 7, "num_inference_steps": 8, "denoising_end": 0.75, "crops_coords_top_left": (8, 3), "clip_skip": 1},
+    {"seed": 8, "num_inference_steps": 10, "denoising_end": 0.8, "init_image": True, "strength": 0.6},
+]
+DEFAULT_GUIDANCE = 5.0
 
 
-def theirs(pipeline, settings, scheduler_config, size):
-    given = dict(settings)
-    pair = given.pop("sampler", "euler"), given.pop("schedule", "default")
-    pipeline.scheduler = scheduler(scheduler_config, *pair)
-    generator = torch.Generator("cpu").manual_seed(given.pop("seed"))
-    return np.asarray(pipeline(generator=generator, **size, **given).images[0]).astype(int)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_served_image_is_diffusers(seed, tiny):
-    weights, build = tiny(seed)
-    pipeline = tiny_sdxl.load(weights)
-    config = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
-    side = pipeline.default_sample_size * pipeline.vae_scale_factor
+@pytest.fixture(params=SEEDS)
+def model(request, tiny):
+    """A served tiny model and diffusers' pipelines of the same weights."""
+    weights, build = tiny(request.param)
     with Server(build, http_port=0, grpc_port=0, metrics_port=0) as server:
-        for number, settings in enumerate(SETTINGS):
-            wanted = {**settings, "prompt": PROMPTS[number % 2]}
-            size = {"height": side, "width": side if number % 3 == 0 else side // 2 * 3}
-            answer = plain.grpc(server.addresses.grpc, **wanted, **size)
-            ours = np.asarray(Image.open(io.BytesIO(answer["image"]))).astype(int)
-            difference = np.abs(ours - theirs(pipeline, wanted, config, size)).max()
-            assert difference <= 1, f"{wanted} {size}: {difference}/255"
-            assert ours.std() > 1
-            assert ("cut" in answer["receipt"]) == (number % 2 == 1)
+        yield Model(server.addresses.grpc, weights, request.param)
+
+
+class Model:
+    def __init__(self, url, weights, seed):
+        self.url, self.seed = url, seed
+        self.base = tiny_sdxl.load(weights)
+        own = self.base.scheduler
+        self.config = {**own.config, "_class_name": type(own).__name__}
+        self.default = default_sampler(self.config)[0]
+        encoders = (self.base.text_encoder, self.base.text_encoder_2)
+        self.most_skipped = min(encoder.config.num_hidden_layers for encoder in encoders) - 1
+        self.side = self.base.default_sample_size * self.base.vae_scale_factor
+        self.refiner = None
+        if seed in REFINERS:
+            self.refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
+                refiner_of(weights), dtype=torch.float32, add_watermarker=False
+            )
+            self.refiner.set_progress_bar_config(disable=True)
+
+    def pipeline(self, kind):
+        zeros = self.base.config.force_zeros_for_empty_prompt
+        made = kind(**self.base.components, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    def check(self, given, theirs):
+        answer = plain.grpc(self.url, **_sent(given))
+        ours = np.asarray(Image.open(io.BytesIO(answer["image"]))).astype(int)
+        difference = np.abs(ours - np.asarray(theirs).astype(int)).max()
+        assert difference <= 1, f"seed {self.seed}, {given}: {difference}/255"
+        assert ours.std() > 1
+        assert ("cut" in answer["receipt"]) == (given["prompt"] == PROMPTS[1])
+
+    def asked(self, number, settings, **more):
+        """A request's settings: its prompt, its size, no more layers skipped than there are."""
+        skip = {"clip_skip": min(settings["clip_skip"], self.most_skipped)} if "clip_skip" in settings else {}
+        return {**settings, **skip, "prompt": PROMPTS[number % 2], **more, **self.sizes(number)}
+
+    def sizes(self, number):
+        return {"height": self.side, "width": self.side if number % 3 == 0 else self.side // 2 * 3}
+
+    def scheduler(self, given):
+        return scheduler(self.config, given.get("sampler", self.default), given.get("schedule", "default"))
+
+    def run(self, pipeline, given, generator=None, **more):
+        """diffusers' call with our names."""
+        pipeline.scheduler = self.scheduler(given)
+        ours = ("seed", "sampler", "schedule", "guidance_end", "denoising_end", "init_image", "mask")
+        known = {name: value for name, value in given.items() if name not in ours}
+        known.setdefault("guidance_scale", DEFAULT_GUIDANCE)
+        generator = generator or torch.Generator("cpu").manual_seed(given["seed"])
+        return pipeline(generator=generator, **known, **more).images[0]
+
+
+def _sent(given):
+    files = {name: _png(given[name]) for name in ("init_image", "mask") if name in given}
+    return {"guidance_scale": DEFAULT_GUIDANCE, **given, **files}
+
+
+def _png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def picture(side):
+    image = Image.effect_noise((side * 2, side + 32), 80).convert("RGB").filter(ImageFilter.GaussianBlur(2))
+    ImageDraw.Draw(image).ellipse((10, 10, side, side), fill=(200, 60, 20))
+    return image
+
+
+def mask(size):
+    image = Image.new("L", size)
+    ImageDraw.Draw(image).rectangle((size[0] // 4, 9, size[0] - 5, size[1] // 2), fill=255)
+    return image
+
+
+def without_guidance_after(calls):
+    """diffusers' own way to end guidance: a callback that drops the unconditional rows."""
+
+    def callback(pipeline, step, _timestep, tensors):
+        if step == calls - 1 and pipeline.do_classifier_free_guidance:
+            pipeline._guidance_scale = 0.0
+            return {name: tensor[-1:] if name != "latents" else tensor for name, tensor in tensors.items()}
+        return tensors
+
+    names = ["latents", "prompt_embeds", "add_text_embeds", "add_time_ids"]
+    return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": names}
+
+
+def test_the_served_image_is_diffusers(model):
+    for number, settings in enumerate(TEXT):
+        given = model.asked(number, settings)
+        calls = int(given["num_inference_steps"] * given.get("guidance_end", 1))
+        model.check(given, model.run(model.base, given, **without_guidance_after(calls)))
+    img2img(model)
+    inpaint(model)
+    if model.refiner is not None:
+        refined(model)
+
+
+def img2img(model):
+    for number, settings in enumerate(PICTURE[model.seed % 2 :: 2] if model.seed > 1 else PICTURE):
+        size = model.sizes(number)
+        given = model.asked(number, settings, init_image=picture(model.side))
+        resized = given["init_image"].resize((size["width"], size["height"]), Image.Resampling.LANCZOS)
+        theirs = {name: value for name, value in given.items() if name not in size}
+        pipeline = model.pipeline(StableDiffusionXLImg2ImgPipeline)
+        model.check(given, model.run(pipeline, theirs, image=resized))
+
+
+def inpaint(model):
+    for number, settings in enumerate(MASKED[model.seed % 2 :: 2] if model.seed > 1 else MASKED):
+        image = picture(model.side)
+        given = model.asked(number, settings, init_image=image, mask=mask(image.size))
+        pipeline = model.pipeline(StableDiffusionXLInpaintPipeline)
+        model.check(given, model.run(pipeline, given, image=image, mask_image=given["mask"]))
+
+
+def refined(model):
+    for number, settings in enumerate(REFINED):
+        given = model.asked(number, settings)
+        if "init_image" in given:
+            given["init_image"] = picture(model.side)
+        model.check(given, both(model, given))
+
+
+def both(model, given):
+    """diffusers' two pipelines, latents in between, one generator through both."""
+    generator = torch.Generator("cpu").manual_seed(given["seed"])
+    scores = {name: given[name] for name in ("aesthetic_score", "negative_aesthetic_score") if name in given}
+    end = {"denoising_end": given["denoising_end"], "output_type": "latent"}
+    asked = {name: value for name, value in given.items() if name not in scores}
+    size = {"height": given["height"], "width": given["width"]}
+    if "init_image" in given:
+        asked = {name: value for name, value in asked.items() if name not in size}
+        image = given["init_image"].resize((size["width"], size["height"]), Image.Resampling.LANCZOS)
+        latents = model.run(model.pipeline(StableDiffusionXLImg2ImgPipeline), asked, generator, image=image, **end)
+    else:
+        latents = model.run(model.base, asked, generator, **end)
+    refiner = {name: value for name, value in asked.items() if name not in (*size, "strength")}
+    start = {"denoising_start": given["denoising_end"], "image": latents[None]}
+    return model.run(model.refiner, refiner, generator, **start, **scores)

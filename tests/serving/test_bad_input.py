@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.utils import InferenceServerException
+
+from triptych.demo import demo_build
+from triptych.server import Server
 
 from .. import plain
 
+PICTURE = io.BytesIO()
+Image.effect_noise((96, 64), 50).save(PICTURE, "PNG")
+PICTURE = PICTURE.getvalue()
 GOOD = {"prompt": "a flat icon of a penguin", "num_inference_steps": 1, "seed": 1}
+
+
+def png_header(width, height):
+    """A PNG that only says how large it is."""
+    chunks = b""
+    for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"")):
+        chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
 WITHIN_SECONDS = 0.1
 TRIES = 3
 
@@ -42,6 +62,38 @@ BAD = {
     "unknown format": ({"output_format": "gif"}, "output_format: 'gif' given; legal: png, jpeg, webp"),
     "no time": ({"deadline_ms": 0}, "deadline_ms: 0 given; legal: 1"),
     "long tenant": ({"tenant": "t" * 1000}, "tenant: 1000 bytes given; legal: at most 128"),
+    "no picture": (
+        {"init_image": b"GIF89a"},
+        "init_image: no readable picture (UnidentifiedImageError) given; legal: PNG",
+    ),
+    "empty picture": ({"init_image": b""}, "init_image"),
+    "half a picture": ({"init_image": PICTURE[:2000]}, "init_image: a damaged file ("),
+    "bomb": (
+        {"init_image": png_header(9_000, 9_000)},
+        "init_image: 9000×9000 pixels given; legal: at most 64000000",
+    ),
+    "mask alone": ({"mask": PICTURE}, "mask: without init_image given; legal: only together with init_image"),
+    "mask is no picture": ({"init_image": PICTURE, "mask": b"x"}, "mask: no readable picture"),
+    "mask with a hidden state": (
+        {"init_image": PICTURE, "mask": PICTURE, "sampler": "unipc"},
+        "mask: with sampler unipc",
+    ),
+    "strength alone": ({"strength": 0.5}, "strength: without init_image given"),
+    "no step left": (
+        {"init_image": PICTURE, "strength": 0.01},
+        "strength: 0.01 of 20 steps given; legal: at least 0.05",
+    ),
+    "small picture": ({"init_image": png_header(8, 8)}, "height: 0 given; legal: multiples of 32 from 32"),
+    "clip_skip": ({"clip_skip": 99}, "clip_skip: 99 given; legal: 0 … "),
+    "guidance_end": ({"guidance_end": 1.5}, "guidance_end: 1.5 given; legal: 0 … 1"),
+    "guidance_rescale": ({"guidance_rescale": float("nan")}, "guidance_rescale: nan given; legal: 0 … 1"),
+    "original_size": ({"original_size": (0, 64)}, "original_size: 0 given; legal: 1 … 65536"),
+    "no refiner": ({"denoising_end": 0.8}, "denoising_end: 0.8 given; legal: nothing: this model was exported without"),
+    "score alone": ({"aesthetic_score": 6.0}, "aesthetic_score: without denoising_end"),
+    "too many steps for lcm": (
+        {"sampler": "lcm", "num_inference_steps": 51},
+        "num_inference_steps: 51 given; legal: 1 … 50",
+    ),
     "wrong dtype": ({"num_inference_steps": np.array([4.5], np.float32)}, "num_inference_steps"),
     "wrong rank": ({"seed": np.array([[1, 2]], np.int64)}, "seed"),
     "two prompts": ({"prompt": np.array([b"a", b"b"], np.object_)}, "prompt"),
@@ -82,9 +134,20 @@ def test_the_next_request_works(demo, send):
     assert send(demo, **GOOD)["image"].startswith(b"\x89PNG")
 
 
+def test_a_refused_picture_does_not_hold_up_the_stop():
+    with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0, grace_s=60) as server:
+        with pytest.raises(InferenceServerException, match="init_image: a damaged file"):
+            plain.grpc(server.addresses.grpc, prompt="a fox", init_image=PICTURE[:2000])
+        began = time.monotonic()
+        server.stop()
+    assert server.failure is None
+    assert time.monotonic() - began < 30
+
+
 def test_a_stranger_cannot_spoil_the_loop_with_embeddings_of_another_shape(demo):
     settings = np.array([b'{"settings": {}, "arrived": 0}'], np.object_)
-    for inputs in ({"settings": settings}, {"settings": np.array([b"not JSON"], np.object_)}, {}):
+    odd = np.array([b"not JSON"], np.object_)
+    for inputs in ({"settings": settings}, {"settings": odd}, {"settings": settings, "refusal": odd}, {}):
         with pytest.raises(InferenceServerException) as error:
             plain.grpc(demo.grpc, model="denoise", **inputs)
         assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
@@ -93,7 +156,7 @@ def test_a_stranger_cannot_spoil_the_loop_with_embeddings_of_another_shape(demo)
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"action": "explode"}, "action: 'explode' given; legal: cancel, stats, watch"),
+        ({"action": "explode"}, "action: 'explode' given; legal: cancel, describe, stats, verify, watch"),
         ({"action": "watch"}, "id: '' given; legal: the UUID"),
         ({"action": "cancel", "id": "1"}, "id: '1' given; legal: the UUID"),
         ({"action": "cancel", "id": "x" * 100_000}, "id: "),

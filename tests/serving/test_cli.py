@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -11,9 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
+
+from triptych.demo import demo_build
 
 from .. import plain
 
@@ -181,3 +185,38 @@ def _is_loop_of(process, supervisor):
 def _until_served(url, folder):
     while triptych("generate", "a fox", *FAST, "--url", url, "-o", str(folder), "--quiet").returncode:
         pass
+
+
+def test_samplers_lists_what_the_server_takes(url):
+    done = triptych("samplers", "--url", url)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert "DPM++ 2M SDE" in lines["dpmpp_2m_sde"]
+    assert "karras" in lines["dpmpp_2m_sde"]
+    assert "EulerDiscreteScheduler" in lines["euler"]
+    assert " 50 " in lines["lcm"]
+    assert triptych("samplers", "--build", str(demo_build())).stdout == done.stdout
+
+
+def test_verify_says_that_the_served_engines_keep_their_promise(url):
+    done = triptych("verify", "--url", url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:2]] == [["equal", "unet:"], ["equal", "pipeline:"]]
+
+
+def test_a_picture_and_a_mask_from_the_command_line(url, tmp_path):
+    start, mask = tmp_path / "start.png", tmp_path / "mask.png"
+    start.write_bytes(plain.grpc(url, prompt="a 3d render of a red apple", seed=3)["image"])
+    half = Image.new("L", (128, 128))
+    half.paste(255, (64, 0, 128, 128))
+    half.save(mask)
+    asked = ["--init-image", str(start), "--mask", str(mask), "--strength", "1", "--seed", "3", "--url", url, "--json"]
+    done = triptych("generate", "a flat icon of a penguin", *asked, "-o", str(tmp_path / "made"))
+    facts = json.loads(done.stdout)
+    named = facts["receipt"]["init_image"]
+    assert named == {"sha256": hashlib.sha256(start.read_bytes()).hexdigest(), "height": 128, "width": 128}
+    images = (np.asarray(Image.open(path).convert("RGB"), float) for path in (start, facts["path"]))
+    changed = np.abs(np.subtract(*images)).mean(axis=(0, 2))
+    kept, painted = changed[:56].mean(), changed[72:].mean()
+    assert kept < painted / 4
+    assert painted > 20

@@ -40,6 +40,7 @@ def test_each_format_holds_the_picture_and_its_receipt(url, output_format, most)
     parameters, receipt = inside(answer)
     assert parameters.startswith(PARAMETERS)
     assert answer["receipt"].pop("timings")["total_ms"] > 0
+    assert answer["receipt"].pop("cached") is False
     assert receipt == answer["receipt"]
     assert receipt["seed"] == 4
     assert receipt["output_format"] == output_format

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from triptych.demo import demo_build
+from triptych.server import Server
+
+from .. import plain
 from .test_cli import triptych
+
+# Options of twenty pictures, in ten commands.
+TWENTY = [
+    ["-n", "4", "--num-inference-steps", "5"],
+    ["-n", "2", "--num-inference-steps", "4", "--sampler", "dpmpp_2m_sde", "--schedule", "karras"],
+    ["-n", "2", "--num-inference-steps", "7", "--sampler", "unipc", "--guidance-rescale", "0.5"],
+    ["-n", "2", "--num-inference-steps", "4", "--sampler", "lcm", "--guidance-scale", "1"],
+    ["-n", "2", "--num-inference-steps", "6", "--guidance-end", "0.5", "--negative-prompt", "grey"],
+    ["--num-inference-steps", "4", "--clip-skip", "1", "--size", "96x128", "--original-size", "512x512"],
+    ["--num-inference-steps", "3", "--output-format", "jpeg"],
+    ["-n", "3", "--num-inference-steps", "6", "--init-image", "START", "--strength", "0.6"],
+    ["-n", "2", "--num-inference-steps", "5", "--init-image", "START", "--mask", "START", "--sampler", "euler_a"],
+    ["--num-inference-steps", "5", "--sampler", "heun", "--crops-coords-top-left", "8,16"],
+]
 
 
 @pytest.fixture
@@ -33,7 +52,7 @@ def test_what_differs_is_named(url, files):
     image.save(files[0], pnginfo=info)
     done = triptych("replay", files[0], "--url", url)
     assert done.returncode == 1
-    assert done.stdout.startswith(f"DIFFERS  {files[0]}: runtime.onnxruntime: 1.0.0 → ")
+    assert done.stdout.startswith(f"DIFFERS  {files[0]}: other runtime (onnxruntime 1.0.0 → ")
 
 
 def test_a_file_without_a_receipt_is_refused_by_name(url, tmp_path):
@@ -43,3 +62,40 @@ def test_a_file_without_a_receipt_is_refused_by_name(url, tmp_path):
         done = triptych("replay", str(tmp_path / name), "--url", url)
         assert done.returncode == 2
         assert f"error: {tmp_path / name}: " in done.stderr
+
+
+def test_twenty_files_of_another_run_are_made_again_byte_for_byte(url, tmp_path):
+    start = tmp_path / "start.png"
+    Image.effect_noise((128, 96), 60).convert("RGB").save(start)
+    with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0) as other:
+        for asked in TWENTY:
+            words = [word.replace("START", str(start)) for word in asked]
+            to = ["--url", other.addresses.grpc, "-o", str(tmp_path / "made"), "--quiet"]
+            done = triptych("generate", "a flat icon of a penguin", *words, *to)
+            assert done.returncode == 0, done.stderr
+    made = sorted(map(str, (tmp_path / "made").iterdir()))
+    assert len(made) == 20
+    done = triptych("replay", *made, "--init-image", str(start), "--mask", str(start), "--url", url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["equal"] * 20
+
+
+def test_a_file_made_from_a_picture_needs_that_picture(url, tmp_path):
+    start = tmp_path / "start.png"
+    Image.effect_noise((64, 64), 60).convert("RGB").save(start)
+    asked = ["--init-image", str(start), "--strength", "0.5", "--num-inference-steps", "2", "--quiet"]
+    made = triptych("generate", "a fox", *asked, "--url", url, "-o", str(tmp_path / "made")).stdout.strip()
+    done = triptych("replay", made, "--url", url)
+    assert done.returncode == 2
+    assert "needs the picture it was made from: --init-image FILE" in done.stdout
+    assert triptych("replay", made, "--init-image", str(start), "--url", url).returncode == 0
+
+
+def test_each_of_eight_files_says_the_seed_that_makes_it_alone(url, tmp_path):
+    asked = ["-n", "8", "--num-inference-steps", "3", "--url", url, "--quiet"]
+    made = triptych("generate", "a 3d rocket", *asked, "-o", str(tmp_path)).stdout.split()
+    for path in made:
+        seed = json.loads(Image.open(path).text["triptych"])["seed"]
+        alone = plain.grpc(url, prompt="a 3d rocket", num_inference_steps=3, seed=seed)
+        assert Path(path).read_bytes() == alone["image"]
+    assert len(made) == 8

@@ -1,0 +1,106 @@
+"""Five hundred random requests, alone and in company twice: the same bytes each time, and every one a picture."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from triptych import AsyncClient
+from triptych.demo import demo_build
+from triptych.server import Server
+from triptych_serving.manifest import Manifest
+
+REQUESTS = 500
+REFINED_SEED = 0  # a tiny model that has a refiner
+PROMPTS = ["a 3d render of a red apple", "a flat icon of a penguin", "fox " * 90]
+SIDES = [32, 64]
+
+
+def random_request(choose, model, files):
+    sampler = choose.choice(sorted(model.samplers))
+    schedule = choose.choice(sorted(model.samplers[sampler].schedules))
+    most = min(8, model.samplers[sampler].schedules[schedule].max_steps)
+    asked = {
+        "prompt": choose.choice(PROMPTS),
+        "seed": choose.randrange(2**63),
+        "num_inference_steps": choose.randint(2, most),
+        "guidance_scale": choose.choice([0.0, 1.0, 3.0, 7.5]),
+        "height": choose.choice(SIDES),
+        "width": choose.choice(SIDES),
+        "sampler": sampler,
+        "schedule": schedule,
+        "tenant": choose.choice(["", "a", "b"]),
+    }
+    maybe = {
+        "negative_prompt": ["", "grey"],
+        "guidance_rescale": [0.3, 0.7],
+        "guidance_end": [0.0, 0.5],
+        "clip_skip": list(range(model.max_clip_skip + 1)),
+        "original_size": [(512, 300)],
+        "crops_coords_top_left": [(3, 9)],
+    }
+    asked |= {name: choose.choice(values) for name, values in maybe.items() if choose.random() < 0.3}
+    if choose.random() < 0.3:
+        asked |= {"init_image": choose.choice(files), "strength": choose.choice([0.5, 0.8, 1.0])}
+        if model.samplers[sampler].schedules[schedule].inpaint and choose.random() < 0.5:
+            return {**asked, "mask": choose.choice(files)}
+    if model.refiner is not None and choose.random() < 0.5:
+        asked |= {
+            "denoising_end": choose.choice([0.5, 0.6]),
+            "num_inference_steps": max(6, asked["num_inference_steps"]),
+        }
+        asked.pop("strength", None)
+        asked.pop("init_image", None)
+    return asked
+
+
+def pictures():
+    files = []
+    for seed in range(3):
+        image = Image.effect_noise((70 + seed, 90), 60).convert("RGB")
+        ImageDraw.Draw(image).rectangle((10, 10, 30 + seed, 60), fill=(250, 250, 250))
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        files.append(file.getvalue())
+    return files
+
+
+async def served(url, requests, choose=None):
+    """The files of all requests: one by one, or in groups of random size, each at once."""
+    made = []
+    async with AsyncClient(url, timeout=300) as client:
+        while len(made) < len(requests):
+            group = requests[len(made) : len(made) + (choose.randint(1, 64) if choose else 1)]
+            made += await asyncio.gather(*(client.submit(**request).get() for request in group))
+    return [image.data for image in made]
+
+
+def check(build, count, seed):
+    choose = random.Random(seed)
+    model = Manifest.load(build).model
+    files = pictures()
+    requests = [random_request(choose, model, files) for _ in range(count)]
+    with Server(build, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
+        url = server.addresses.grpc
+        alone = asyncio.run(served(url, requests))
+        for _ in range(2):
+            together = asyncio.run(served(url, requests, choose))
+            differ = [request for request, a, b in zip(requests, alone, together, strict=True) if a != b]
+            assert not differ, f"seed {seed}: {len(differ)} of {count} differ, the first {differ[0]}"
+    spread = [np.asarray(Image.open(io.BytesIO(data))).std() for data in alone]
+    assert min(spread) > 0
+    return requests
+
+
+def test_five_hundred_requests_keep_their_bytes_in_any_company(tiny):
+    requests = check(tiny(REFINED_SEED)[1], REQUESTS, seed=3)
+    assert sum("denoising_end" in request for request in requests) > REQUESTS / 5
+    assert sum("mask" in request for request in requests) > REQUESTS / 20
+
+
+def test_the_demo_models_requests_do_so_too():
+    check(demo_build(), 40, seed=4)
