@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -303,13 +304,26 @@ class _TableMakers:
     def start(self, pairs: Sequence[tuple[str, str]]) -> None:
         workers = min(len(os.sched_getaffinity(0)), len(pairs) // 4, MAX_WORKERS)
         if workers > 1:
-            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
             self._futures = {pair: self._pool.submit(_make_table, self._config, self._output, pair) for pair in pairs}
 
     def result(self, pair: tuple[str, str]) -> tuple[list[str], dict[str, Any]]:
         if pair in self._futures:
             return self._futures[pair].result()
         return _make_table(self._config, self._output, pair)
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for ever for an export that was killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_table(config: Mapping[str, Any], output: Path, pair: tuple[str, str]) -> tuple[list[str], dict[str, Any]]:

@@ -102,6 +102,14 @@ class ModelCard:
         latents = {"latent_height": height // scale, "latent_width": width // scale}
         return {"batch": 1, "height": height, "width": width, **latents}
 
+    @cached_property
+    def sampler_names(self) -> dict[str, str]:
+        """Our name for each sampler by every name it has, in lower case: ours, A1111's, diffusers' where it means one only."""
+        classes = [card.diffusers for card in self.samplers.values()]
+        names = {card.diffusers: name for name, card in self.samplers.items() if classes.count(card.diffusers) == 1}
+        names |= {card.a1111: name for name, card in self.samplers.items()}
+        return {known.lower(): name for known, name in {**names, **{name: name for name in self.samplers}}.items()}
+
     @classmethod
     def from_json(cls, card: Mapping[str, Any]) -> ModelCard:
         if wrong := {field.name for field in fields(cls)} ^ set(card):

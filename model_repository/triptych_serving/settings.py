@@ -163,7 +163,9 @@ def tenant(value: bytes | None) -> str:
 
 
 def _sampler(given: Mapping[str, Any], model: ModelCard) -> tuple[str, str, TableCard]:
-    name = checks.choice("sampler", given.get("sampler", model.default_sampler.encode()), sorted(model.samplers))
+    given_name = given.get("sampler", model.default_sampler.encode())
+    known = model.sampler_names.get(given_name.decode("utf-8", "replace").lower())
+    name = known or checks.choice("sampler", given_name, sorted(model.samplers))
     schedules = model.samplers[name].schedules
     if "schedule" in given:
         schedule = checks.choice("schedule", given["schedule"], schedules)

@@ -31,6 +31,17 @@ def test_defaults_are_the_models():
     assert 0 <= settings.seed < 2**32
 
 
+@pytest.mark.parametrize("name", [b"dpmpp_2m", b"DPM++ 2M", b"dpm++ 2m", b"DPMSolverMultistepScheduler"])
+def test_a_sampler_may_be_asked_for_by_any_of_its_names(name):
+    assert parse(sampler=name).sampler == "dpmpp_2m"
+
+
+def test_a_class_that_means_several_samplers_names_none():
+    two = dict.fromkeys(("dpmpp_2m", "dpmpp_3m"), MODEL.samplers["dpmpp_2m"])
+    with pytest.raises(InvalidRequest, match="legal: dpmpp_2m, dpmpp_3m"):
+        Settings.parse({"prompt": b"a fox", "sampler": b"DPMSolverMultistepScheduler"}, card(samplers=two))
+
+
 def test_seed_zero_is_a_seed():
     assert parse(seed=0).seed == 0
 
