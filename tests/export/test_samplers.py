@@ -213,7 +213,7 @@ def test_a_scheduler_that_no_table_can_hold_is_refused_by_name():
 
 def test_the_shipped_tables_are_those_of_the_shipped_scheduler():
     model = Manifest.load(demo_build()).model
-    tables = load_tables(demo_build() / model.samplers["dpmpp_2m"]["karras"])
+    tables = load_tables(demo_build() / model.samplers["dpmpp_2m"].schedules["karras"].path)
     for steps in (1, 20, 100):
         shipped, made = tables.steps(steps), samplers.table(CONFIG, "dpmpp_2m", "karras", steps).steps(1)
         assert len(shipped) == len(made)

@@ -32,7 +32,7 @@ def png_header(width, height):
 
 
 WITHIN_SECONDS = 0.1
-TRIES = 3
+TRIES = 10
 
 BAD = {
     "no inputs": ({}, "prompt"),
@@ -117,16 +117,18 @@ def over_http(demo, **inputs):
 @pytest.mark.parametrize("send", [over_grpc, over_http])
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_by_name_and_at_once(demo, send, name):
-    times = []
-    for _ in range(TRIES):  # the fastest: other work on this machine is not the server's
+    fastest = float("inf")
+    for _ in range(TRIES):  # other work on this machine is not the server's
         began = time.monotonic()
         with pytest.raises(InferenceServerException) as error:
             send(demo, **given(name))
-        times.append(time.monotonic() - began)
+        fastest = min(fastest, time.monotonic() - began)
+        if fastest < WITHIN_SECONDS:
+            break
     assert error.value.status() in ("StatusCode.INVALID_ARGUMENT", "400")
     assert BAD[name][1] in error.value.message()
     assert len(error.value.message()) < 500
-    assert min(times) < WITHIN_SECONDS
+    assert fastest < WITHIN_SECONDS
 
 
 @pytest.mark.parametrize("send", [over_grpc, over_http])
