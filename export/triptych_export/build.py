@@ -47,11 +47,10 @@ from .weights import REFINER, Weights
 REPOSITORY = "model_repository"
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "triptych")
 
-Report = Callable[[str, float], None]
-
-
 # Processes that make sampler tables at once.
 MAX_WORKERS = 8
+
+Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,11 @@ class _Export:
     def run(self) -> Manifest:
         if self.refiner is not None:
             _check_refiner(self.weights, self.refiner)
+            if self._default_size % self._refined_multiple:
+                raise ExportError(
+                    f"refiner unet: takes multiples of {self._refined_multiple} pixels; "
+                    f"supported: those that divide the base's own size, {self._default_size}"
+                )
         cards = [self._tokenizer(part) for part in self.weights.kind.tokenizers]
         if len({card.max_length for card in cards}) > 1:
             raise ExportError(f"tokenizer: lengths {[card.max_length for card in cards]}; SDXL needs two equal ones")
@@ -213,10 +217,19 @@ class _Export:
     def _size_multiple(self, weights: Weights) -> int:
         return self.weights.vae_scale_factor * weights.latent_multiple
 
+    @property
+    def _refined_multiple(self) -> int:
+        """What the sizes that base and refiner both take are multiples of."""
+        return math.lcm(*(self._size_multiple(weights) for weights in (self.weights, self.refiner) if weights))
+
+    @property
+    def _default_size(self) -> int:
+        return int(self.weights.config("unet")["sample_size"]) * self.weights.vae_scale_factor
+
     def _card(self, cards: Sequence[TokenizerCard], tables: Mapping[tuple[str, str], TableCard]) -> ModelCard:
         weights, defaults = self.weights, self.weights.call_defaults
         unet, vae, scheduler = (weights.config(part) for part in ("unet", "vae", "scheduler"))
-        size, multiple = int(unet["sample_size"]) * weights.vae_scale_factor, self._size_multiple(weights)
+        size, multiple = self._default_size, self._size_multiple(weights)
         sampler, schedule = samplers.default_sampler(scheduler)
         steps, guidance = self.options.num_inference_steps, self.options.guidance_scale
         layers = [weights.config(part)["num_hidden_layers"] for part in ("text_encoder", "text_encoder_2")]
@@ -247,9 +260,8 @@ class _Export:
     def _refiner_card(self) -> RefinerCard | None:
         if self.refiner is None:
             return None
-        multiples = self._size_multiple(self.weights), self._size_multiple(self.refiner)
         return RefinerCard(
-            size_multiple=math.lcm(*multiples),
+            size_multiple=self._refined_multiple,
             force_zeros_for_empty_prompt=self.refiner.index.get("force_zeros_for_empty_prompt", True),
             requires_aesthetics_score=self.refiner.index.get("requires_aesthetics_score", False),
             own_text_encoder=self._own_text_encoder,

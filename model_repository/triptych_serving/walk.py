@@ -42,10 +42,9 @@ class Walk:
             InvalidRequest: `denoising_end` leaves one of the two models without a row.
         """
         steps, first = settings.num_inference_steps, 0
-        table = tables.steps(steps)
         if settings.strength is not None:
-            first = (steps - int(steps * settings.strength)) * table.order
-            table = tables.steps(steps, first)
+            first = (steps - int(steps * settings.strength)) * int(tables.order)
+        table = tables.steps(steps, first)
         denoisers = (BASE,) * len(table)
         if settings.denoising_end is not None:
             base, refiner = _handed_over(settings.denoising_end, steps, tables, table, model)

@@ -115,6 +115,14 @@ def test_a_refiner_that_does_not_fit_its_base_is_refused_by_name(refined, tmp_pa
         export(base, tmp_path / "out", Options(refiner=refiner))
 
 
+def test_a_refiner_that_cannot_take_the_bases_own_size_is_refused_by_name(refined, tmp_path):
+    base, refiner = refined
+    sample_size = json.loads((base / "unet/config.json").read_text())["sample_size"]
+    change_json(base / "unet/config.json", sample_size=sample_size + 1)
+    with pytest.raises(ExportError, match=r"refiner unet: takes multiples of \d+ pixels; supported: those that divide"):
+        export(base, tmp_path / "out", Options(refiner=refiner))
+
+
 def test_only_a_text_encoder_of_its_own_is_exported_with_a_refiner(tiny):
     for seed, (own_encoder, _) in REFINERS.items():
         build = tiny(seed)[1]

@@ -93,7 +93,7 @@ class Model:
         made.set_progress_bar_config(disable=True)
         return made
 
-    def check(self, given, theirs):
+    def assert_like(self, given, theirs):
         answer = plain.grpc(self.url, **_sent(given))
         ours = np.asarray(Image.open(io.BytesIO(answer["image"]))).astype(int)
         difference = np.abs(ours - np.asarray(theirs).astype(int)).max()
@@ -162,7 +162,7 @@ def test_the_served_image_is_diffusers(model):
     for number, settings in enumerate(TEXT):
         given = model.asked(number, settings)
         calls = int(given["num_inference_steps"] * given.get("guidance_end", 1))
-        model.check(given, model.run(model.base, given, **without_guidance_after(calls)))
+        model.assert_like(given, model.run(model.base, given, **without_guidance_after(calls)))
     img2img(model)
     inpaint(model)
     if model.refiner is not None:
@@ -176,7 +176,7 @@ def img2img(model):
         resized = given["init_image"].resize((size["width"], size["height"]), Image.Resampling.LANCZOS)
         theirs = {name: value for name, value in given.items() if name not in size}
         pipeline = model.pipeline(StableDiffusionXLImg2ImgPipeline)
-        model.check(given, model.run(pipeline, theirs, image=resized))
+        model.assert_like(given, model.run(pipeline, theirs, image=resized))
 
 
 def inpaint(model):
@@ -184,7 +184,7 @@ def inpaint(model):
         image = picture(model.side)
         given = model.asked(number, settings, init_image=image, mask=mask(image.size))
         pipeline = model.pipeline(StableDiffusionXLInpaintPipeline)
-        model.check(given, model.run(pipeline, given, image=image, mask_image=given["mask"]))
+        model.assert_like(given, model.run(pipeline, given, image=image, mask_image=given["mask"]))
 
 
 def refined(model):
@@ -192,7 +192,7 @@ def refined(model):
         given = model.asked(number, settings)
         if "init_image" in given:
             given["init_image"] = picture(model.side)
-        model.check(given, both(model, given))
+        model.assert_like(given, both(model, given))
 
 
 def both(model, given):

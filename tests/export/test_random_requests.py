@@ -79,7 +79,7 @@ async def served(url, requests, choose=None):
     return [image.data for image in made]
 
 
-def check(build, count, seed):
+def assert_bytes_are_kept(build, count, seed):
     choose = random.Random(seed)
     model = Manifest.load(build).model
     files = pictures()
@@ -97,10 +97,10 @@ def check(build, count, seed):
 
 
 def test_five_hundred_requests_keep_their_bytes_in_any_company(tiny):
-    requests = check(tiny(REFINED_SEED)[1], REQUESTS, seed=3)
+    requests = assert_bytes_are_kept(tiny(REFINED_SEED)[1], REQUESTS, seed=3)
     assert sum("denoising_end" in request for request in requests) > REQUESTS / 5
     assert sum("mask" in request for request in requests) > REQUESTS / 20
 
 
 def test_the_demo_models_requests_do_so_too():
-    check(demo_build(), 40, seed=4)
+    assert_bytes_are_kept(demo_build(), 40, seed=4)
