@@ -231,13 +231,14 @@ class Server:
         self._move(State.DRAINING, "finishing the requests in flight")
         begun = pending = time.monotonic()
         triton.terminate()
-        while self._grace_s and triton.running() and not triton.crashed():
+        # A hurried stop may set the grace to 0 at any moment: one reading a turn, or that would look like time run out.
+        while (grace_s := self._grace_s) and triton.running() and not triton.crashed():
             now = time.monotonic()
             pending = pending if triton.unloaded() else now
             if now - pending > EXIT_S:  # nothing is in flight, but an idle stream of a client keeps Triton from leaving
                 return
-            if now - begun > self._grace_s:
-                raise ServerError(f"requests were still in flight after {self._grace_s:g} s and were cut off")
+            if now - begun > grace_s:
+                raise ServerError(f"requests were still in flight after {grace_s:g} s and were cut off")
             time.sleep(POLL_S / 2)
 
     def _back_off(self, death: str) -> None:
