@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from triptych_serving.manifest import LatentScale, ModelCard, RefinerCard, SamplerCard, TableCard, TokenizerCard
+from pathlib import Path
+
+from triptych_serving.cards import (
+    CascadeCard,
+    LatentScale,
+    RefinerCard,
+    SamplerCard,
+    SdxlCard,
+    TableCard,
+    TokenizerCard,
+)
+from triptych_serving.cascade.family import StableCascade
+from triptych_serving.manifest import Manifest
+from triptych_serving.sdxl.family import Sdxl
 
 REFINER = RefinerCard(
     size_multiple=64, force_zeros_for_empty_prompt=False, requires_aesthetics_score=True, own_text_encoder=False
@@ -14,7 +27,7 @@ def table(max_steps: int = 100, *, inpaint: bool = True) -> TableCard:
     return TableCard("samplers/none.npz.xz", max_steps, inpaint)
 
 
-def card(**changes) -> ModelCard:
+def card(**changes) -> SdxlCard:
     """A model card like the demo model's, with a few samplers."""
     facts = {
         "name": "tiny",
@@ -36,6 +49,7 @@ def card(**changes) -> ModelCard:
         "force_zeros_for_empty_prompt": True,
         "prediction_type": "epsilon",
         "refiner": None,
+        "previews": {},
         "tokenizers": tuple(
             TokenizerCard(f"{part}/tokenizer.json", 77, 1, "!") for part in ("tokenizer", "tokenizer_2")
         ),
@@ -46,4 +60,42 @@ def card(**changes) -> ModelCard:
             "unipc": SamplerCard("UniPCMultistepScheduler", "UniPC", {"default": table(inpaint=False)}),
         },
     }
-    return ModelCard(**{**facts, **changes})
+    return SdxlCard(**{**facts, **changes})
+
+
+def sdxl(model: SdxlCard) -> Sdxl:
+    """Its family, of a build that has no files."""
+    return Sdxl(Manifest(Path(), "sdxl", "cpu", model, {}, {}))
+
+
+def cascade_card(**changes) -> CascadeCard:
+    """A card like the demo Stable Cascade's."""
+    facts = {
+        "name": "tiny",
+        "latent_channels": 4,
+        "min_size": 40,
+        "max_size": 256,
+        "default_height": 128,
+        "default_width": 128,
+        "default_num_inference_steps": 10,
+        "tokenizers": (TokenizerCard("tokenizer/tokenizer.json", 77, 1, "!"),),
+        "previews": {},
+        "prior_channels": 16,
+        "resolution_multiple": 42.67,
+        "latent_dim_scale": 10.67,
+        "vqgan_scale_factor": 4,
+        "prior_multiple": 1,
+        "latent_multiple": 2,
+        "default_prior_num_inference_steps": 20,
+        "default_prior_guidance_scale": 4.0,
+        "default_decoder_guidance_scale": 0.0,
+        "own_text_encoder": False,
+        "prior_table": table(),
+        "decoder_table": table(50),
+    }
+    return CascadeCard(**{**facts, **changes})
+
+
+def cascade(model: CascadeCard) -> StableCascade:
+    """Its family, of a build that has no files."""
+    return StableCascade(Manifest(Path(), "stable_cascade", "cpu", model, {}, {}))

@@ -1,23 +1,32 @@
-"""A deployable Triton repository from what people wrote (`model_repository/`) and what an export built."""
+"""A deployable Triton repository from what people wrote (`model_repository/`) and what exports built."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .manifest import Manifest
+from .manifest import Manifest, ManifestError
 
 HERE = Path(__file__).parent
 STAGE_TEMPLATE = "onnx_stage"
-MODELS = {"sdxl": ("sdxl", "tokenizer", "vae_encoder", "denoise", "image_encoder")}
+# The models of each family, its ensemble first, and those that all families share.
+OWN = {"sdxl": ("sdxl", "tokenizer", "vae_encoder"), "stable_cascade": ("stable_cascade", "cascade_tokenizer")}
+SHARED = ("denoise", "image_encoder")
+# Models whose code is another's; their tensors are their own.
+CODE_OF = {"cascade_tokenizer": "tokenizer"}
 # Stages that Triton runs, with the largest batch its dynamic batcher makes; the models above run the others themselves.
-TRITON_STAGES = {"text_encoder": 16, "text_encoder_2": 16, "refiner_text_encoder_2": 16, "vae_decoder": 4}
-# Stages whose answers Triton's response cache keeps: the same prompt is encoded once.
-CACHED_STAGES = ("text_encoder", "text_encoder_2", "refiner_text_encoder_2")
+ENCODERS = {
+    "text_encoder": 16,
+    "text_encoder_2": 16,
+    "refiner_text_encoder_2": 16,
+    "cascade_text_encoder": 16,
+    "cascade_decoder_text_encoder": 16,
+}
+TRITON_STAGES = {**ENCODERS, "vae_decoder": 4, "vqgan": 4}
 # Parts of an ensemble that need a stage which not every build has.
 ONLY_WITH = re.compile(r"^ *# only with (\w+).*?\n(.*?)^ *# end\n", re.DOTALL | re.MULTILINE)
 TRITON_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
@@ -28,27 +37,42 @@ def templates() -> Path:
     return HERE / "models" if (HERE / "models").is_dir() else HERE.parent
 
 
-def assemble(build: Path, repository: Path) -> None:
-    """Write the Triton repository of `build` (an export) to the new folder `repository`.
+def assemble(builds: Sequence[Path], repository: Path) -> None:
+    """Write the Triton repository of one or more builds (exports of different families) to the new folder `repository`.
 
-    Its models find the build by a path relative to themselves, so that both may move together.
+    Its models find the builds by paths relative to themselves, so that all may move together.
 
     Raises:
-        ManifestError: `build` holds no readable manifest.
+        ManifestError: a build holds no readable manifest, or two are of one family.
         FileExistsError: `repository` exists.
     """
-    manifest = Manifest.load(build)
+    manifests = by_family(builds)
     repository.mkdir(parents=True)
-    for model in MODELS[manifest.family]:
-        _copy_model(model, repository / model)
-        if model != manifest.family:
-            _append_parameters(repository / model, {"build": _relative(build, repository / model)})
-    ensemble = repository / manifest.family / "config.pbtxt"
-    ensemble.write_text(_with_stages(ensemble.read_text(), manifest.stages))
-    for stage in TRITON_STAGES.keys() & manifest.stages.keys():
-        _copy_model(STAGE_TEMPLATE, repository / stage)
-        (repository / stage / "config.pbtxt").write_text(stage_config(stage, manifest.stages[stage]))
-        _append_parameters(repository / stage, {"build": _relative(build, repository / stage), "stage": stage})
+    for model in SHARED:
+        _copy_model(model, repository, manifests.values())
+    for family, manifest in manifests.items():
+        ensemble, *models = OWN[family]
+        _copy_model(ensemble, repository)
+        config = repository / ensemble / "config.pbtxt"
+        config.write_text(_with_stages(config.read_text(), manifest.stages))
+        for model in models:
+            _copy_model(model, repository, [manifest])
+        for stage in TRITON_STAGES.keys() & manifest.stages.keys():
+            _write_stage(stage, manifest, repository)
+
+
+def by_family(builds: Sequence[Path]) -> dict[str, Manifest]:
+    """The manifests of builds that are to be served together.
+
+    Raises:
+        ManifestError: one is unreadable, or two are of one family.
+    """
+    manifests: dict[str, Manifest] = {}
+    for manifest in map(Manifest.load, builds):
+        other = manifests.setdefault(manifest.family, manifest)
+        if other is not manifest:
+            raise ManifestError(f"{manifest.build}: {manifest.family} is served from {other.build} already; legal: one")
+    return manifests
 
 
 def stage_config(name: str, stage: Mapping[str, Any]) -> str:
@@ -57,7 +81,8 @@ def stage_config(name: str, stage: Mapping[str, Any]) -> str:
     lines += _tensors("input", stage["inputs"]) + _tensors("output", stage["outputs"])
     # Requests share a batch only where the export found that this changes no byte of theirs.
     lines += ["dynamic_batching { }"] if stage["batch_invariant"] else []
-    lines += ["response_cache { enable: true }"] if name in CACHED_STAGES else []
+    # The same prompt is encoded once.
+    lines += ["response_cache { enable: true }"] if name in ENCODERS else []
     return "\n".join([*lines, "instance_group [ { kind: KIND_CPU count: 1 } ]", ""])
 
 
@@ -79,9 +104,22 @@ def _dims(shape: list[int | str]) -> str:
     return ", ".join(str(dim) if isinstance(dim, int) else "-1" for dim in shape[1:])
 
 
-def _copy_model(model: str, destination: Path) -> None:
-    shutil.copytree(templates() / model, destination, ignore=shutil.ignore_patterns("__pycache__", ".gitkeep"))
-    (destination / "1").mkdir(exist_ok=True)
+def _write_stage(stage: str, manifest: Manifest, repository: Path) -> None:
+    shutil.copytree(templates() / STAGE_TEMPLATE, repository / stage, ignore=_UNWANTED)
+    (repository / stage / "config.pbtxt").write_text(stage_config(stage, manifest.stages[stage]))
+    _append_parameters(repository / stage, {"stage": stage, **_paths([manifest], repository / stage)})
+
+
+def _copy_model(model: str, repository: Path, manifests: Collection[Manifest] = ()) -> None:
+    folder = repository / model
+    shutil.copytree(templates() / model, folder, ignore=_UNWANTED)
+    if model in CODE_OF:
+        shutil.copytree(templates() / CODE_OF[model] / "1", folder / "1", ignore=_UNWANTED)
+    (folder / "1").mkdir(exist_ok=True)
+    _append_parameters(folder, _paths(manifests, folder))
+
+
+_UNWANTED = shutil.ignore_patterns("__pycache__", ".gitkeep")
 
 
 def _append_parameters(model: Path, parameters: Mapping[str, str]) -> None:
@@ -90,5 +128,6 @@ def _append_parameters(model: Path, parameters: Mapping[str, str]) -> None:
             config.write(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n')
 
 
-def _relative(build: Path, model: Path) -> str:
-    return os.path.relpath(build.resolve(), model.resolve())
+def _paths(manifests: Collection[Manifest], model: Path) -> dict[str, str]:
+    """From a model to its builds, by family."""
+    return {f"build.{manifest.family}": os.path.relpath(manifest.build, model.resolve()) for manifest in manifests}

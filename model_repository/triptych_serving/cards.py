@@ -80,7 +80,7 @@ class PreviewCard:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the families have in common. `latent_channels` are those that the decoder of pictures takes; `previews` are by stage."""
+    """What the families have in common. `latent_channels` are what pictures are decoded from; `previews` are by stage."""
 
     denoisers: ClassVar[tuple[str, ...]]  # the stages that the loop runs
 

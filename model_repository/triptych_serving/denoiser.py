@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,26 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+# What a graph calls the step that a row is at: diffusers' UNet2DConditionModel and StableCascadeUNet.
+TIMESTEPS = ("timestep", "timestep_ratio")
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """One request's rows of conditioning for one model, unconditional first; all float32."""
+    """One request's rows of conditioning for one model, unconditional first, by the names of the graph's inputs.
 
-    encoder_hidden_states: Floats  # (rows, tokens, width)
-    text_embeds: Floats  # (rows, width)
-    # (rows, 6) pixels: original height, width, crop top, left, target height, width; a refiner has an aesthetic score
-    # in the last two's place
-    time_ids: Floats
-    timestep_cond: Floats | None = None  # (rows, width), the guidance scale's embedding of a distilled model
+    Every array is (rows, …) float32.
+    """
+
+    arrays: Mapping[str, Floats]
 
     def __len__(self) -> int:
-        return len(self.text_embeds)
+        return len(next(iter(self.arrays.values())))
 
     def conditional(self) -> Conditioning:
         """The last row only."""
-        arrays = (None if array is None else array[-1:] for array in vars(self).values())
-        return Conditioning(*arrays)  # type: ignore[arg-type]
+        return Conditioning({name: array[-1:] for name, array in self.arrays.items()})
 
 
 class Denoiser(Protocol):

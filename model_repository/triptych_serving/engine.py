@@ -1,8 +1,8 @@
 """The loop. Every turn takes in what arrived, runs one step of one batch, and tells whoever watches.
 
 A request's life: `submit` admits it or refuses it by the length of the queue → it waits → each `step` advances it by one row of
-its sampler table, beside whatever other requests fit → after its last row its latents are sent → it is remembered for a while,
-for late watchers.
+its sampler table, beside whatever other requests fit → after a phase's last row the next begins (Stable Cascade's Stage B after
+its Stage C) → after the last its latents are sent → it is remembered for a while, for late watchers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -54,7 +55,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
         self._admission = threading.Lock()
-        self._pending_cost = 0
+        self._pending_cost: Counter[str] = Counter()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
 
@@ -76,16 +77,16 @@ class Engine:
             Overloaded: the work before it would take longer than `max_queue_seconds`.
         """
         with self._admission:
-            estimate = self._pending_cost * self.policy.seconds_per_cost
+            estimate = self.policy.seconds(self._pending_cost)
             if estimate > self.max_queue_seconds:
                 self._inbox.put(partial(self.metrics.add, "rejected_total"))
                 raise Overloaded(estimate, self.max_queue_seconds)
-            self._pending_cost += job.cost
+            self._pending_cost.update(job.cost)
         self._inbox.put(partial(self._admit, job))
 
-    def watch(self, id: str, tenant: str, since: int, reply: Reply) -> None:
-        """Answer `reply` at the job's next event after number `since`."""
-        self._inbox.put(partial(self._watchers.add, id, tenant, since, reply))
+    def watch(self, id: str, tenant: str, since: int, reply: Reply, *, preview: bool = False) -> None:
+        """Answer `reply` at the job's next event after number `since`, with a small picture of it where asked for."""
+        self._inbox.put(partial(self._watchers.add, id, tenant, since, reply, preview))
 
     def cancel(self, id: str, tenant: str, reply: Reply) -> None:
         """End a job; its caller sees CANCELLED."""
@@ -141,7 +142,7 @@ class Engine:
             if job.deadline is not None and now >= job.deadline:
                 limit = job.settings.deadline_ms
                 self.metrics.add("expired_total")
-                self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.step}"))
+                self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
             elif job.reply.is_cancelled() or self._abandoned(job, now):
                 self.metrics.add("cancelled_total")
                 self._end(job, Status.CANCELLED, Cancelled("cancelled: the client has gone"))
@@ -157,11 +158,12 @@ class Engine:
         except Exception as error:
             log.exception("the denoiser failed")
             for job in batch:
-                self._fail(job, StageFailed(f"denoise: the model failed at step {job.step + 1} ({error})"))
+                self._fail(job, StageFailed(f"denoise: the model failed at step {job.steps_done + 1} ({error})"))
             return
-        rows, cost = sum(job.rows for job in batch), sum(job.step_cost for job in batch)
+        # Taken now: the step may end a phase, and the next has another model.
+        denoiser, rows, cost = batch[0].denoiser, sum(job.rows for job in batch), sum(job.step_cost for job in batch)
         self._advance(batch, noise_pred)
-        self._account(batch, rows, cost, self._clock() - began)
+        self._account(batch, denoiser, rows, cost, self._clock() - began)
         for job in batch:
             if job.finished:
                 self._complete(job)
@@ -175,8 +177,8 @@ class Engine:
         noise_pred = self.denoisers[batch[0].denoiser].predict(
             np.repeat(sample, rows, axis=0), np.repeat(timestep, rows), [job.conditioning for job in batch]
         )
-        scales = np.array([job.settings.guidance_scale for job in batch], np.float32)
-        return guided(noise_pred, rows, scales, np.array([job.settings.guidance_rescale for job in batch], np.float32))
+        scales = np.array([job.phase.guidance_scale for job in batch], np.float32)
+        return guided(noise_pred, rows, scales, np.array([job.phase.guidance_rescale for job in batch], np.float32))
 
     def _advance(self, batch: Sequence[Job], noise_pred: Floats) -> None:
         """Apply each job's row of its sampler table."""
@@ -189,12 +191,12 @@ class Engine:
         for job, x in zip(batch, latents, strict=True):
             job.advance(x)
 
-    def _account(self, batch: Sequence[Job], rows: int, cost: int, seconds: float) -> None:
-        self.policy.learn(cost, seconds)
+    def _account(self, batch: Sequence[Job], denoiser: str, rows: int, cost: int, seconds: float) -> None:
+        self.policy.learn(denoiser, cost, seconds)
         for job in batch:
             job.served += seconds
         with self._admission:
-            self._pending_cost -= cost
+            self._pending_cost[denoiser] -= cost
         self.metrics.add("batches_total")
         self.metrics.add("rows_total", rows)
         self.metrics.add("step_seconds_total", seconds)
@@ -219,14 +221,14 @@ class Engine:
         waiting = sum(job.status is Status.QUEUED for job in self.jobs.values())
         self.metrics.set("waiting", waiting)
         self.metrics.set("running", len(self.jobs) - waiting)
-        self.metrics.set("estimate_seconds", self._pending_cost * self.policy.seconds_per_cost)
+        self.metrics.set("estimate_seconds", self.policy.seconds(self._pending_cost))
 
     # How a job begins and ends.
 
     def _admit(self, job: Job) -> None:
         if job.id in self.jobs:
             with self._admission:
-                self._pending_cost -= job.cost
+                self._pending_cost.subtract(job.cost)
             job.reply.fail(InvalidRequest("id", job.id, "an id that no living request has"))
         else:
             self.jobs[job.id] = job
@@ -246,7 +248,7 @@ class Engine:
         """The only way out of the loop: exactly one answer, and the slot is free."""
         del self.jobs[job.id]
         with self._admission:
-            self._pending_cost -= job.cost
+            self._pending_cost.subtract(job.cost)
         job.status = status
         self._watchers.ended(job)
         if error is None:

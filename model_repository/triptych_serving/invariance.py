@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .denoiser import Conditioning, Denoiser, Floats
+from .denoiser import TIMESTEPS, Conditioning, Denoiser, Floats
 
 
 def example(
@@ -19,8 +19,10 @@ def example(
     shapes = {name: [sizes.get(dim, dim) for dim in spec["shape"]] for name, spec in inputs.items()}
     arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     sample = arrays.pop("sample")
-    timestep = np.linspace(1, 999, len(arrays.pop("timestep")), dtype=np.float32)
-    conditioning = [Conditioning(**{name: array[k : k + 1] for name, array in arrays.items()}) for k in range(rows)]
+    (name,) = arrays.keys() & set(TIMESTEPS)
+    timestep = np.linspace(0, 1, len(arrays.pop(name)) + 2, dtype=np.float32)[1:-1]
+    timestep *= {"timestep": 1000, "timestep_ratio": 1}[name]
+    conditioning = [Conditioning({name: array[k : k + 1] for name, array in arrays.items()}) for k in range(rows)]
     return sample, timestep, conditioning
 
 

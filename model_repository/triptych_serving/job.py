@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
 import numpy as np
 
 from .denoiser import Conditioning, Floats
-from .latents import Blend, Start, initial
-from .manifest import LatentScale
 from .noise import TorchGenerator
+from .phase import Phase
 from .settings import Settings
 from .tables import SamplerTable
-from .walk import Walk
 
 Clock = Callable[[], float]
 
@@ -46,90 +43,82 @@ class Status(str, Enum):
         return self not in (Status.QUEUED, Status.RUNNING)
 
 
-@dataclass(eq=False)
 class Job:
-    """A request in the loop. `latents` and `noise_preds` are the newest first, each (C, h, w) float32.
+    """A request in the loop. `latents` and `noise_preds` are its phase's, the newest first, each (C, h, w) float32.
 
-    `conditionings` holds, by model, the conditioning of a guided step and of one that is not.
+    `arrived` is in seconds on the system's monotonic clock.
     """
 
-    id: str
-    settings: Settings
-    walk: Walk
-    conditionings: Mapping[str, tuple[Conditioning, Conditioning]]
-    reply: Reply
-    arrived: float  # seconds on the system's monotonic clock
-    generator: TorchGenerator
-    latents: deque[Floats]
-    noise_preds: deque[Floats]
-    blend: Blend | None
-    submitted: float = field(default_factory=time.monotonic)
-    status: Status = Status.QUEUED
-    step: int = 0
-    started: float | None = None
-    served: float = 0.0  # seconds of steps that it was part of
-
-    @classmethod
-    def create(
-        cls,
+    def __init__(
+        self,
         id: str,
         settings: Settings,
-        walk: Walk,
-        conditionings: Mapping[str, Conditioning],
+        phases: Sequence[Phase],
         reply: Reply,
         *,
-        shape: tuple[int, int, int],
         arrived: float,
-        start: Start | None = None,
-        scale: LatentScale | None = None,
-    ) -> Job:
-        """A job at its first row; `shape` is (C, h, w) of its latents, `start` and `scale` belong to a picture to start from."""
-        generator, table = TorchGenerator(settings.seed), walk.table
-        first, blend = initial(settings, table, shape, generator, start, scale or LatentScale(1.0, None, None))
-        both = {name: (rows, rows.conditional()) for name, rows in conditionings.items()}
-        latents = deque([first], maxlen=table.latents.shape[1])
-        noise_preds: deque[Floats] = deque(maxlen=table.noise_preds.shape[1])
-        return cls(id, settings, walk, both, reply, arrived, generator, latents, noise_preds, blend)
+        submitted: float | None = None,
+    ) -> None:
+        self.id, self.settings, self.reply, self.arrived = id, settings, reply, arrived
+        self.submitted = time.monotonic() if submitted is None else submitted
+        self.status = Status.QUEUED
+        self.started: float | None = None
+        self.served = 0.0  # seconds of steps that it was part of
+        self.num_steps = sum(len(phase.walk) for phase in phases)
+        self.steps_done = 0
+        self._generator = TorchGenerator(settings.seed)
+        self._ahead = list(phases)
+        self._enter(None)
+
+    def _enter(self, previous: Floats | None) -> None:
+        """Begin the next phase, with the latents that the one before ended with."""
+        self.phase = self._ahead.pop(0)
+        self.step = 0  # the row of its table that comes next
+        start = self.phase.begin(self._generator, previous)
+        # By model, the conditioning of a guided step and of one that is not.
+        self._conditionings = {name: (rows, rows.conditional()) for name, rows in start.conditionings.items()}
+        self._blend = start.blend
+        self.latents = deque([start.latents], maxlen=self.table.latents.shape[1])
+        self.noise_preds: deque[Floats] = deque(maxlen=self.table.noise_preds.shape[1])
 
     @property
     def table(self) -> SamplerTable:
-        return self.walk.table
+        return self.phase.walk.table
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.latents[0].shape
+        return self.phase.shape
 
     @property
     def denoiser(self) -> str:
-        """The model that its next step goes to."""
-        return self.walk.denoisers[self.step]
+        """The model that its next step goes to; after the last, the one that took it."""
+        return self.phase.walk.denoisers[min(self.step, len(self.table) - 1)]
 
     @property
     def conditioning(self) -> Conditioning:
         """Of its next step."""
-        return self.conditionings[self.denoiser][0 if self.walk.guided[self.step] else 1]
+        return self._conditionings[self.denoiser][0 if self.phase.walk.guided[self.step] else 1]
 
     @property
     def rows(self) -> int:
         """Rows of a batch that its next step takes."""
-        return self.walk.rows[self.step]
+        return self.phase.walk.rows[self.step]
 
     @property
     def finished(self) -> bool:
-        return self.step == len(self.table)
+        return self.step == len(self.table) and not self._ahead
 
     @property
-    def cost(self) -> int:
-        """What is left to do, in rows × steps × latent pixels."""
-        return self.walk.remaining[self.step] * self.pixels
+    def cost(self) -> dict[str, int]:
+        """What is left to do for each model, in rows × steps × latent pixels; no two phases share a model."""
+        cost = self.phase.cost(self.step)
+        for phase in self._ahead:
+            cost |= phase.cost(0)
+        return cost
 
     @property
     def step_cost(self) -> int:
-        return self.rows * self.pixels
-
-    @property
-    def pixels(self) -> int:
-        return self.shape[-2] * self.shape[-1]
+        return self.rows * self.phase.pixels
 
     @property
     def deadline(self) -> float | None:
@@ -140,7 +129,7 @@ class Job:
         """This step's noise, as many draws as the scheduler makes; zeros when it makes none."""
         noise = np.zeros(self.shape, np.float32)
         for _ in range(int(self.table.draws[self.step])):
-            noise = self.generator.randn(self.shape)
+            noise = self._generator.randn(self.shape)
         return noise
 
     def waited(self, now: float) -> float:
@@ -148,8 +137,11 @@ class Job:
         return now - self.submitted - self.served
 
     def advance(self, latents: Floats) -> None:
-        """Take the next latents; (C, h, w)."""
+        """Take the next latents; (C, h, w). After a phase's last row the next phase begins."""
         self.step += 1
-        if self.blend is not None:
-            latents = self.blend.apply(latents, self.table, self.step)
+        self.steps_done += 1
+        if self._blend is not None:
+            latents = self._blend.apply(latents, self.table, self.step)
         self.latents.appendleft(latents)
+        if self.step == len(self.table) and self._ahead:
+            self._enter(latents)

@@ -75,6 +75,11 @@ class Manifest:
             raise ManifestError(f"{path}: SHA-256 differs from the manifest's; export the model again")
         return file
 
+    def stage_path(self, name: str) -> Path:
+        """The ONNX file of a stage, this stage's files checked."""
+        files = [self.verified(file) for file in self.stages[name]["files"]]
+        return files[0]
+
     @cached_property
     def build_hash(self) -> str:
         """One short hash over all artifacts: stages, tokenizers and sampler tables."""

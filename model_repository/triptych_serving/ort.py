@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .denoiser import Conditioning, Floats
+from .denoiser import TIMESTEPS, Conditioning, Floats
 
 
 def session(path: Path) -> ort.InferenceSession:
@@ -45,21 +45,24 @@ class Stage:
 
 
 class OrtDenoiser:
-    """`Denoiser` over an exported UNet. Bit-equal per row for every batch on the CPU provider (the export checks it)."""
+    """`Denoiser` over an exported graph. Bit-equal per row for every batch on the CPU provider (the export checks it)."""
 
     def __init__(self, path: Path) -> None:
         self._stage = Stage(path)
+        (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
+        self._conditions = [name for name in self._stage.inputs if name not in ("sample", self._timestep)]
         self._members: tuple[Conditioning, ...] = ()
         self._arrays: dict[str, Floats] = {}
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
-        inputs = {"sample": sample, "timestep": timestep, **self._stack(conditioning)}
+        inputs = {"sample": sample, self._timestep: timestep, **self._stack(conditioning)}
         return self._stage(inputs)["out_sample"]
 
     def _stack(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
         """Rows of all requests as one array each; kept while the batch stays the same."""
         if self._members != tuple(conditioning):
-            names = [name for name in self._stage.inputs if name not in ("sample", "timestep")]
-            self._arrays = {name: np.concatenate([getattr(c, name) for c in conditioning]) for name in names}
+            self._arrays = {
+                name: np.concatenate([one.arrays[name] for one in conditioning]) for name in self._conditions
+            }
             self._members = tuple(conditioning)
         return self._arrays

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from .job import Job
 
@@ -15,9 +15,9 @@ SMOOTHING = 0.1
 class Policy:
     """Tenants in turn, the shortest remaining first with ageing, one model and latent shape a batch."""
 
-    def __init__(self, max_batch_rows: int, seconds_per_cost: float) -> None:
+    def __init__(self, max_batch_rows: int, seconds_per_cost: Mapping[str, float]) -> None:
         self.max_batch_rows = max_batch_rows
-        self.seconds_per_cost = seconds_per_cost
+        self.seconds_per_cost = dict(seconds_per_cost)  # by model
         self._turns: dict[str, int] = {}
         self._turn = 0
 
@@ -45,18 +45,22 @@ class Policy:
             queues = {tenant: queue for tenant, queue in queues.items() if queue}
         return ordered
 
-    def learn(self, cost: int, seconds: float) -> None:
-        """Take the time of a step of this cost into the estimate."""
-        measured = seconds / cost
-        self.seconds_per_cost += SMOOTHING * (measured - self.seconds_per_cost)
+    def learn(self, denoiser: str, cost: int, seconds: float) -> None:
+        """Take the time of a step of this cost into the model's estimate."""
+        known = self.seconds_per_cost[denoiser]
+        self.seconds_per_cost[denoiser] = known + SMOOTHING * (seconds / cost - known)
+
+    def seconds(self, cost: Mapping[str, int]) -> float:
+        """The time that work takes, by model, were nothing else to do."""
+        return sum(self.seconds_per_cost[denoiser] * share for denoiser, share in cost.items())
 
     def remaining(self, jobs: Collection[Job]) -> dict[str, float]:
         """Estimated seconds until each job is done, by id: its own work and, until then, as much for each of the others."""
-        estimates, before = {}, 0
-        ordered = sorted(jobs, key=lambda job: job.cost)
-        for k, job in enumerate(ordered):
-            estimates[job.id] = self.seconds_per_cost * (before + job.cost * (len(ordered) - k))
-            before += job.cost
+        estimates, before = {}, 0.0
+        ordered = sorted((self.seconds(job.cost), job.id) for job in jobs)
+        for k, (seconds, id) in enumerate(ordered):
+            estimates[id] = before + seconds * (len(ordered) - k)
+            before += seconds
         return estimates
 
     def _queues(self, jobs: Collection[Job], now: float) -> dict[str, list[Job]]:
@@ -68,7 +72,7 @@ class Policy:
         return {tenant: queues[tenant] for tenant in sorted(queues, key=self._turns.__getitem__)}
 
     def _urgency(self, job: Job, now: float) -> float:
-        return job.cost * self.seconds_per_cost - AGEING * job.waited(now)
+        return self.seconds(job.cost) - AGEING * job.waited(now)
 
     def _fits(self, job: Job, batch: Sequence[Job]) -> bool:
         if not batch:

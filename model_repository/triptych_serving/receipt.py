@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from .manifest import Manifest
+from .families import Family
 from .settings import Settings
 
 # What the caller is told but the image does not depend on.
@@ -25,47 +25,25 @@ def runtime(target: str, processor: str) -> dict[str, str]:
 
 
 def receipt(
-    settings: Settings, manifest: Manifest, ran_on: Mapping[str, str], cut: Mapping[str, str]
+    settings: Settings, family: Family[Any, Any], ran_on: Mapping[str, str], cut: Mapping[str, str]
 ) -> dict[str, Any]:
     """The JSON receipt; `cut` holds the words of each prompt that no encoder saw."""
+    manifest, unused = family.manifest, family.unused_stages(settings)
     asked = {name: value for name, value in settings.to_json().items() if name not in NOT_IN_RECEIPT}
     made_by = {"model": manifest.model.name, "family": manifest.family, **asked}
     return {
         **made_by,
         **({"cut": dict(cut)} if cut else {}),
         "build": manifest.build_hash,
-        "stages": {name: manifest.stages[name]["sha256"][:16] for name in _stages(settings, manifest)},
+        "stages": {name: manifest.stages[name]["sha256"][:16] for name in manifest.stages if name not in unused},
         "runtime": dict(ran_on),
     }
 
 
-def parameters(made_by: Mapping[str, Any], a1111_sampler: str) -> str:
+def parameters(made_by: Mapping[str, Any], family: Family[Any, Any]) -> str:
     """The receipt as A1111 writes it, which other tools read: prompt, negative prompt, one line of settings."""
-    fields = {
-        "Steps": made_by["num_inference_steps"],
-        "Sampler": a1111_sampler,
-        "Schedule type": made_by["schedule"].replace("_", " ").capitalize(),
-        "CFG scale": f"{made_by['guidance_scale']:g}",
-        "Seed": made_by["seed"],
-        "Size": f"{made_by['width']}x{made_by['height']}",
-        "Model hash": made_by["stages"]["unet"][:10],
-        "Model": made_by["model"],
-        "Denoising strength": made_by["strength"],
-        "Clip skip": made_by["clip_skip"] + 1 if made_by["clip_skip"] else None,
-        "Refiner switch at": made_by["denoising_end"],
-        "Version": f"triptych {made_by['runtime']['triptych']}",
-    }
+    fields = {**family.a1111_fields(made_by), "Version": f"triptych {made_by['runtime']['triptych']}"}
     lines = [made_by["prompt"]]
     if made_by["negative_prompt"]:
         lines.append(f"Negative prompt: {made_by['negative_prompt']}")
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in fields.items() if value is not None)])
-
-
-def _stages(settings: Settings, manifest: Manifest) -> list[str]:
-    """The stages that this request ran, in the manifest's order."""
-    unused = set()
-    if settings.init_image is None:
-        unused.add("vae_encoder")
-    if settings.denoising_end is None:
-        unused |= {"refiner_unet", "refiner_text_encoder_2"}
-    return [name for name in manifest.stages if name not in unused]

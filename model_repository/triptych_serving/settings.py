@@ -1,8 +1,7 @@
-"""One request's settings: read, checked and completed in one place, before any model runs."""
+"""One request's settings: read, checked and completed in one place, before any model runs. Each family has its own."""
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,151 +9,62 @@ from typing import Any
 
 from . import checks
 from .errors import InvalidRequest
-from .manifest import ModelCard, TableCard
-from .pictures import Picture
 
 MAX_PROMPT_BYTES = 16_384
 MAX_TENANT_BYTES = 128
 MAX_GUIDANCE_SCALE = 50.0
-MAX_COORDINATE = 65_536
-MAX_AESTHETIC_SCORE = 10.0
 MAX_DEADLINE_MS = 2**31 - 1
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
-# The defaults of diffusers' pipelines for pictures, for pictures with a mask, and for the refiner.
-STRENGTH, MASKED_STRENGTH = 0.3, 0.9999
-AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
-# Inputs that mean something only beside another one.
-NEEDS = {
-    "mask": "init_image",
-    "strength": "init_image",
-    "aesthetic_score": "denoising_end",
-    "negative_aesthetic_score": "denoising_end",
-}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A checked request. Sizes in pixels, pairs as (height, width) or (top, left); `tenant` "" means none.
+    """What a checked request of any family has. Sizes in pixels; `tenant` "" means none.
 
-    None stands for what was not asked for: no picture to start from (`init_image`, `strength`), no refiner (`denoising_end`,
-    the scores), no deadline; a negative prompt of None is not an empty one.
+    None stands for what was not asked for: no deadline; a negative prompt of None is not an empty one.
     """
 
     prompt: str
     negative_prompt: str | None
     seed: int
-    num_inference_steps: int
-    guidance_scale: float
-    guidance_rescale: float
-    guidance_end: float
-    clip_skip: int
     height: int
     width: int
-    original_size: tuple[int, int]
-    target_size: tuple[int, int]
-    crops_coords_top_left: tuple[int, int]
-    sampler: str
-    schedule: str
-    init_image: Picture | None
-    mask: Picture | None
-    strength: float | None
-    denoising_end: float | None
-    aesthetic_score: float | None
-    negative_aesthetic_score: float | None
     output_format: str
     deadline_ms: int | None
     tenant: str
     cancel_on_disconnect: bool
 
-    def guided(self, model: ModelCard) -> bool:
-        """Whether there is an unconditional row beside the conditional one, as long as guidance is on."""
-        return self.guidance_scale > 1.0 and model.guidance_embedding_dim is None
-
-    @classmethod
-    def parse(cls, given: Mapping[str, Any], model: ModelCard) -> Settings:
-        """Check raw inputs (bytes, int, float, bool, pairs, pictures by name; absent = default) against what `model` can do.
-
-        Raises:
-            InvalidRequest: names the field, what was given and what is legal.
-        """
-        _known(given)
-        steps = given.get("num_inference_steps", model.default_num_inference_steps)
-        sampler, schedule, table = _sampler(given, model)
-        height, width = _size(given, model)
-        size = (height, width)
-        return cls(
-            prompt=_prompt(given.get("prompt")),
-            negative_prompt=_optional(checks.text, given, "negative_prompt", MAX_PROMPT_BYTES),
-            seed=checks.integer("seed", given.get("seed", secrets.randbits(32)), 0, 2**63 - 1),
-            num_inference_steps=checks.integer("num_inference_steps", steps, 1, table.max_steps),
-            guidance_scale=checks.number(
-                "guidance_scale", given.get("guidance_scale", model.default_guidance_scale), 0, MAX_GUIDANCE_SCALE
-            ),
-            guidance_rescale=checks.number("guidance_rescale", given.get("guidance_rescale", 0.0), 0, 1),
-            guidance_end=checks.number("guidance_end", given.get("guidance_end", 1.0), 0, 1),
-            clip_skip=checks.integer("clip_skip", given.get("clip_skip", 0), 0, model.max_clip_skip),
-            height=height,
-            width=width,
-            original_size=checks.pair("original_size", given.get("original_size", size), 1, MAX_COORDINATE),
-            target_size=checks.pair("target_size", given.get("target_size", size), 1, MAX_COORDINATE),
-            crops_coords_top_left=checks.pair(
-                "crops_coords_top_left", given.get("crops_coords_top_left", (0, 0)), 0, MAX_COORDINATE
-            ),
-            sampler=sampler,
-            schedule=schedule,
-            init_image=given.get("init_image"),
-            mask=_mask(given, sampler, table),
-            strength=_strength(given, steps),
-            denoising_end=_denoising_end(given, model),
-            aesthetic_score=_score(given, "aesthetic_score", AESTHETIC_SCORE),
-            negative_aesthetic_score=_score(given, "negative_aesthetic_score", NEGATIVE_AESTHETIC_SCORE),
-            output_format=checks.choice("output_format", given.get("output_format", b"png"), OUTPUT_FORMATS),
-            deadline_ms=_optional(checks.integer, given, "deadline_ms", 1, MAX_DEADLINE_MS),
-            tenant=tenant(given.get("tenant")),
-            cancel_on_disconnect=bool(given.get("cancel_on_disconnect", False)),
-        )
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: Any, model: ModelCard) -> Settings:
-        """Settings as another model passed them on; checked again, since anybody can reach every model.
 
-        Raises:
-            InvalidRequest: the document is not what `to_json` makes.
-        """
-        try:
-            given = {name: _raw(value) for name, value in document.items() if value is not None}
-            return cls.parse(given, model)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InvalidRequest("settings", f"a malformed document ({error})", "what `tokenizer` passes on") from None
+def common(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Settings` but the size, from raw inputs.
 
-
-def _raw(value: Any) -> Any:
-    """A value of `to_json` as `parse` takes it."""
-    if isinstance(value, dict):
-        return Picture(**value)
-    return value.encode() if isinstance(value, str) else value
+    Raises:
+        InvalidRequest: names the field, what was given and what is legal.
+    """
+    return {
+        "prompt": _prompt(given.get("prompt")),
+        "negative_prompt": optional(checks.text, given, "negative_prompt", MAX_PROMPT_BYTES),
+        "seed": checks.integer("seed", given.get("seed", secrets.randbits(32)), 0, 2**63 - 1),
+        "output_format": checks.choice("output_format", given.get("output_format", b"png"), OUTPUT_FORMATS),
+        "deadline_ms": optional(checks.integer, given, "deadline_ms", 1, MAX_DEADLINE_MS),
+        "tenant": tenant(given.get("tenant")),
+        "cancel_on_disconnect": bool(given.get("cancel_on_disconnect", False)),
+    }
 
 
-def _known(given: Mapping[str, Any]) -> None:
-    names = [field.name for field in fields(Settings)]
+def known(given: Mapping[str, Any], settings: type[Settings]) -> None:
+    """Refuse inputs that a family does not have."""
+    names = [field.name for field in fields(settings)]
     if unknown := sorted(set(given) - set(names)):
         raise InvalidRequest(unknown[0], "an unknown input", ", ".join(names))
-    for name, other in NEEDS.items():
-        if name in given and other not in given:
-            raise InvalidRequest(name, f"without {other}", f"only together with {other}")
 
 
-def _optional(check: Any, given: Mapping[str, Any], field: str, *limits: Any) -> Any:
+def optional(check: Any, given: Mapping[str, Any], field: str, *limits: Any) -> Any:
+    """The checked value of an input, or None where it was not given."""
     return None if field not in given else check(field, given[field], *limits)
-
-
-def _prompt(value: bytes | None) -> str:
-    if value is None:
-        raise InvalidRequest("prompt", "nothing", "one text")
-    return checks.text("prompt", value, MAX_PROMPT_BYTES, blank_allowed=False)
 
 
 def tenant(value: bytes | None) -> str:
@@ -162,72 +72,12 @@ def tenant(value: bytes | None) -> str:
     return "" if value is None else checks.text("tenant", value, MAX_TENANT_BYTES)
 
 
-def _sampler(given: Mapping[str, Any], model: ModelCard) -> tuple[str, str, TableCard]:
-    given_name = given.get("sampler", model.default_sampler.encode())
-    known = model.sampler_names.get(given_name.decode("utf-8", "replace").lower())
-    name = known or checks.choice("sampler", given_name, sorted(model.samplers))
-    schedules = model.samplers[name].schedules
-    if "schedule" in given:
-        schedule = checks.choice("schedule", given["schedule"], schedules)
-    else:
-        schedule = model.default_schedule if model.default_schedule in schedules else next(iter(schedules))
-    return name, schedule, schedules[schedule]
+def guidance(field: str, given: Mapping[str, Any], default: float) -> float:
+    """A guidance scale; on above 1."""
+    return checks.number(field, given.get(field, default), 0, MAX_GUIDANCE_SCALE)
 
 
-def _mask(given: Mapping[str, Any], sampler: str, table: TableCard) -> Picture | None:
-    mask: Picture | None = given.get("mask")
-    if mask is not None and not table.inpaint:
-        raise InvalidRequest("mask", f"with sampler {sampler}", "any sampler without a hidden state, such as euler")
-    return mask
-
-
-def _strength(given: Mapping[str, Any], steps: int) -> float | None:
-    if "init_image" not in given:
-        return None
-    strength = checks.number("strength", given.get("strength", MASKED_STRENGTH if "mask" in given else STRENGTH), 0, 1)
-    if int(steps * strength) < 1:
-        raise InvalidRequest(
-            "strength", f"{strength:g} of {steps} steps", f"at least {math.ceil(1000 / steps) / 1000}, for one step"
-        )
-    return strength
-
-
-def _denoising_end(given: Mapping[str, Any], model: ModelCard) -> float | None:
-    if "denoising_end" not in given:
-        return None
-    if model.refiner is None:
-        raise InvalidRequest(
-            "denoising_end", given["denoising_end"], "nothing: this model was exported without a refiner"
-        )
-    if "mask" in given:
-        raise InvalidRequest("denoising_end", "with mask", "only without mask")
-    return checks.between("denoising_end", given["denoising_end"], 0, 1)
-
-
-def _score(given: Mapping[str, Any], field: str, default: float) -> float | None:
-    if "denoising_end" not in given:
-        return None
-    return checks.number(field, given.get(field, default), 0, MAX_AESTHETIC_SCORE)
-
-
-def _size(given: Mapping[str, Any], model: ModelCard) -> tuple[int, int]:
-    refined = model.refiner is not None and "denoising_end" in given
-    multiple = model.refiner.size_multiple if model.refiner and refined else model.size_multiple
-    picture: Picture | None = given.get("init_image")
-    if picture is None:
-        defaults = {"height": model.default_height, "width": model.default_width}
-    else:
-        defaults = {side: getattr(picture, side) // multiple * multiple for side in ("height", "width")}
-    result = {side: int(given.get(side, default)) for side, default in defaults.items()}
-    for side, value in result.items():
-        if value % multiple or not model.min_size <= value <= model.max_size:
-            raise InvalidRequest(side, value, _legal_sizes(value, multiple, model))
-    return result["height"], result["width"]
-
-
-def _legal_sizes(value: int, multiple: int, model: ModelCard) -> str:
-    low, high = -(-model.min_size // multiple) * multiple, model.max_size // multiple * multiple
-    below = min(max(value // multiple * multiple, low), high)
-    above = min(max(-(-value // multiple) * multiple, low), high)
-    nearest = f"{below}" if below == above else f"{below} or {above}"
-    return f"multiples of {multiple} from {low} to {high}, the nearest {nearest}"
+def _prompt(value: bytes | None) -> str:
+    if value is None:
+        raise InvalidRequest("prompt", "nothing", "one text")
+    return checks.text("prompt", value, MAX_PROMPT_BYTES, blank_allowed=False)

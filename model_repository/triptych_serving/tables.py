@@ -47,6 +47,11 @@ class SamplerTable:
         """Some of the rows."""
         return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
 
+    def noised(self, clean: Floats, noise: Floats, row: int) -> Floats:
+        """Clean latents as noisy as they are before `row`."""
+        noised: Floats = self.clean[row] * clean + self.added[row] * noise
+        return noised
+
     def then(self, other: SamplerTable) -> SamplerTable:
         """These rows and, after them, those of `other`."""
         return replace(self, **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ROWS})

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .manifest import TokenizerCard
+from .cards import TokenizerCard
 
 
 class PromptTokenizer:
@@ -24,6 +24,10 @@ class PromptTokenizer:
     def __call__(self, prompts: list[str]) -> NDArray[np.int64]:
         """(len(prompts), max_length) int64."""
         return np.array([encoding.ids for encoding in self._tokenizer.encode_batch(prompts)], np.int64)
+
+    def attention_mask(self, prompts: list[str]) -> NDArray[np.int64]:
+        """(len(prompts), max_length) int64: 1 for the prompt's tokens, 0 for padding."""
+        return np.array([encoding.attention_mask for encoding in self._tokenizer.encode_batch(prompts)], np.int64)
 
     def cut(self, prompt: str) -> str:
         """The words that do not fit and no encoder sees; "" for most prompts."""

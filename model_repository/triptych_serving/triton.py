@@ -14,26 +14,36 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+from .families import Family, family
 from .manifest import Manifest
 from .metrics import METRICS
+
+# A model's parameters `build.<family>` lead to the builds that it serves, from its own folder.
+BUILD = "build."
 
 log = logging.getLogger(__name__)
 
 
 class ModelArguments:
-    """What Triton tells a model at `initialize`: its config's parameters and the build it serves."""
+    """What Triton tells a model at `initialize`: its config's parameters and the builds it serves, by family."""
 
     def __init__(self, args: Mapping[str, str]) -> None:
         config = json.loads(args["model_config"])
         self.inputs: list[str] = [tensor["name"] for tensor in config["input"]]
-        self.outputs: list[str] = [tensor["name"] for tensor in config["output"]]
         self.parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.manifest = Manifest.load(Path(args["model_repository"]) / self.parameters["build"])
+        folder = Path(args["model_repository"])
+        paths = {key.removeprefix(BUILD): path for key, path in self.parameters.items() if key.startswith(BUILD)}
+        self.manifests = {name: Manifest.load(folder / path) for name, path in paths.items()}
 
-    def stage_path(self, name: str) -> Path:
-        """The ONNX file of a stage, this stage's files checked against the manifest."""
-        files = [self.manifest.verified(file) for file in self.manifest.stages[name]["files"]]
-        return files[0]
+    @property
+    def manifest(self) -> Manifest:
+        """Of a model that one family has for itself."""
+        (manifest,) = self.manifests.values()
+        return manifest
+
+    def families(self) -> dict[str, Family[Any, Any]]:
+        """What is served, by the ensembles' names."""
+        return {name: family(manifest) for name, manifest in self.manifests.items()}
 
 
 def array(request: Any, name: str) -> NDArray[Any] | None:

@@ -1,19 +1,15 @@
-"""The rows one request takes through its sampler's table: where it starts, which model takes each, until when guided."""
+"""The rows one request takes through a sampler's table: which model takes each, and until when it is guided."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidRequest
-from .manifest import ModelCard
-from .settings import Settings
-from .tables import SamplerTable, SamplerTables
-
-DENOISERS = BASE, REFINER = ("unet", "refiner_unet")
+from .tables import SamplerTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,53 +20,18 @@ class Walk:
     denoisers: tuple[str, ...]  # R stage names
     guided: NDArray[np.bool_]  # (R,)
 
+    def __len__(self) -> int:
+        return len(self.table)
+
     @cached_property
     def rows(self) -> list[int]:
         """Rows of a batch that each step takes; R."""
         return [2 if guided else 1 for guided in self.guided]
 
     @cached_property
-    def remaining(self) -> list[int]:
-        """Rows that are left before each step and after the last; R + 1."""
-        return [sum(self.rows[step:]) for step in range(len(self.rows) + 1)]
-
-    @classmethod
-    def of(cls, settings: Settings, tables: SamplerTables, model: ModelCard) -> Walk:
-        """The walk that a request asks for.
-
-        Raises:
-            InvalidRequest: `denoising_end` leaves one of the two models without a row.
-        """
-        steps, first = settings.num_inference_steps, 0
-        if settings.strength is not None:
-            first = (steps - int(steps * settings.strength)) * int(tables.order)
-        table = tables.steps(steps, first)
-        denoisers = (BASE,) * len(table)
-        if settings.denoising_end is not None:
-            base, refiner = _handed_over(settings.denoising_end, steps, tables, table, model)
-            table, denoisers = base.then(refiner), (BASE,) * len(base) + (REFINER,) * len(refiner)
-        guided = settings.guided(model) & (np.arange(len(table)) < _share(settings.guidance_end, len(table)))
-        return cls(table, denoisers, guided)
-
-
-def _handed_over(
-    denoising_end: float, steps: int, tables: SamplerTables, table: SamplerTable, model: ModelCard
-) -> tuple[SamplerTable, SamplerTable]:
-    """The base's rows and the refiner's, cut where diffusers cuts them (`denoising_end`, then `get_timesteps`)."""
-    cutoff = round(model.num_train_timesteps - denoising_end * model.num_train_timesteps)
-    whole = tables.steps(steps)
-    left = int((whole.timestep < cutoff).sum())
-    if table.order == 2 and left % 2 == 0:  # a second-order step is not cut in its middle: diffusers takes it again
-        left += 1
-    base = table[: int((table.timestep >= cutoff).sum())]
-    if left == 0 or len(base) == 0:
-        who = "refiner" if left == 0 else "base"
-        raise InvalidRequest(
-            "denoising_end", f"{denoising_end:g} of {steps} steps", f"a value that leaves the {who} a step"
-        )
-    return base, tables.steps(steps, len(whole) - left)
-
-
-def _share(fraction: float, whole: int) -> int:
-    """`fraction` of `whole`, rounded down but for the error of binary fractions."""
-    return int(round(fraction * whole, 6))
+    def remaining(self) -> list[Mapping[str, int]]:
+        """Rows that are left for each model, before each step and after the last; R + 1."""
+        left = [dict.fromkeys(self.denoisers, 0)]
+        for denoiser, rows in zip(reversed(self.denoisers), reversed(self.rows), strict=True):
+            left.append({**left[-1], denoiser: left[-1][denoiser] + rows})
+        return list(reversed(left))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from .errors import Cancelled, InvalidRequest
 from .job import Clock, Job, Reply, Status
 from .policy import Policy
+from .previews import preview
 
 # An unchanged state is told after this long, so that a watcher knows that the loop lives.
 HEARTBEAT_SECONDS = 10.0
@@ -25,6 +27,7 @@ class Watcher:
     tenant: str
     since: int
     reply: Reply
+    preview: bool
     asked: float
 
 
@@ -50,8 +53,8 @@ class Watchers:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, id: str, tenant: str, since: int, reply: Reply) -> None:
-        self._waiting.append(Watcher(id, tenant, since, reply, self._clock()))
+    def add(self, id: str, tenant: str, since: int, reply: Reply, preview: bool) -> None:
+        self._waiting.append(Watcher(id, tenant, since, reply, preview, self._clock()))
 
     def knows(self, id: str, tenant: str) -> bool:
         return id in self._news and self._news[id].tenant == tenant
@@ -71,7 +74,7 @@ class Watchers:
         remaining = policy.remaining(jobs.values()) if watched else {}
         for id in watched:
             self._note(jobs[id], places.get(id), remaining[id])
-        self._waiting = [watcher for watcher in self._waiting if not self._answered(watcher, now)]
+        self._waiting = [w for w in self._waiting if not self._answered(w, jobs.get(w.id), now)]
 
     def ended(self, job: Job) -> None:
         """Remember how a job ended."""
@@ -90,13 +93,19 @@ class Watchers:
         return {job.id: place for place, job in enumerate(policy.order(queued, now))}
 
     def _note(self, job: Job, position: int | None, remaining_s: float | None) -> None:
-        state = {"status": job.status.value, "position": position, "step": job.step, "num_steps": len(job.table)}
+        state = {
+            "status": job.status.value,
+            "position": position,
+            "stage": job.denoiser if job.status is Status.RUNNING else None,
+            "step": job.steps_done,
+            "num_steps": job.num_steps,
+        }
         news = self._news.setdefault(job.id, News(job.settings.tenant, {}))
         if any(news.state.get(key) != value for key, value in state.items()):
             news.seq += 1
         news.state = {**state, "remaining_s": None if remaining_s is None else round(remaining_s, 3)}
 
-    def _answered(self, watcher: Watcher, now: float) -> bool:
+    def _answered(self, watcher: Watcher, job: Job | None, now: float) -> bool:
         news = self._news[watcher.id] if self.knows(watcher.id, watcher.tenant) else None
         if watcher.reply.is_cancelled():
             watcher.reply.fail(Cancelled("cancelled: the watcher has gone"))
@@ -105,9 +114,16 @@ class Watchers:
                 return False
             watcher.reply.fail(InvalidRequest("id", watcher.id, "the id of a request of this tenant"))
         elif news.seq > watcher.since or now - watcher.asked >= HEARTBEAT_SECONDS:
-            watcher.reply.send({"id": watcher.id, "seq": news.seq, **news.state})
+            picture = _picture(job) if watcher.preview else None
+            watcher.reply.send({"id": watcher.id, "seq": news.seq, **news.state, "preview": picture})
         else:
             return False
         if news is not None:
             news.left = now
         return True
+
+
+def _picture(job: Job | None) -> str | None:
+    """A small PNG of a job, in base64."""
+    picture = None if job is None else preview(job)
+    return None if picture is None else base64.b64encode(picture).decode()

@@ -26,7 +26,7 @@ from triptych.server.layout import SHM
 REPOSITORY = Path(__file__).parent / "repository"
 SERVE = (
     "import shutil, typer; from triptych.server import supervisor; from triptych.cli.serve import serve; "
-    "supervisor.prepare = shutil.copytree; typer.run(serve)"
+    "supervisor.prepare = lambda builds, to: shutil.copytree(builds[0], to); typer.run(serve)"
 )
 
 
@@ -48,9 +48,14 @@ def server(events):
     server.kill()
 
 
+def copy(builds, repository):
+    """What is served is its own repository."""
+    shutil.copytree(builds[0], repository)
+
+
 def make_server(build=REPOSITORY, **options):
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    return Server(build, **{**ports, "prepare": shutil.copytree, **options})
+    return Server(build, **{**ports, "prepare": copy, **options})
 
 
 def until(condition, limit_s=10):

@@ -22,8 +22,8 @@ REQUEST = {"prompt": "a 3d rocket", "num_inference_steps": 10, "height": 256, "w
 def small_queue():
     """A server whose queue holds two seconds of work."""
 
-    def with_limit(build, repository):
-        prepare(build, repository)
+    def with_limit(builds, repository):
+        prepare(builds, repository)
         config = repository / "denoise/config.pbtxt"
         text = config.read_text()
         assert 'string_value: "600"' in text

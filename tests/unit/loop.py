@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from triptych_serving.cards import CascadeCard
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engine import Engine
 from triptych_serving.job import Job
 from triptych_serving.metrics import Metrics
+from triptych_serving.phase import Phase, noise_alone
 from triptych_serving.policy import Policy
-from triptych_serving.settings import Settings
+from triptych_serving.sdxl.settings import SdxlSettings
+from triptych_serving.sdxl.walk import BASE, REFINER
 from triptych_serving.tables import SamplerTable
-from triptych_serving.walk import BASE, REFINER, Walk
+from triptych_serving.walk import Walk
 
 from ..models import card
 
+PRIOR, DECODER = CascadeCard.denoisers
 STEP_SECONDS = 0.1
 
 
@@ -99,6 +103,18 @@ def walk(rows, *, guided=True, refiner_from=None, guided_until=None):
     return Walk(rows, (BASE,) * cut + (REFINER,) * (steps - cut), guided & (np.arange(steps) < until))
 
 
+def phase(way, side=4, *, guidance=5.0, name="text_embeds", channels=4, **conditions):
+    """A phase that starts from noise alone; `conditions` makes more conditioning from what the phase before ended with."""
+    shape, rows = (channels, side, side), int(max(way.rows))
+
+    def begin(generator, previous):
+        arrays = {name: np.zeros((rows, 2), np.float32)} | {key: make(previous) for key, make in conditions.items()}
+        conditioning = Conditioning(arrays)
+        return noise_alone(way, shape, generator, dict.fromkeys(way.denoisers, conditioning))
+
+    return Phase(way, shape, guidance, begin)
+
+
 class Loop:
     """An engine turned by hand: `turn()` does what its thread would do once."""
 
@@ -106,9 +122,11 @@ class Loop:
         self.clock = FakeClock()
         self.denoiser, self.refiner = FakeDenoiser(self.clock), FakeDenoiser(self.clock)
         self.metrics = Metrics()
-        self.policy = Policy(max_batch_rows, 1e-4)
+        self.prior, self.decoder = FakeDenoiser(self.clock), FakeDenoiser(self.clock)
+        denoisers = {BASE: self.denoiser, REFINER: self.refiner, PRIOR: self.prior, DECODER: self.decoder}
+        self.policy = Policy(max_batch_rows, dict.fromkeys(denoisers, 1e-4))
         self.engine = Engine(
-            {BASE: self.denoiser, REFINER: self.refiner},
+            denoisers,
             self.policy,
             self.metrics,
             max_queue_seconds=max_queue_seconds,
@@ -116,24 +134,22 @@ class Loop:
         )
 
     def job(self, steps=4, *, guidance=5.0, side=4, seed=0, arrived=None, id=None, job_table=None, on=None, **given):
-        settings = Settings.parse({"prompt": b"a fox", "seed": seed, "guidance_scale": guidance, **given}, card())
-        guided = settings.guided(card())
-        rows = 1 + guided
-        conditioning = Conditioning(
-            np.zeros((rows, 3, 2), np.float32), np.zeros((rows, 2), np.float32), np.zeros((rows, 6), np.float32)
-        )
+        settings = SdxlSettings.parse({"prompt": b"a fox", "seed": seed, "guidance_scale": guidance, **given}, card())
+        way = walk(job_table or table(steps), guided=settings.guided(card()), **(on or {}))
+        one = phase(way, side, guidance=settings.guidance_scale)
+        return self.of([replace(one, guidance_rescale=settings.guidance_rescale)], settings, id=id, arrived=arrived)
+
+    def of(self, phases, settings=None, *, id=None, arrived=None):
+        """A job of these phases."""
         now = self.clock.now
-        job = Job.create(
+        return Job(
             id or str(uuid.uuid4()),
-            settings,
-            walk(job_table or table(steps), guided=guided, **(on or {})),
-            {BASE: conditioning, REFINER: conditioning},
+            settings or SdxlSettings.parse({"prompt": b"a fox", "seed": 0}, card()),
+            phases,
             FakeReply(),
-            shape=(4, side, side),
             arrived=now if arrived is None else arrived,
+            submitted=now,
         )
-        job.submitted = now
-        return job
 
     def submit(self, *args, **options):
         job = self.job(*args, **options)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from triptych_serving.errors import InvalidRequest
 from triptych_serving.pictures import Picture
-from triptych_serving.settings import MAX_PROMPT_BYTES, Settings
+from triptych_serving.sdxl.settings import SdxlSettings
+from triptych_serving.settings import MAX_PROMPT_BYTES
 
-from ..models import REFINER, card
+from ..models import REFINER, card, sdxl
 
 MODEL = card()
 REFINED = card(refiner=REFINER)
@@ -18,7 +19,7 @@ PICTURE = Picture("0" * 64, 130, 97)
 
 
 def parse(**given):
-    return Settings.parse({"prompt": b"a fox", **given}, MODEL)
+    return SdxlSettings.parse({"prompt": b"a fox", **given}, MODEL)
 
 
 def test_defaults_are_the_models():
@@ -39,7 +40,7 @@ def test_a_sampler_may_be_asked_for_by_any_of_its_names(name):
 def test_a_class_that_means_several_samplers_names_none():
     two = dict.fromkeys(("dpmpp_2m", "dpmpp_3m"), MODEL.samplers["dpmpp_2m"])
     with pytest.raises(InvalidRequest, match="legal: dpmpp_2m, dpmpp_3m"):
-        Settings.parse({"prompt": b"a fox", "sampler": b"DPMSolverMultistepScheduler"}, card(samplers=two))
+        SdxlSettings.parse({"prompt": b"a fox", "sampler": b"DPMSolverMultistepScheduler"}, card(samplers=two))
 
 
 def test_seed_zero_is_a_seed():
@@ -114,7 +115,7 @@ def test_bad_input_is_named(given_inputs, message):
 )
 def test_bad_input_of_the_refiner_is_named(given_inputs, message):
     with pytest.raises(InvalidRequest) as error:
-        Settings.parse({"prompt": b"a fox", **given_inputs}, REFINED)
+        SdxlSettings.parse({"prompt": b"a fox", **given_inputs}, REFINED)
     assert message in str(error.value)
 
 
@@ -137,8 +138,8 @@ def test_settings_survive_the_way_to_the_next_model():
         "height": 128,
         "width": 128,
     }
-    settings = Settings.parse({"prompt": b"a fox", **full}, REFINED)
-    assert Settings.from_json(json.loads(json.dumps(settings.to_json())), REFINED) == settings
+    settings = SdxlSettings.parse({"prompt": b"a fox", **full}, REFINED)
+    assert sdxl(REFINED).read_settings(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 @given(st.binary(max_size=200))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from triptych_serving.cards import LatentScale
 from triptych_serving.errors import InvalidRequest
-from triptych_serving.latents import Start, initial
-from triptych_serving.manifest import LatentScale
 from triptych_serving.noise import TorchGenerator
 from triptych_serving.pictures import Picture
-from triptych_serving.settings import Settings
+from triptych_serving.sdxl import walk as sdxl_walk
+from triptych_serving.sdxl.latents import EncodedPicture, initial
+from triptych_serving.sdxl.settings import SdxlSettings
 from triptych_serving.tables import SamplerTables
-from triptych_serving.walk import Walk
 
 from ..models import REFINER, card
 
@@ -50,7 +50,8 @@ def tables(rows=STEPS, order=1):
 
 def walk(model=MODEL, of=None, **given):
     steps = {"num_inference_steps": STEPS}
-    return Walk.of(Settings.parse({"prompt": b"a fox", **steps, **given}, model), of or tables(), model)
+    settings = SdxlSettings.parse({"prompt": b"a fox", **steps, **given}, model)
+    return sdxl_walk.walk(settings, of or tables(), model)
 
 
 def test_a_request_takes_all_rows_of_the_base():
@@ -58,8 +59,8 @@ def test_a_request_takes_all_rows_of_the_base():
     assert len(made.table) == STEPS
     assert set(made.denoisers) == {"unet"}
     assert made.rows == [2] * STEPS
-    assert made.remaining[0] == 2 * STEPS
-    assert made.remaining[STEPS] == 0
+    assert made.remaining[0] == {"unet": 2 * STEPS}
+    assert made.remaining[STEPS] == {"unet": 0}
 
 
 @pytest.mark.parametrize(("strength", "left"), [(0.3, 3), (0.7, 7), (1.0, 10), (0.69, 6)])
@@ -81,6 +82,7 @@ def test_the_base_hands_over_where_diffusers_cuts_and_the_refiner_starts_afresh(
     made = walk(denoising_end=0.6)
     assert made.denoisers == ("unet",) * 7 + ("refiner_unet",) * 3
     assert made.table.timestep[6] >= 400 > made.table.timestep[7]
+    assert made.remaining[5] == {"unet": 4, "refiner_unet": 6}
 
 
 def test_a_second_order_step_that_was_cut_is_taken_again():
@@ -107,16 +109,11 @@ def test_a_distilled_model_takes_one_row_at_any_guidance():
     assert walk(model=card(guidance_embedding_dim=8), guidance_scale=8.0).rows == [1] * STEPS
 
 
-def settings(**given):
-    return Settings.parse({"prompt": b"a fox", "seed": 7, "num_inference_steps": STEPS, **given}, MODEL)
-
-
 def test_a_picture_starts_at_its_row_with_diffusers_order_of_draws():
     moments = np.concatenate([np.full(SHAPE, 2.0), np.zeros(SHAPE)]).astype(np.float32)
-    chosen = settings(init_image=PICTURE, strength=0.6)
     table = tables().steps(STEPS, 4)
     scale = LatentScale(0.5, (1.0,) * 4, (2.0,) * 4)
-    latents, blend = initial(chosen, table, SHAPE, TorchGenerator(7), Start(moments, None), scale)
+    latents, blend = initial(table, SHAPE, TorchGenerator(7), EncodedPicture(moments, None), 0.6, scale)
     generator = TorchGenerator(7)
     clean = (2.0 + generator.randn(SHAPE) - 1.0) / 2.0 * 0.5
     np.testing.assert_allclose(latents, 0.6 * clean + 0.4 * generator.randn(SHAPE), rtol=1e-5, atol=1e-6)
@@ -128,8 +125,8 @@ def test_a_mask_keeps_the_picture_as_noisy_as_each_row_wants_it_and_clean_at_the
     mask = np.zeros((1, 16, 16), np.float32)
     mask[:, :8] = 1
     table, generator = tables().steps(STEPS), TorchGenerator(7)
-    chosen = settings(init_image=PICTURE, mask=PICTURE, strength=1.0)
-    latents, blend = initial(chosen, table, SHAPE, generator, Start(moments, mask), LatentScale(1.0, None, None))
+    scale = LatentScale(1.0, None, None)
+    latents, blend = initial(table, SHAPE, generator, EncodedPicture(moments, mask), 1.0, scale)
     assert blend is not None
     np.testing.assert_array_equal(latents, blend.noise * np.float32(3))
     painted = np.full(SHAPE, 9, np.float32)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
-from triptych.demo import demo_build
+from triptych.demo import demo_builds
 from triptych.server import Addresses, Event, Server, ServerError, State
 
 WAITING = {
@@ -24,7 +24,10 @@ WAITING = {
 
 
 def serve(
-    build: Annotated[Path | None, typer.Argument(help="Folder made by `triptych export`; default: the demo.")] = None,
+    builds: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[BUILD]…", help="Folders made by `triptych export`, one of each family; default: the demo."),
+    ] = None,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
@@ -35,7 +38,7 @@ def serve(
     ] = 256,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that a stop leaves to requests in flight.")] = 30,
 ) -> None:
-    """Serve a model on this machine until Ctrl-C."""
+    """Serve models on this machine until Ctrl-C."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if not host.startswith("127.") and host != "localhost":
         console.print(
@@ -45,7 +48,7 @@ def serve(
         )
     try:
         server = Server(
-            build or demo_build(),
+            builds or demo_builds(),
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,

@@ -1,8 +1,11 @@
-"""The demo models that ship with the package."""
+"""The demo models that ship with the package: a folder each, with the name of the ensemble that serves it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+FAMILIES = ("sdxl", "stable_cascade")
+FOLDER = Path(__file__).parent
 
 
 def demo_build(name: str = "sdxl") -> Path:
@@ -11,9 +14,22 @@ def demo_build(name: str = "sdxl") -> Path:
     Raises:
         FileNotFoundError: this installation has none of that name.
     """
-    build = Path(__file__).parent / name
-    if not (build / "manifest.json").is_file():
+    build = FOLDER / name
+    if not _ships(name):
         raise FileNotFoundError(
             f"no demo model {name!r} in {build}; reinstall triptych, or give a folder that was exported"
         )
     return build
+
+
+def demo_builds() -> list[Path]:
+    """The folders of all shipped demo models, SDXL's first.
+
+    Raises:
+        FileNotFoundError: not even that one is there.
+    """
+    return [demo_build(), *(FOLDER / name for name in FAMILIES[1:] if _ships(name))]
+
+
+def _ships(name: str) -> bool:
+    return (FOLDER / name / "manifest.json").is_file()

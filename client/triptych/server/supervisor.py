@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -40,23 +40,23 @@ class Event(NamedTuple):
     text: str
 
 
-def prepare(build: Path, repository: Path) -> None:
-    """Check the build against its manifest, then lay out the model repository."""
-    from triptych_serving.assemble import assemble
-    from triptych_serving.manifest import Manifest
+def prepare(builds: Sequence[Path], repository: Path) -> None:
+    """Check the builds against their manifests, then lay out the model repository."""
+    from triptych_serving.assemble import assemble, by_family
 
-    Manifest.load(build).verify()
-    assemble(build, repository)
+    for manifest in by_family(builds).values():
+        manifest.verify()
+    assemble(builds, repository)
 
 
 class Server:
-    """A Triton that serves `build` until it is stopped. Ports of 0 take free ones. `with` starts and stops it.
+    """A Triton that serves `builds` until it is stopped. Ports of 0 take free ones. `with` starts and stops it.
 
     Args:
-        build: a folder that the exporter made.
+        builds: a folder that the exporter made, or several of different families.
         log: file that Triton's log is appended to; `forward_logs` copies it to stderr.
         on_event: told of every change of state, from the server's thread.
-        prepare: fills the model repository from `build`; the default verifies and assembles.
+        prepare: fills the model repository from the builds; the default verifies and assembles.
         load_timeout_s: longest time until ready, at the start and at each restart.
         grace_s: longest drain at a stop.
         cache_mb: megabytes for finished images, and a quarter of that for encoded prompts; 0 keeps nothing.
@@ -64,7 +64,7 @@ class Server:
 
     def __init__(
         self,
-        build: Path,
+        builds: Path | Sequence[Path],
         *,
         http_port: int = 8000,
         grpc_port: int = 8001,
@@ -73,12 +73,13 @@ class Server:
         log: Path | None = None,
         forward_logs: bool = False,
         on_event: Callable[[Event], None] | None = None,
-        prepare: Callable[[Path, Path], None] | None = None,
+        prepare: Callable[[Sequence[Path], Path], None] | None = None,
         load_timeout_s: float = 600,
         grace_s: float = 30,
         cache_mb: float = 256,
     ) -> None:
-        self._build, self._log, self._forward = build, log, forward_logs
+        self._builds = [builds] if isinstance(builds, Path) else list(builds)
+        self._log, self._forward = log, forward_logs
         self._wanted = (host, http_port, grpc_port, metrics_port)
         self._on_event, self._prepare = on_event, prepare
         self._load_timeout_s, self._grace_s, self._cache_mb = load_timeout_s, grace_s, cache_mb
@@ -181,9 +182,9 @@ class Server:
         return self._log.open("ab", buffering=0) if self._log else contextlib.nullcontext()
 
     def _serve(self, run: Path, log: BinaryIO | None) -> None:
-        self._move(State.PREPARING, f"checking {self._build}")
+        self._move(State.PREPARING, f"checking {', '.join(map(str, self._builds))}")
         lay_out(run)
-        (self._prepare or prepare)(self._build, run / "repository")
+        (self._prepare or prepare)(self._builds, run / "repository")
         self._move(State.LOADING, "loading the models")
         death = self._run(run, log, first=True)
         while death:

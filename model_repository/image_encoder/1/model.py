@@ -1,4 +1,4 @@
-"""The ensemble's last step: pixels and what made them, as one file."""
+"""Every ensemble's last step: pixels and what made them, as one file."""
 
 import json
 import time
@@ -10,13 +10,12 @@ from triptych_serving.cache import ImageCache
 from triptych_serving.errors import StageFailed
 from triptych_serving.images import encode
 from triptych_serving.receipt import parameters, receipt, runtime
-from triptych_serving.settings import Settings
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.manifest = triton.ModelArguments(args).manifest
-        self.runtime = runtime(self.manifest.target, triton.cpu_model())
+        self.families = triton.ModelArguments(args).families()
+        self.processor = triton.cpu_model()
         self.cache = ImageCache.of_server()
 
     def execute(self, requests):
@@ -25,13 +24,15 @@ class TritonPythonModel:
     def _answer(self, request):
         document = json.loads(triton.array(request, "settings")[0])
         timings = json.loads(triton.array(request, "report")[0])
-        settings = Settings.from_json(document["settings"], self.manifest.model)
-        made_by = receipt(settings, self.manifest, self.runtime, document["cut"])
+        family = self.families[document["family"]]
+        settings = family.read_settings(document["settings"])
+        ran_on = runtime(family.manifest.target, self.processor)
+        made_by = receipt(settings, family, ran_on, document["cut"])
         image = triton.array(request, "cached")[0]
         if not image:
-            image = self._file(triton.array(request, "sample")[0], settings, made_by)
+            image = self._file(triton.array(request, "sample")[0], settings, made_by, family)
             if self.cache and document["keep"]:
-                self.cache.put(ImageCache.key(settings, self.manifest, self.runtime), image)
+                self.cache.put(ImageCache.key(settings, family.manifest, ran_on), image)
         timings["total_ms"] = round((time.monotonic() - document["arrived"]) * 1e3, 3)
         return triton.response(
             image=triton.text(image),
@@ -39,8 +40,7 @@ class TritonPythonModel:
             receipt=triton.text({**made_by, "timings": timings, "cached": document["cached"]}),
         )
 
-    def _file(self, pixels, settings, made_by):
+    def _file(self, pixels, settings, made_by, family):
         if pixels.min() == pixels.max():
-            raise StageFailed("vae_decoder: every pixel is the same; no image is made of it")
-        a1111 = parameters(made_by, self.manifest.model.samplers[settings.sampler].a1111)
-        return encode(pixels, settings.output_format, made_by, a1111)
+            raise StageFailed("the decoder: every pixel is the same; no image is made of it")
+        return encode(pixels, settings.output_format, made_by, parameters(made_by, family))

@@ -10,9 +10,9 @@ class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
         self.inputs = arguments.inputs
-        name = arguments.parameters["stage"]
-        self.stage = Stage(arguments.stage_path(name))
-        self.stage.warm_up(arguments.manifest.stages[name]["inputs"], arguments.manifest.model.default_sizes)
+        name, manifest = arguments.parameters["stage"], arguments.manifest
+        self.stage = Stage(manifest.stage_path(name))
+        self.stage.warm_up(manifest.stages[name]["inputs"], manifest.model.default_sizes)
 
     def execute(self, requests):
         try:

@@ -1,14 +1,12 @@
-"""The ensemble's first step: nothing wrong passes, and what passes is complete."""
+"""An ensemble's first step: nothing wrong passes, and what passes is complete."""
 
 import time
 
-import numpy as np
-
 from triptych_serving import triton
 from triptych_serving.cache import ImageCache
+from triptych_serving.families import family
 from triptych_serving.pictures import inspect
 from triptych_serving.receipt import runtime
-from triptych_serving.settings import Settings
 from triptych_serving.tokenizers import PromptTokenizer
 
 PICTURES = ("init_image", "mask")
@@ -17,8 +15,10 @@ PICTURES = ("init_image", "mask")
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.inputs, self.manifest, self.model = arguments.inputs, arguments.manifest, arguments.manifest.model
-        self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in self.model.tokenizers]
+        self.inputs, self.manifest = arguments.inputs, arguments.manifest
+        self.family = family(self.manifest)
+        cards = self.manifest.model.tokenizers
+        self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in cards]
         self.runtime = runtime(self.manifest.target, triton.cpu_model())
         self.cache = ImageCache.of_server()
 
@@ -29,28 +29,25 @@ class TritonPythonModel:
         arrived = time.monotonic()
         given = triton.scalars(request, self.inputs)
         given |= {name: inspect(name, given[name]) for name in PICTURES if name in given}
-        settings = Settings.parse(given, self.model)
+        settings = self.family.parse(given)
         # Without a seed every picture is a new one.
         cached = self._cached(settings) if self.cache and "seed" in given else None
         document = {
+            "family": self.manifest.family,
             "settings": settings.to_json(),
             "arrived": arrived,
             "cut": self._cut(settings),
             "cached": cached is not None,
             "keep": "seed" in given,
         }
-        return triton.response(settings=triton.text(document), cached=triton.text(cached or b""), **self._ids(settings))
+        return triton.response(
+            settings=triton.text(document),
+            cached=triton.text(cached or b""),
+            **self.family.encoder_inputs(settings, self.tokenizers),
+        )
 
     def _cached(self, settings):
         return self.cache.get(ImageCache.key(settings, self.manifest, self.runtime))
-
-    def _ids(self, settings):
-        guided = settings.guided(self.model)
-        prompts = [settings.negative_prompt or "", settings.prompt] if guided else [settings.prompt]
-        input_ids, input_ids_2 = (tokenizer(prompts) for tokenizer in self.tokenizers)
-        clip_skip = [0, settings.clip_skip] if guided else [settings.clip_skip]
-        skipped_layers = np.array(clip_skip, np.int64)[:, None]
-        return {"input_ids": input_ids, "input_ids_2": input_ids_2, "skipped_layers": skipped_layers}
 
     def _cut(self, settings):
         """What the longest-reading encoder does not see of each prompt, for the receipt."""

@@ -6,9 +6,9 @@ import numpy as np
 
 from triptych_serving import triton
 from triptych_serving.errors import InvalidRequest
+from triptych_serving.families import family
 from triptych_serving.ort import Stage
 from triptych_serving.pictures import latent_mask, pixels
-from triptych_serving.settings import Settings
 
 NOTHING = np.zeros((1, 1, 0, 0), np.float32)
 
@@ -16,9 +16,10 @@ NOTHING = np.zeros((1, 1, 0, 0), np.float32)
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.model = arguments.manifest.model
-        self.stage = Stage(arguments.stage_path("vae_encoder"))
-        self.stage.warm_up(arguments.manifest.stages["vae_encoder"]["inputs"], self.model.default_sizes)
+        manifest = arguments.manifest
+        self.family, self.model = family(manifest), manifest.model
+        self.stage = Stage(manifest.stage_path("vae_encoder"))
+        self.stage.warm_up(manifest.stages["vae_encoder"]["inputs"], self.model.default_sizes)
 
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)
@@ -36,7 +37,7 @@ class TritonPythonModel:
         given = triton.scalars(request, ("init_image", "mask"))
         if "init_image" not in given or document["cached"]:
             return {"latent_parameters": NOTHING, "latent_mask": NOTHING}
-        settings = Settings.from_json(document["settings"], self.model)
+        settings = self.family.read_settings(document["settings"])
         size = (settings.height, settings.width)
         sample = pixels("init_image", given["init_image"], *size)
         mask = NOTHING

@@ -1,0 +1,78 @@
+"""The encoders' answers and an SDXL request's settings, as each model's conditioning: diffusers' order of rows and numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..cards import RefinerCard, SdxlCard
+from ..denoiser import Conditioning, Floats
+from ..encoded import Read, read_all
+from .settings import SdxlSettings
+from .walk import BASE, REFINER
+
+
+def conditionings(settings: SdxlSettings, model: SdxlCard, read: Read) -> dict[str, Conditioning]:
+    """The conditioning of every model that a request goes to, by stage name; `read` gives the encoders' outputs by name.
+
+    Raises:
+        InvalidRequest: an output is missing.
+    """
+    made = {BASE: _base(settings, model, read)}
+    if settings.denoising_end is not None and model.refiner is not None:
+        made[REFINER] = _refiner(settings, model, model.refiner, read)
+    return made
+
+
+def _base(settings: SdxlSettings, model: SdxlCard, read: Read) -> Conditioning:
+    hidden_states, hidden_states_2, text_embeds = read_all(read, "hidden_states", "hidden_states_2", "text_embeds")
+    embeddings = np.concatenate([hidden_states, hidden_states_2], axis=-1)
+    zeroed = _zeroed(settings, model, model.force_zeros_for_empty_prompt)
+    time_ids = [[*settings.original_size, *settings.crops_coords_top_left, *settings.target_size]] * len(text_embeds)
+    return _conditioning(embeddings, text_embeds, time_ids, zeroed, _guidance_embedding(settings, model))
+
+
+def _refiner(settings: SdxlSettings, model: SdxlCard, refiner: RefinerCard, read: Read) -> Conditioning:
+    own, shared = ("refiner_hidden_states", "refiner_text_embeds"), ("hidden_states_2", "text_embeds")
+    embeddings, text_embeds = read_all(read, *(own if refiner.own_text_encoder else shared))
+    zeroed = _zeroed(settings, model, refiner.force_zeros_for_empty_prompt)
+    crop, size, target = settings.crops_coords_top_left, settings.original_size, settings.target_size
+    if refiner.requires_aesthetics_score:
+        # diffusers leaves the crop out of the unconditional row here, and only here.
+        rows = [[*size, 0, 0, settings.negative_aesthetic_score], [*size, *crop, settings.aesthetic_score]]
+    else:
+        rows = [[*size, *crop, *target]] * 2
+    return _conditioning(embeddings, text_embeds, rows[-len(text_embeds) :], zeroed, None)
+
+
+def _zeroed(settings: SdxlSettings, model: SdxlCard, force_zeros: bool) -> bool:
+    """Whether the unconditional row is zeros: a missing negative prompt is not an empty one."""
+    return settings.guided(model) and settings.negative_prompt is None and force_zeros
+
+
+def _conditioning(
+    embeddings: Floats, text_embeds: Floats, time_ids: list[list[Any]], zeroed: bool, timestep_cond: Floats | None
+) -> Conditioning:
+    if zeroed:
+        embeddings[0] = text_embeds[0] = 0
+    arrays = {
+        "encoder_hidden_states": embeddings,  # (rows, tokens, width)
+        "text_embeds": text_embeds,  # (rows, width)
+        # (rows, 6) pixels: original height, width, crop top, left, target height, width; a refiner has an aesthetic
+        # score in the last two's place
+        "time_ids": np.array(time_ids, np.float32),
+    }
+    return Conditioning(arrays if timestep_cond is None else {**arrays, "timestep_cond": timestep_cond})
+
+
+def _guidance_embedding(settings: SdxlSettings, model: SdxlCard) -> Floats | None:
+    """The guidance scale as a distilled model reads it: diffusers' `get_guidance_scale_embedding`, (1, width)."""
+    width = model.guidance_embedding_dim
+    if width is None:
+        return None
+    half = width // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * -np.float32(np.log(10000.0) / (half - 1)))
+    angles = np.float32(1000) * np.float32(settings.guidance_scale - 1) * frequencies
+    embedding = np.concatenate([np.sin(angles), np.cos(angles), np.zeros(width % 2, np.float32)])
+    return np.asarray(embedding[None], np.float32)
