@@ -13,7 +13,10 @@ TYPES = {
     "prompt": "BYTES",
     "negative_prompt": "BYTES",
     "seed": "INT64",
+    "prior_num_inference_steps": "INT32",
+    "prior_guidance_scale": "FP32",
     "num_inference_steps": "INT32",
+    "decoder_guidance_scale": "FP32",
     "guidance_scale": "FP32",
     "guidance_rescale": "FP32",
     "guidance_end": "FP32",
@@ -38,6 +41,7 @@ TYPES = {
     "action": "BYTES",
     "id": "BYTES",
     "since": "INT64",
+    "preview": "BOOL",
 }
 NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 

@@ -20,7 +20,7 @@ from .errors import (
     ServerUnavailable,
     TriptychError,
 )
-from .parameters import Parameters
+from .parameters import AnyParameters, CascadeParameters, Parameters
 from .sync_client import Client, Job
 from .types import Completed, Event, GeneratedImage, InProgress, Queued
 
@@ -30,8 +30,10 @@ except PackageNotFoundError:  # a checkout on sys.path that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "AnyParameters",
     "AsyncClient",
     "AsyncJob",
+    "CascadeParameters",
     "Client",
     "Completed",
     "DeadlineExceeded",

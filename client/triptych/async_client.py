@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import numbers
@@ -25,7 +26,7 @@ from .errors import (
     TriptychError,
     invalid,
 )
-from .parameters import Parameters
+from .parameters import AnyParameters
 from .transport import Transport, TritonTransport
 from .types import Completed, Event, GeneratedImage, InProgress, Queued
 
@@ -53,7 +54,7 @@ class AsyncClient:
         url: host:port of the server's gRPC endpoint; `dns:///name:port` balances over all addresses of a name.
         timeout: seconds that a request may take in all, queue and retries included; None waits as long as it takes.
         tenant: whom the requests belong to; tenants are served in turn and cannot see each other's jobs.
-        model: the ensemble to ask.
+        model: the ensemble to ask: `sdxl`, `stable_cascade`, or one of your own that takes what `sdxl` takes.
         tls: encrypt.
         root_certificates: the PEM file to trust rather than the system's authorities; asks for `tls`.
         private_key, certificate_chain: PEM files by which the server knows this client; ask for `tls`.
@@ -83,9 +84,9 @@ class AsyncClient:
         self._jobs: set[AsyncJob] = set()
 
     async def generate(
-        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[AnyParameters]
     ) -> GeneratedImage:
-        """Make one picture. `triptych.Parameters` tells what the `parameters` are.
+        """Make one picture. `triptych.Parameters` tells what the `parameters` are, `CascadeParameters` Stable Cascade's.
 
         Raises:
             TriptychError: one of the tree in `triptych.errors`.
@@ -93,7 +94,7 @@ class AsyncClient:
         return await self.submit(prompt, timeout=timeout, **parameters).get()
 
     async def generate_many(
-        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[AnyParameters]
     ) -> list[GeneratedImage]:
         """Make `n` pictures with seeds seed, seed + 1, …, all in flight at once; in that order."""
         jobs = self.submit_many(prompt, n, timeout=timeout, **parameters)
@@ -104,17 +105,25 @@ class AsyncClient:
             raise
 
     async def stream(
-        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        previews: bool = False,
+        **parameters: Unpack[AnyParameters],
     ) -> AsyncIterator[Event]:
-        """Events of one picture, the last of which is `Completed`. Leaving the iteration early cancels the job."""
+        """Events of one picture, the last of which is `Completed`. Leaving the iteration early cancels the job.
+
+        With `previews`, `InProgress.preview` shows the picture as it grows.
+        """
         job = self.submit(prompt, timeout=timeout, **parameters)
         try:
-            async for event in job.iter_events():
+            async for event in job.iter_events(previews=previews):
                 yield event
         finally:
             await job.cancel()
 
-    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]) -> AsyncJob:
+    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[AnyParameters]) -> AsyncJob:
         """Send a request and return its handle at once.
 
         Raises:
@@ -123,7 +132,7 @@ class AsyncClient:
         return self._send(self._inputs(prompt, parameters), self._seconds(timeout))
 
     def _inputs(self, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = request.check({"prompt": prompt, "tenant": self.tenant, **parameters})
+        inputs = request.check(self.model, {"prompt": prompt, "tenant": self.tenant, **parameters})
         inputs.setdefault("seed", secrets.randbits(32))  # resolved here, so that every attempt makes the same picture
         return inputs
 
@@ -141,14 +150,14 @@ class AsyncClient:
         return job
 
     def submit_many(
-        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[AnyParameters]
     ) -> list[AsyncJob]:
         """`submit` for `n` pictures with seeds seed, seed + 1, …; nothing is sent where any of them cannot be."""
         if not isinstance(n, int) or n < 1:
             raise invalid("n", repr(n), "a whole number from 1")
         first = self._inputs(prompt, parameters)  # once: a file that is named may change, or be a pipe
         seconds = self._seconds(timeout)
-        requests = [{**first, **request.check({"seed": first["seed"] + k})} for k in range(n)]
+        requests = [{**first, **request.check(self.model, {"seed": first["seed"] + k})} for k in range(n)]
         return [self._send(inputs, seconds) for inputs in requests]
 
     def _retire(self, job: AsyncJob) -> None:
@@ -164,9 +173,24 @@ class AsyncClient:
         """The loop's figures."""
         return await _verb(self._transport, action=b"stats")
 
+    async def models(self) -> dict[str, Any]:
+        """All that the server serves, by ensemble; each as `describe` has it."""
+        report = await _verb(self._transport, action=b"describe")
+        try:
+            return dict(report["models"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerError(f"the answer is not this version's ({error!r})") from None
+
     async def describe(self) -> dict[str, Any]:
-        """What the server serves: `model`, `family`, `target`, `build`, `stages`; samplers are in `model`."""
-        return await _verb(self._transport, action=b"describe")
+        """This client's model: `model`, `family`, `target`, `build`, `stages`; SDXL's samplers are in `model`.
+
+        Raises:
+            InvalidRequest: the server does not serve it.
+        """
+        served: dict[str, dict[str, Any]] = await self.models()
+        if self.model not in served:
+            raise invalid("model", self.model, ", ".join(served))
+        return served[self.model]
 
     async def verify(self, *, timeout: float | None = None) -> dict[str, Any]:
         """For each denoiser, whether every row has the same bytes in every batch. Takes minutes on large models.
@@ -214,7 +238,7 @@ class AsyncJob:
         return self.task.result()
 
     async def status(self) -> dict[str, Any]:
-        """The server's word on the job: status, position, step, num_steps, remaining_s."""
+        """The server's word on the job: status, position, stage, step, num_steps, remaining_s."""
         return await self._watch(-1)
 
     async def cancel(self) -> bool:
@@ -238,14 +262,14 @@ class AsyncJob:
                 await asyncio.sleep(0.05)
         return False
 
-    async def iter_events(self) -> AsyncIterator[Event]:
+    async def iter_events(self, *, previews: bool = False) -> AsyncIterator[Event]:
         """`Queued` and `InProgress` as they come, then `Completed`; the job's error where it fails.
 
-        A watch that fails costs events, never the picture.
+        A watch that fails costs events, never the picture. `previews` asks for `InProgress.preview`.
         """
         since = -1
         while not self.task.done():
-            watch = asyncio.ensure_future(self._watch(since))
+            watch = asyncio.ensure_future(self._watch(since, previews=previews))
             try:
                 await asyncio.wait([self.task, watch], return_when=asyncio.FIRST_COMPLETED)
                 if self.task.done():
@@ -296,8 +320,9 @@ class AsyncJob:
     def _left(self) -> float | None:
         return None if self._ends is None else self._ends - time.monotonic()
 
-    async def _watch(self, since: int) -> dict[str, Any]:
-        return await _verb(self._transport, WATCH_S, action=b"watch", id=self.id.encode(), since=since, **self._tenant)
+    async def _watch(self, since: int, *, previews: bool = False) -> dict[str, Any]:
+        asked = {"id": self.id.encode(), "since": since, **self._tenant, **({"preview": True} if previews else {})}
+        return await _verb(self._transport, WATCH_S, action=b"watch", **asked)
 
 
 def _wait(error: ServerUnavailable, pause: float) -> float | None:
@@ -335,5 +360,12 @@ def _event(state: dict[str, Any]) -> Queued | InProgress | None:
     if state["status"] == "queued":
         return Queued(state["position"] or 0)
     if state["status"] == "running":
-        return InProgress(state["step"], state["num_steps"], state["remaining_s"])
+        preview = state.get("preview")
+        return InProgress(
+            state["step"],
+            state["num_steps"],
+            state["remaining_s"],
+            state.get("stage"),
+            base64.b64decode(preview, validate=True) if preview else None,
+        )
     return None

@@ -9,15 +9,28 @@ if TYPE_CHECKING:
     from .pictures import Picture
 
 
-class Parameters(TypedDict, total=False):
-    """The contract's inputs. Each may be left out; None is the same."""
-
+class _Shared(TypedDict, total=False):
     negative_prompt: str | None
     """What not to draw. Leaving it out and giving an empty text may differ."""
     seed: int | None
     """0 … 2⁶³−1; the same seed makes the same picture. Default: any."""
     num_inference_steps: int | None
-    """Steps; default: the model's."""
+    """Steps, for Stable Cascade those of Stage B; default: the model's."""
+    height: int | None
+    """Pixels; default: the model's, or those of an `init_image`."""
+    width: int | None
+    """Pixels; default: the model's, or those of an `init_image`."""
+    output_format: str | None
+    """`png`, `jpeg` or `webp`. Default: `png`."""
+    deadline_ms: int | None
+    """Milliseconds that the server may take from the request's arrival; `timeout` sets it otherwise."""
+    tenant: str | None
+    """Whom the request belongs to; default: the client's."""
+    cancel_on_disconnect: bool | None
+    """Stop the job when its watcher goes away. Default: False."""
+
+
+class _Sdxl(TypedDict, total=False):
     guidance_scale: float | None
     """0 … 50, how closely to follow the prompt; at 1 or below guidance is off. Default: the model's."""
     guidance_rescale: float | None
@@ -26,10 +39,6 @@ class Parameters(TypedDict, total=False):
     """0 … 1, the share of the model calls that guidance is on for. Default: 1."""
     clip_skip: int | None
     """Last layers of the text encoders to leave out. Default: 0."""
-    height: int | None
-    """Pixels; default: the model's, or those of `init_image`."""
-    width: int | None
-    """Pixels; default: the model's, or those of `init_image`."""
     original_size: Sequence[int] | None
     """(height, width) that the model is told the picture had. Default: the picture's."""
     target_size: Sequence[int] | None
@@ -52,11 +61,24 @@ class Parameters(TypedDict, total=False):
     """0 … 10, what the refiner is told; needs `denoising_end`. Default: 6."""
     negative_aesthetic_score: float | None
     """0 … 10, what the refiner is told of the negative prompt; needs `denoising_end`. Default: 2.5."""
-    output_format: str | None
-    """`png`, `jpeg` or `webp`. Default: `png`."""
-    deadline_ms: int | None
-    """Milliseconds that the server may take from the request's arrival; `timeout` sets it otherwise."""
-    tenant: str | None
-    """Whom the request belongs to; default: the client's."""
-    cancel_on_disconnect: bool | None
-    """Stop the job when its watcher goes away. Default: False."""
+
+
+class _Cascade(TypedDict, total=False):
+    prior_num_inference_steps: int | None
+    """Steps of Stage C, 1 … 100; default: the model's."""
+    prior_guidance_scale: float | None
+    """0 … 50, how closely Stage C follows the prompt; at 1 or below guidance is off. Default: the model's."""
+    decoder_guidance_scale: float | None
+    """0 … 50, the same for Stage B."""
+
+
+class Parameters(_Shared, _Sdxl, total=False):
+    """The inputs of `sdxl`. Each may be left out; None is the same."""
+
+
+class CascadeParameters(_Shared, _Cascade, total=False):
+    """The inputs of `stable_cascade`. Each may be left out; None is the same."""
+
+
+class AnyParameters(_Shared, _Sdxl, _Cascade, total=False):
+    """What the client's methods take; it refuses by name what its model does not have, before anything is sent."""

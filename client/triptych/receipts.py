@@ -7,47 +7,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import invalid
-from .request import PICTURES
+from .errors import InvalidRequest, invalid
+from .request import DELIVERY, INPUTS, PICTURES
 
 IMAGE_DESCRIPTION = 0x010E
-SETTINGS = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_rescale",
-    "guidance_end",
-    "clip_skip",
-    "height",
-    "width",
-    "original_size",
-    "target_size",
-    "crops_coords_top_left",
-    "sampler",
-    "schedule",
-    "init_image",
-    "mask",
-    "strength",
-    "denoising_end",
-    "aesthetic_score",
-    "negative_aesthetic_score",
-    "output_format",
-)
-# What every receipt has held from the first version on.
-ALWAYS = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "height",
-    "width",
-    "sampler",
-    "schedule",
-    "output_format",
-)
+# Family → the inputs that a picture is made from. Each family's ensemble has its name.
+SETTINGS = {family: tuple(name for name in table if name not in DELIVERY) for family, table in INPUTS.items()}
+# Family → what every receipt has held from the first version on.
+ALWAYS = {
+    **SETTINGS,
+    "sdxl": (
+        "prompt",
+        "negative_prompt",
+        "seed",
+        "num_inference_steps",
+        "guidance_scale",
+        "height",
+        "width",
+        "sampler",
+        "schedule",
+        "output_format",
+    ),
+}
 # What receipts say → what a difference there is about, and how it is told. The first that fits counts.
 GROUPS = {
     "model": ("other model", "{old} → {new}"),
@@ -65,7 +46,7 @@ def read_receipt(path: Path) -> dict[str, Any]:
     """The receipt inside a PNG, JPEG or WebP that Triptych made.
 
     Raises:
-        InvalidRequest: the file is no picture, or holds no receipt.
+        InvalidRequest: the file is no picture, or holds no receipt of a family that is known here.
     """
     from PIL import Image
 
@@ -75,18 +56,38 @@ def read_receipt(path: Path) -> dict[str, Any]:
         receipt = json.loads(text or "null")
     except (Image.DecompressionBombError, OSError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         raise invalid(str(path), f"an unreadable file ({error})", "a picture that Triptych made") from None
-    if not isinstance(receipt, dict) or not set(ALWAYS) <= set(receipt):
+    if not isinstance(receipt, dict) or not _complete(path, receipt):
         raise invalid(str(path), "a picture without a receipt", "a picture that Triptych made")
     return receipt
+
+
+def _complete(path: Path, receipt: Mapping[str, Any]) -> bool:
+    try:
+        return set(ALWAYS[family_of(receipt)]) <= set(receipt)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error}") from None
+
+
+def family_of(receipt: Mapping[str, Any]) -> str:
+    """The family that made the picture, which is also the ensemble's name.
+
+    Raises:
+        InvalidRequest: it is not known here.
+    """
+    family = receipt.get("family", "sdxl")  # the first receipts did not say
+    if not isinstance(family, str) or family not in SETTINGS:
+        raise invalid("family", repr(family), ", ".join(SETTINGS))
+    return family
 
 
 def pictures_of(receipt: Mapping[str, Any]) -> dict[str, str]:
     """The SHA-256 of the files that the picture was made from, by input: none, `init_image`, or that and `mask`.
 
     Raises:
-        InvalidRequest: the receipt says something else there.
+        InvalidRequest: the receipt says something else there, or is of a family that is not known here.
     """
-    named = {name: receipt[name] for name in PICTURES if receipt.get(name) is not None}
+    settings = SETTINGS[family_of(receipt)]
+    named = {name: receipt[name] for name in PICTURES if name in settings and receipt.get(name) is not None}
     for name, picture in named.items():
         # Never a path: a receipt comes from anywhere, and what it names is not to be read and sent.
         if not isinstance(picture, Mapping) or not isinstance(picture.get("sha256"), str):
@@ -102,9 +103,10 @@ def request_of(receipt: Mapping[str, Any], files: Mapping[str, bytes] | None = N
         files: the pictures that it was made from, by SHA-256 in hex.
 
     Raises:
-        InvalidRequest: a picture that it was made from is not among `files`.
+        InvalidRequest: its family is not known here, or a picture that it was made from is not among `files`.
     """
-    asked = {name: receipt[name] for name in SETTINGS if name in receipt and name not in PICTURES}
+    settings = SETTINGS[family_of(receipt)]
+    asked = {name: receipt[name] for name in settings if name in receipt and name not in PICTURES}
     for name, sha256 in pictures_of(receipt).items():
         if sha256 not in (files or {}):
             raise invalid(name, "nothing", f"the file with SHA-256 {sha256}")

@@ -11,34 +11,48 @@ from typing import Any
 from .errors import invalid
 from .pictures import file_bytes
 
-# name → Triton's type; the order is the contract's.
-INPUTS = {
-    "prompt": "BYTES",
-    "negative_prompt": "BYTES",
-    "seed": "INT64",
-    "num_inference_steps": "INT32",
-    "guidance_scale": "FP32",
-    "guidance_rescale": "FP32",
-    "guidance_end": "FP32",
-    "clip_skip": "INT32",
-    "height": "INT32",
-    "width": "INT32",
-    "original_size": "INT32",
-    "target_size": "INT32",
-    "crops_coords_top_left": "INT32",
-    "sampler": "BYTES",
-    "schedule": "BYTES",
-    "init_image": "BYTES",
-    "mask": "BYTES",
-    "strength": "FP32",
-    "denoising_end": "FP32",
-    "aesthetic_score": "FP32",
-    "negative_aesthetic_score": "FP32",
-    "output_format": "BYTES",
-    "deadline_ms": "INT32",
-    "tenant": "BYTES",
-    "cancel_on_disconnect": "BOOL",
+_PROMPTS = {"prompt": "BYTES", "negative_prompt": "BYTES", "seed": "INT64"}
+_SIZE = {"height": "INT32", "width": "INT32"}
+# What the picture does not depend on.
+DELIVERY = {"deadline_ms": "INT32", "tenant": "BYTES", "cancel_on_disconnect": "BOOL"}
+# Ensemble → name → Triton's type; the order is the contract's.
+INPUTS: Mapping[str, Mapping[str, str]] = {
+    "sdxl": {
+        **_PROMPTS,
+        "num_inference_steps": "INT32",
+        "guidance_scale": "FP32",
+        "guidance_rescale": "FP32",
+        "guidance_end": "FP32",
+        "clip_skip": "INT32",
+        **_SIZE,
+        "original_size": "INT32",
+        "target_size": "INT32",
+        "crops_coords_top_left": "INT32",
+        "sampler": "BYTES",
+        "schedule": "BYTES",
+        "init_image": "BYTES",
+        "mask": "BYTES",
+        "strength": "FP32",
+        "denoising_end": "FP32",
+        "aesthetic_score": "FP32",
+        "negative_aesthetic_score": "FP32",
+        "output_format": "BYTES",
+        **DELIVERY,
+    },
+    "stable_cascade": {
+        **_PROMPTS,
+        "prior_num_inference_steps": "INT32",
+        "prior_guidance_scale": "FP32",
+        "num_inference_steps": "INT32",
+        "decoder_guidance_scale": "FP32",
+        **_SIZE,
+        "output_format": "BYTES",
+        **DELIVERY,
+    },
 }
+VERB_INPUTS = {"action": "BYTES", "id": "BYTES", "tenant": "BYTES", "since": "INT64", "preview": "BOOL"}
+# What any input is sent as: a name has one type, whichever model it is for.
+DATATYPES = {name: datatype for table in (*INPUTS.values(), VERB_INPUTS) for name, datatype in table.items()}
 # Inputs of two numbers, and what those are.
 PAIRS = {
     "original_size": "height and width",
@@ -46,19 +60,30 @@ PAIRS = {
     "crops_coords_top_left": "top and left",
 }
 PICTURES = ("init_image", "mask")
-VERB_INPUTS = {"action": "BYTES", "id": "BYTES", "tenant": "BYTES", "since": "INT64"}
 _BITS = {"INT32": 31, "INT64": 63}
 
 
-def check(given: Mapping[str, Any]) -> dict[str, Any]:
+def inputs_of(model: str) -> Mapping[str, str]:
+    """The table of an ensemble; one that is not ours is asked as `sdxl` is."""
+    return INPUTS.get(model, INPUTS["sdxl"])
+
+
+def check(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs that were given (None is not given), each as what Triton can carry.
 
     Raises:
-        InvalidRequest: an unknown name, a value that its type cannot hold, or a file that cannot be read.
+        InvalidRequest: a name that `model` does not have, a value that its type cannot hold, or a file that cannot be read.
     """
-    if unknown := sorted(set(given) - set(INPUTS)):
-        raise invalid(unknown[0], "an unknown parameter", ", ".join(INPUTS))
-    return {name: _sendable(name, INPUTS[name], value) for name, value in given.items() if value is not None}
+    legal = inputs_of(model)
+    if foreign := sorted(set(given) - set(legal)):
+        raise invalid(foreign[0], stranger("a parameter", foreign[0], model), ", ".join(legal))
+    return {name: _sendable(name, legal[name], value) for name, value in given.items() if value is not None}
+
+
+def stranger(what: str, name: str, model: str) -> str:
+    """What an error calls an input that `model` does not have: `what` of another model, or nobody's."""
+    owner = next((other for other, table in INPUTS.items() if name in table), None)
+    return f"{what} of {owner} and not of {model}" if owner else "an unknown parameter"
 
 
 def _sendable(name: str, datatype: str, value: Any) -> Any:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .async_client import AsyncClient, AsyncJob
-from .parameters import Parameters
+from .parameters import AnyParameters
 from .types import Event, GeneratedImage
 
 if TYPE_CHECKING:
@@ -81,22 +81,29 @@ class Client:
             raise
 
     def generate(
-        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[AnyParameters]
     ) -> GeneratedImage:
         """`AsyncClient.generate`."""
         return self._bridge.run(self._client.generate(prompt, timeout=timeout, **parameters))
 
     def generate_many(
-        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self, prompt: str, n: int, *, timeout: float | None = None, **parameters: Unpack[AnyParameters]
     ) -> list[GeneratedImage]:
         """`AsyncClient.generate_many`."""
         return self._bridge.run(self._client.generate_many(prompt, n, timeout=timeout, **parameters))
 
-    def stream(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]) -> Iterator[Event]:
+    def stream(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        previews: bool = False,
+        **parameters: Unpack[AnyParameters],
+    ) -> Iterator[Event]:
         """`AsyncClient.stream`."""
-        return self._bridge.iterate(self._client.stream(prompt, timeout=timeout, **parameters))
+        return self._bridge.iterate(self._client.stream(prompt, timeout=timeout, previews=previews, **parameters))
 
-    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[Parameters]) -> Job:
+    def submit(self, prompt: str, *, timeout: float | None = None, **parameters: Unpack[AnyParameters]) -> Job:
         """`AsyncClient.submit`."""
         job = self._bridge.call(lambda: self._client.submit(prompt, timeout=timeout, **parameters))
         return Job(self._bridge, job)
@@ -108,6 +115,10 @@ class Client:
     def stats(self) -> dict[str, float]:
         """`AsyncClient.stats`."""
         return self._bridge.run(self._client.stats())
+
+    def models(self) -> dict[str, Any]:
+        """`AsyncClient.models`."""
+        return self._bridge.run(self._client.models())
 
     def describe(self) -> dict[str, Any]:
         """`AsyncClient.describe`."""
@@ -151,6 +162,6 @@ class Job:
         """`AsyncJob.cancel`."""
         return self._bridge.run(self._job.cancel())
 
-    def iter_events(self) -> Iterator[Event]:
+    def iter_events(self, *, previews: bool = False) -> Iterator[Event]:
         """`AsyncJob.iter_events`."""
-        return self._bridge.iterate(self._job.iter_events())
+        return self._bridge.iterate(self._job.iter_events(previews=previews))

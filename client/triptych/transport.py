@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from .errors import translate
-from .request import INPUTS, VERB_INPUTS
+from .request import DATATYPES
 
 KEEPALIVE_MS = 60_000
 
@@ -109,7 +109,7 @@ class TritonTransport:
     def _tensor(self, name: str, value: Any) -> Any:
         import numpy as np
 
-        datatype = {**INPUTS, **VERB_INPUTS}[name]
+        datatype = DATATYPES[name]
         numpy = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
         values = np.array(value if isinstance(value, tuple) else [value], numpy[datatype])
         tensor = self._triton.InferInput(name, list(values.shape), datatype)

@@ -30,9 +30,7 @@ class GeneratedImage:
     @property
     def image(self) -> Image:
         """The picture as a PIL image."""
-        from PIL import Image
-
-        return Image.open(io.BytesIO(self.data))
+        return _image(self.data)
 
     def save(self, path: str | Path) -> Path:
         """Write the file, never over another.
@@ -61,11 +59,22 @@ class Queued:
 
 @dataclass(frozen=True)
 class InProgress:
-    """`step` of `total` model calls are done; `remaining_s` is the server's estimate."""
+    """`step` of `total` model calls are done, over all stages; `remaining_s` is the server's estimate.
+
+    `stage` is the model of the next call: `unet`, `refiner_unet`, `prior` (Stage C) or `decoder` (Stage B). `preview` is
+    a small PNG of what there is so far, from the first step on, where previews were asked for.
+    """
 
     step: int
     total: int
     remaining_s: float | None = None
+    stage: str | None = None
+    preview: bytes | None = field(default=None, repr=False)
+
+    @property
+    def preview_image(self) -> Image | None:
+        """The preview as a PIL image."""
+        return _image(self.preview) if self.preview else None
 
 
 @dataclass(frozen=True)
@@ -76,3 +85,9 @@ class Completed:
 
 
 Event = Queued | InProgress | Completed
+
+
+def _image(data: bytes) -> Image:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data))

@@ -12,7 +12,7 @@ RECEIPT = {"output_format": "png", "timings": {"total_ms": 5.0}}
 
 
 class FakeTransport:
-    """Answers `sdxl` with `answers` in turn (an error is raised; the last is repeated), verbs from `states`.
+    """Answers requests with `answers` in turn (an error is raised; the last is repeated), verbs from `states`.
 
     An answer may be a function of the inputs, and so may `receipt`. `reports` answers other verbs by their names.
     """
@@ -27,6 +27,8 @@ class FakeTransport:
         self.answers, self.states = list(answers) or [b"image"], states or []
         self.receipt, self.reports = receipt, reports or {}
         self.requests: list[dict[str, Any]] = []
+        self.models: list[str] = []  # that the requests went to
+        self.watches: list[dict[str, Any]] = []
         self.verbs: list[bytes] = []
         self.cancelled: list[bytes] = []
         self.hold = asyncio.Event()
@@ -37,6 +39,7 @@ class FakeTransport:
         if model == "denoise":
             return {"report": json.dumps(await self._verb(inputs)).encode()}
         self.requests.append({**inputs, "request_id": request_id, "timeout_s": timeout_s})
+        self.models.append(model)
         await self.hold.wait()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         answer, receipt = (made(inputs) if callable(made) else made for made in (answer, self.receipt))
@@ -52,6 +55,7 @@ class FakeTransport:
         if inputs["action"] == b"cancel":
             self.cancelled.append(inputs["id"])
             return {"id": inputs["id"].decode(), "cancelled": True}
+        self.watches.append(inputs)
         await asyncio.sleep(0)
         if not self.states:
             await asyncio.sleep(3600)

@@ -5,12 +5,24 @@ from __future__ import annotations
 import io
 import os
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from PIL import Image
+from tritonclient.grpc import model_config_pb2
 
-from triptych import AsyncClient, Client, InvalidRequest, Parameters, request
+from triptych import (
+    AnyParameters,
+    AsyncClient,
+    CascadeParameters,
+    Client,
+    InvalidRequest,
+    Parameters,
+    ServerError,
+    request,
+)
 from triptych import async_client as under_test
 from triptych.pictures import MAX_BYTES
 from triptych.transport import TritonTransport
@@ -18,6 +30,7 @@ from triptych.transport import TritonTransport
 from .. import plain
 from .fakes import RECEIPT, FakeTransport
 
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
 NUMBERS = {
     "guidance_rescale": 0.7,
     "guidance_end": 0.5,
@@ -42,10 +55,25 @@ def png(mode="RGB"):
     return file.getvalue()
 
 
-def test_the_contract_has_one_list_of_inputs():
-    hints = Parameters.__annotations__
-    assert ["prompt", *hints] == list(request.INPUTS)
-    assert {**request.INPUTS, **request.VERB_INPUTS} == plain.TYPES
+@pytest.mark.parametrize(("model", "hints"), [("sdxl", Parameters), ("stable_cascade", CascadeParameters)])
+def test_the_contract_has_one_list_of_inputs(model, hints):
+    assert {"prompt", *hints.__annotations__} == set(request.INPUTS[model])
+
+
+def test_a_name_has_one_type():
+    tables = [*request.INPUTS.values(), request.VERB_INPUTS]
+    assert [table for table in tables if not table.items() <= request.DATATYPES.items()] == []
+    assert request.DATATYPES == plain.TYPES
+    assert {"prompt", *AnyParameters.__annotations__} == set().union(*request.INPUTS.values())
+
+
+@pytest.mark.parametrize("model", request.INPUTS)
+def test_the_tables_are_what_the_ensembles_take(model):
+    text = (REPOSITORY / model / "config.pbtxt").read_text("utf-8")
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    types = {name: name.removeprefix("TYPE_").replace("STRING", "BYTES") for name in model_config_pb2.DataType.keys()}  # noqa: SIM118
+    inputs = {given.name: types[model_config_pb2.DataType.Name(given.data_type)] for given in config.input}
+    assert inputs == request.INPUTS[model]
 
 
 async def test_numbers_and_pairs_are_sent_as_given():
@@ -132,9 +160,13 @@ async def test_many_read_a_file_once(tmp_path, monkeypatch):
 
 def test_tensors_have_the_contracts_types_and_shapes():
     transport = TritonTransport("127.0.0.1:1")
-    checked = request.check({**NUMBERS, "original_size": (96, 128), "init_image": b"\x89PNG\0\0", "prompt": "x"})
+    checked = request.check(
+        "sdxl", {**NUMBERS, "original_size": (96, 128), "init_image": b"\x89PNG\0\0", "prompt": "x"}
+    )
     tensors = {name: transport._tensor(name, value) for name, value in checked.items()}
-    assert {name: tensor.datatype() for name, tensor in tensors.items()} == {n: request.INPUTS[n] for n in tensors}
+    assert {name: tensor.datatype() for name, tensor in tensors.items()} == {
+        n: request.INPUTS["sdxl"][n] for n in tensors
+    }
     shapes = {name: list(tensor.shape()) for name, tensor in tensors.items()}
     assert shapes.pop("original_size") == [2]
     assert set(map(tuple, shapes.values())) == {(1,)}
@@ -151,24 +183,45 @@ async def test_a_picture_tells_whether_it_was_cached_and_its_receipt_does_not(sa
 
 
 async def test_describe_and_verify_are_verbs():
-    transport = FakeTransport(reports={b"describe": {"model": {}}, b"verify": {"denoisers": {}}})
+    models = {"sdxl": {"build": "b1"}, "stable_cascade": {"build": "b2"}}
+    transport = FakeTransport(reports={b"describe": {"models": models}, b"verify": {"denoisers": {}}})
     async with AsyncClient(transport=transport) as client:
-        assert await client.describe() == {"model": {}}
+        assert await client.describe() == {"build": "b1"}
+        assert await client.models() == models
         assert await client.verify() == {"denoisers": {}}
         with pytest.raises(InvalidRequest, match="timeout: 0 given"):
             await client.verify(timeout=0)
-    assert transport.verbs == [b"describe", b"verify"]
+    assert transport.verbs == [b"describe", b"describe", b"verify"]
+    async with AsyncClient(transport=transport, model="stable_cascade") as client:
+        assert await client.describe() == {"build": "b2"}
+
+
+@pytest.mark.parametrize("model", ["stable_cascade", "mine"])
+async def test_a_model_that_is_not_served_is_refused_with_those_that_are(model):
+    transport = FakeTransport(reports={b"describe": {"models": {"sdxl": {}, "other": {}}}})
+    async with AsyncClient(transport=transport, model=model) as client:
+        with pytest.raises(InvalidRequest) as error:
+            await client.describe()
+    assert str(error.value) == f"model: {model} given; legal: sdxl, other"
+
+
+@pytest.mark.parametrize("report", [{"model": {}, "family": "sdxl"}, {"models": None}, {"models": 3}, []])
+async def test_a_description_of_another_version_is_the_servers_error(report):
+    async with AsyncClient(transport=FakeTransport(reports={b"describe": report})) as client:
+        with pytest.raises(ServerError, match="the answer is not this version's"):
+            await client.describe()
 
 
 def test_the_sync_client_has_them_as_well(monkeypatch):
-    transport = FakeTransport(reports={b"describe": {"model": {}}, b"verify": {"denoisers": {}}})
+    transport = FakeTransport(reports={b"describe": {"models": {"sdxl": {"model": {}}}}, b"verify": {"denoisers": {}}})
     monkeypatch.setattr(under_test, "TritonTransport", lambda *_, **__: transport)
     with Client() as client:
         assert client.describe() == {"model": {}}
+        assert client.models() == {"sdxl": {"model": {}}}
         assert client.verify() == {"denoisers": {}}
 
 
 def test_the_parameters_are_told_to_editors():
     for method in ("generate", "generate_many", "stream", "submit"):
         for kind in (Client, AsyncClient):
-            assert typing.cast(dict, getattr(kind, method).__annotations__)["parameters"] == "Unpack[Parameters]"
+            assert typing.cast(dict, getattr(kind, method).__annotations__)["parameters"] == "Unpack[AnyParameters]"
