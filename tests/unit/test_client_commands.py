@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from triptych import InvalidRequest, ServerError, ServerUnavailable
 from triptych import async_client as under_test
+from triptych import demo as shipped_models
 from triptych.cli import main
 from triptych.cli.verify import mixed_requests
 from triptych.receipts import SETTINGS, differences, reasons, request_of
@@ -78,9 +79,14 @@ def run(monkeypatch, capsys):
     return run
 
 
-def served(*answers, card=CARD, denoisers=DENOISERS, **options):
-    reports = {b"describe": {"model": card}, b"verify": {"denoisers": denoisers}}
-    return FakeTransport(*answers, reports=reports, **options)
+def described(**cards):
+    """What a server of these families says of itself."""
+    return {"models": {family: {"model": card, "family": family} for family, card in cards.items()}}
+
+
+def served(*answers, denoisers=DENOISERS, **cards):
+    reports = {b"describe": described(**(cards or {"sdxl": CARD})), b"verify": {"denoisers": denoisers}}
+    return FakeTransport(*answers, reports=reports)
 
 
 class Gone(FakeTransport):
@@ -136,7 +142,7 @@ def test_generate_sends_every_option(run, tmp_path):
     sent = {name: value for name, value in transport.requests[0].items() if name not in ("request_id", "timeout_s")}
     wanted = {name: value for _, name, value in options.values()}
     assert sent == {"prompt": b"a fox", "width": 96, "height": 128, **wanted}
-    assert set(sent) == set(INPUTS) - {"deadline_ms", "cancel_on_disconnect"}
+    assert set(sent) == set(INPUTS["sdxl"]) - {"deadline_ms", "cancel_on_disconnect"}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,7 @@ def test_samplers_are_a_table_that_marks_the_default(run):
 
 
 def test_samplers_of_a_build_are_the_same_as_its_servers(run, tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 2, "model": CARD}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 3, "family": "sdxl", "model": CARD}))
     for options in ([], ["--json"]):
         assert run(Gone(), "samplers", "--build", tmp_path, *options) == run(served(), "samplers", *options)
 
@@ -188,7 +194,19 @@ def test_samplers_as_json_are_one_document(run):
     assert json.loads(out) == {name: CARD[name] for name in ("default_sampler", "default_schedule", "samplers")}
 
 
-@pytest.mark.parametrize("text", [None, "not JSON", "[]", '{"model": {"samplers": {"euler": {"default": "a.npz"}}}}'])
+BROKEN_MANIFESTS = [
+    None,
+    "not JSON",
+    "[]",
+    '{"model": {}}',
+    '{"family": [], "model": {}}',
+    '{"family": "flux", "model": {}}',
+    '{"family": "stable_cascade", "model": {"prior_table": {}}}',
+    '{"family": "sdxl", "model": {"samplers": {"euler": {"default": "a.npz"}}}}',
+]
+
+
+@pytest.mark.parametrize("text", BROKEN_MANIFESTS)
 def test_a_folder_without_samplers_is_refused_by_name(run, tmp_path, text):
     if text:
         (tmp_path / "manifest.json").write_text(text)
@@ -199,7 +217,7 @@ def test_a_folder_without_samplers_is_refused_by_name(run, tmp_path, text):
 
 
 def test_an_old_servers_answer_is_one_line(run):
-    code, out, err = run(served(card={}), "samplers")
+    code, out, err = run(served(sdxl={}), "samplers")
     assert (code, out) == (1, "")
     assert err.startswith("error: the answer is not this version's")
 
@@ -282,14 +300,14 @@ def test_verify_tells_which_engine_differs(run):
 
 
 def test_an_answer_that_verifies_nothing_is_an_error(run):
-    for transport in (served(denoisers=None), served(card={"samplers": {}})):
+    for transport in (served(denoisers=None), served(sdxl={"samplers": {}})):
         code, out, err = run(transport, "verify")
         assert (code, out) == (1, "")
         assert err.startswith("error: the answer is not this version's")
 
 
 def test_mixed_requests_are_legal_and_mixed():
-    requests = mixed_requests(CARD)
+    requests = mixed_requests("sdxl", CARD)
     assert len(requests) == 8
     for name in ("prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "schedule"):
         assert len({request[name] for request in requests}) > 1
@@ -339,7 +357,7 @@ def test_an_old_receipt_asks_only_for_what_it_names(run, tmp_path):
     transport = Repeating([file])
     run(transport, "replay", file)
     assert set(transport.requests[0]) - {"tenant", "request_id", "timeout_s"} == {
-        name for name in SETTINGS if RECEIPT.get(name) is not None
+        name for name in SETTINGS["sdxl"] if RECEIPT.get(name) is not None
     }
 
 
@@ -475,3 +493,261 @@ def test_what_differs_is_in_the_verdict(run, tmp_path):
     assert differences(RECEIPT, {**RECEIPT, "runtime": runtime}) == ["runtime.onnxruntime: 1.30 → 1.31"]
     _, out, _ = run(Repeating([again]), "replay", file)
     assert out == f"DIFFERS  {file}: the receipts agree: the file was changed after it was made\n"
+
+
+# Stable Cascade
+
+
+CASCADE_CARD = {
+    "min_size": 128,
+    "default_num_inference_steps": 10,
+    "default_prior_num_inference_steps": 20,
+    "prior_table": {"path": "samplers/prior.npz.xz", "max_steps": 100, "inpaint": False},
+    "decoder_table": {"path": "samplers/decoder.npz.xz", "max_steps": 3, "inpaint": False},
+}
+CASCADE_DENOISERS = {name: {"batch_invariant": True, "batches": [1, 2]} for name in ("prior", "decoder")}
+CASCADE_RECEIPT = {
+    "model": "tiny-cascade",
+    "family": "stable_cascade",
+    "prompt": "a fox",
+    "negative_prompt": None,
+    "seed": 9,
+    "prior_num_inference_steps": 4,
+    "prior_guidance_scale": 4.0,
+    "num_inference_steps": 2,
+    "decoder_guidance_scale": 0.0,
+    "height": 128,
+    "width": 128,
+    "output_format": "png",
+    "build": "c1",
+    "stages": {"prior": "ab", "decoder": "cd", "vqgan": "ef"},
+    "runtime": RECEIPT["runtime"],
+}
+CASCADE_LINE = (
+    "Stable Cascade has one sampler, DDPMWuerstchen: 1 to 100 steps (default: 20) in Stage C, "
+    "1 to 3 steps (default: 10) in Stage B\n"
+)
+
+
+@pytest.mark.parametrize("spelling", ["stable-cascade", "stable_cascade"])
+def test_generate_asks_stable_cascade(run, tmp_path, spelling):
+    options = {
+        "--prior-num-inference-steps": (20, "prior_num_inference_steps", 20),
+        "--prior-guidance-scale": (3.5, "prior_guidance_scale", 3.5),
+        "--num-inference-steps": (10, "num_inference_steps", 10),
+        "--decoder-guidance-scale": (1.5, "decoder_guidance_scale", 1.5),
+        "--negative-prompt": ("blue", "negative_prompt", b"blue"),
+        "--output-format": ("webp", "output_format", b"webp"),
+        "--tenant": ("me", "tenant", b"me"),
+        "--seed": (5, "seed", 5),
+    }
+    transport = FakeTransport()
+    given = [word for option, (value, _, _) in options.items() for word in (option, value)]
+    code, out, _ = run(
+        transport,
+        "generate",
+        "a fox",
+        "-o",
+        tmp_path,
+        "--model",
+        spelling,
+        "-n",
+        2,
+        "--size",
+        "256x128",
+        "--json",
+        *given,
+    )
+    assert code == 0
+    assert [json.loads(line)["seed"] for line in out.splitlines()] == [5, 6]
+    assert transport.models == ["stable_cascade"] * 2
+    sent = {name: value for name, value in transport.requests[0].items() if name not in ("request_id", "timeout_s")}
+    wanted = {name: value for _, name, value in options.values()}
+    assert sent == {"prompt": b"a fox", "width": 256, "height": 128, **wanted}
+    assert set(sent) == set(INPUTS["stable_cascade"]) - {"deadline_ms", "cancel_on_disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("model", "option", "message"),
+    [
+        (
+            "stable-cascade",
+            ["--sampler", "euler"],
+            "error: --sampler: an option of sdxl and not of stable_cascade given; legal: --negative-prompt, --seed, "
+            "--prior-num-inference-steps, --prior-guidance-scale, --num-inference-steps, --decoder-guidance-scale, "
+            "--size, --output-format\n",
+        ),
+        ("stable-cascade", ["--guidance-scale", "3"], "error: --guidance-scale: an option of sdxl and not of "),
+        ("stable-cascade", ["--image", "none.png"], "error: --init-image: an option of sdxl and not of "),
+        ("stable-cascade", ["--target-size", "8x8"], "error: --target-size: an option of sdxl and not of "),
+        (
+            "sdxl",
+            ["--prior-guidance-scale", "3"],
+            "error: --prior-guidance-scale: an option of stable_cascade and not of ",
+        ),
+    ],
+)
+def test_an_option_of_another_model_is_refused_by_its_name(run, tmp_path, model, option, message):
+    transport = FakeTransport()
+    code, out, err = run(transport, "generate", "a fox", "-o", tmp_path / "out", "--model", model, *option)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert not transport.requests
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "told"),
+    [
+        (["--model", "stable-cascade"], "prior", "seed 5: Stage C, step 1 of 3\n"),
+        (["--denoising-end", "0.5"], "unet", "seed 5: base, step 1 of 3\n"),
+        ([], "unet", "seed 5: step 1 of 3\n"),
+    ],
+)
+def test_progress_names_the_stage_where_there_are_several(run, tmp_path, options, stage, told):
+    state = {"status": "running", "step": 1, "num_steps": 3, "remaining_s": 1.5, "stage": stage, "preview": None}
+    transport = FakeTransport(states=[{**state, "seq": 1}, {**state, "seq": 2}])
+    transport.hold.clear()
+    code, _, err = run(transport, "generate", "a fox", "-o", tmp_path, "--seed", "5", *options)
+    assert code == 0
+    assert err.startswith(told)
+    assert all("preview" not in watch for watch in transport.watches)
+
+
+@pytest.mark.parametrize("command", [("generate", "a fox"), ("samplers",), ("demo",)])
+def test_a_model_that_nobody_knows_is_usage(run, command):
+    code, _, err = run(Gone(), *command, "--model", "flux")
+    assert code == 2
+    assert "'flux' given; legal: sdxl, stable-cascade" in err
+
+
+def test_cascades_sampler_is_one_line(run, tmp_path):
+    both = served(sdxl=CARD, stable_cascade=CASCADE_CARD)
+    alone = served(stable_cascade=CASCADE_CARD)
+    (tmp_path / "manifest.json").write_text(json.dumps({"family": "stable_cascade", "model": CASCADE_CARD}))
+    model = ["--model", "stable-cascade"]
+    for transport, options in ((both, model), (alone, model), (alone, []), (Gone(), ["--build", tmp_path])):
+        assert run(transport, "samplers", *options) == (0, CASCADE_LINE, "")
+    assert run(both, "samplers") == run(served(), "samplers", "--model", "sdxl")
+    assert json.loads(run(alone, "samplers", "--json")[1]) == {
+        "sampler": "DDPMWuerstchen",
+        "steps": {
+            "prior_num_inference_steps": {"default": 20, "max": 100},
+            "num_inference_steps": {"default": 10, "max": 3},
+        },
+    }
+
+
+def test_samplers_of_a_model_that_is_not_served_are_refused(run, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"family": "sdxl", "model": CARD}))
+    for transport, options in ((served(), []), (Gone(), ["--build", tmp_path])):
+        code, out, err = run(transport, "samplers", "--model", "stable-cascade", *options)
+        assert (code, out, err) == (2, "", "error: --model: stable-cascade given; legal: sdxl\n")
+
+
+def test_verify_mixes_the_requests_of_all_models(run):
+    transport = served(drawn, denoisers={**DENOISERS, **CASCADE_DENOISERS}, sdxl=CARD, stable_cascade=CASCADE_CARD)
+    code, out, _ = run(transport, "verify")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[:4]] == [
+        ["equal", "unet:"],
+        ["equal", "prior:"],
+        ["equal", "decoder:"],
+        ["equal", "pipeline:"],
+    ]
+    assert "16 mixed requests" in out
+    assert transport.models == (["sdxl"] * 8 + ["stable_cascade"] * 8) * 2
+
+
+def test_verify_names_what_differs_of_cascade(run):
+    turn = iter(range(100))
+    transport = served(lambda _: str(next(turn)).encode(), denoisers=CASCADE_DENOISERS, stable_cascade=CASCADE_CARD)
+    code, out, _ = run(transport, "verify")
+    assert code == 1
+    assert "all at once, stable_cascade in 2 + 2 steps, stable_cascade in 3 + 3 steps" in out
+
+
+@pytest.mark.parametrize("models", [{}, {"mine": {"family": "flux", "model": {}}}, {"sdxl": {"family": "sdxl"}}])
+def test_a_server_of_nothing_known_is_not_verified(run, models):
+    transport = FakeTransport(reports={b"describe": {"models": models}, b"verify": {"denoisers": DENOISERS}})
+    for command in ("verify", "samplers"):
+        code, out, err = run(transport, command)
+        assert (code, out) == (1, "")
+        assert err.startswith("error: the answer is not this version's")
+
+
+def test_mixed_cascade_requests_are_legal_and_mixed():
+    requests = mixed_requests("stable_cascade", CASCADE_CARD)
+    for name in ("prior_num_inference_steps", "num_inference_steps", "prior_guidance_scale", "decoder_guidance_scale"):
+        assert len({request[name] for request in requests}) > 1
+    assert all(1 <= request["num_inference_steps"] <= 3 for request in requests)
+    assert all(set(request) <= set(INPUTS["stable_cascade"]) for request in requests)
+    assert {request.get("height") for request in requests} == {128, None}
+
+
+def test_files_of_both_families_are_made_again_by_their_own_models(run, tmp_path):
+    files = [painted(tmp_path / "sdxl.png", RECEIPT), painted(tmp_path / "cascade.png", CASCADE_RECEIPT)]
+    transport = Repeating(files)
+    code, out, _ = run(transport, "replay", *files)
+    assert code == 0, out
+    asked = dict(zip(transport.models, transport.requests, strict=True))
+    assert asked["sdxl"]["seed"] == 7
+    assert set(asked["stable_cascade"]) - {"tenant", "request_id", "timeout_s"} == {
+        name for name in SETTINGS["stable_cascade"] if CASCADE_RECEIPT[name] is not None
+    }
+    assert len({request["tenant"] for request in transport.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "flux"}, "family: 'flux' given; legal: sdxl, stable_cascade"),
+        ({"family": ["sdxl"]}, "family: ['sdxl'] given; legal: sdxl, stable_cascade"),
+        ({"family": "sdxl"}, "a picture without a receipt given; legal: a picture that Triptych made"),
+    ],
+)
+def test_a_receipt_of_another_family_is_refused_by_name(run, tmp_path, changes, message):
+    file = painted(tmp_path / "a.png", {**CASCADE_RECEIPT, **changes})
+    code, out, err = run(FakeTransport(), "replay", file)
+    assert code == 2
+    assert out == f"FAILED   {file}: {message}\n"
+    assert err == f"error: {file}: {message}\n"
+
+
+def test_what_differs_of_cascade_is_told_by_what_it_is_about():
+    stages = {**CASCADE_RECEIPT["stages"], "prior": "00"}
+    assert reasons(CASCADE_RECEIPT, {**CASCADE_RECEIPT, "stages": stages}) == ["other weights (stages.prior: ab → 00)"]
+    assert reasons(CASCADE_RECEIPT, {**CASCADE_RECEIPT, "prior_guidance_scale": 1.0}) == [
+        "prior_guidance_scale: 4.0 → 1.0"
+    ]
+
+
+# demo
+
+
+def shipped(folder, *names):
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize("names", [["sdxl"], ["sdxl", "stable_cascade"]])
+def test_the_demo_is_every_model_that_ships(tmp_path, monkeypatch, names):
+    monkeypatch.setattr(shipped_models, "FOLDER", tmp_path)
+    (tmp_path / "stable_cascade.tmp").mkdir()
+    shipped(tmp_path, *reversed(names))
+    assert shipped_models.demo_builds() == [tmp_path / name for name in names]
+    assert [shipped_models.demo_build(name) for name in names] == [tmp_path / name for name in names]
+
+
+@pytest.mark.parametrize(("options", "name"), [([], "sdxl"), (["--model", "stable_cascade"], "stable_cascade")])
+def test_a_demo_model_that_does_not_ship_is_named(run, tmp_path, monkeypatch, options, name):
+    monkeypatch.setattr(shipped_models, "FOLDER", tmp_path)
+    (tmp_path / name).mkdir()
+    code, out, err = run(Gone(), "demo", "-o", tmp_path / "out", *options)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: no demo model '{name}' in {tmp_path / name}; reinstall triptych")
+
+
+def test_the_package_ships_a_demo_model():
+    assert shipped_models.demo_builds()[0] == shipped_models.demo_build("sdxl")

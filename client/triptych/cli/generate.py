@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import Enum
 from functools import partial
@@ -17,21 +18,20 @@ import typer
 from triptych.async_client import AsyncClient, AsyncJob
 from triptych.errors import ServerUnavailable, TriptychError, invalid
 from triptych.files import save_in
+from triptych.request import DELIVERY, inputs_of, stranger
 from triptych.types import Completed, GeneratedImage
 
-from .options import LOCAL
+from .options import LOCAL, model_option, spelled
 from .progress import Progress, progress
 
 # Where `--help` shows an option.
 _picture = partial(typer.Option, rich_help_panel="Picture")
 _sampling = partial(typer.Option, rich_help_panel="Sampling")
 _start = partial(typer.Option, rich_help_panel="Start from a picture")
+_cascade = partial(typer.Option, rich_help_panel="Stable Cascade")
 _refiner = partial(typer.Option, rich_help_panel="Refiner")
-_output = partial(typer.Option, rich_help_panel="Output and server")
-
-
-class Model(str, Enum):
-    SDXL = "sdxl"
+OUTPUT = "Output and server"
+_output = partial(typer.Option, rich_help_panel=OUTPUT)
 
 
 class Format(str, Enum):
@@ -53,11 +53,16 @@ def generate(
     ] = None,
     sampler: Annotated[str | None, _sampling(help="As euler; triptych samplers lists them.")] = None,
     schedule: Annotated[str | None, _sampling(help="Noise schedule, as karras.")] = None,
-    num_inference_steps: Annotated[int | None, _sampling(help="Steps; default: the model's.")] = None,
+    num_inference_steps: Annotated[
+        int | None, _sampling(help="Steps (stable-cascade: Stage B's); default: the model's.")
+    ] = None,
     guidance_scale: Annotated[float | None, _sampling(help="1 or less turns guidance off.")] = None,
     guidance_rescale: Annotated[float | None, _sampling(help="0 to 1: take back contrast.")] = None,
     guidance_end: Annotated[float | None, _sampling(help="0 to 1: share of the steps with guidance.")] = None,
     clip_skip: Annotated[int | None, _sampling(help="Text encoder layers to leave out.")] = None,
+    prior_num_inference_steps: Annotated[int | None, _cascade(help="Stage C's steps; default: the model's.")] = None,
+    prior_guidance_scale: Annotated[float | None, _cascade(help="Stage C's; 1 or less turns guidance off.")] = None,
+    decoder_guidance_scale: Annotated[float | None, _cascade(help="Stage B's; 1 or less turns guidance off.")] = None,
     init_image: Annotated[
         Path | None, _start("--init-image", "--image", metavar="FILE", help="PNG, JPEG or WebP to begin with.")
     ] = None,
@@ -71,7 +76,7 @@ def generate(
         Path, _output("-o", "--output", "--output-dir", metavar="DIR", help="Folder for the files.")
     ] = Path("."),
     url: Annotated[str, _output(envvar="TRIPTYCH_URL", help="The server's gRPC address.")] = LOCAL,
-    model: Annotated[Model, _output(help="The model to ask.")] = Model.SDXL,
+    model: Annotated[str, model_option(help="The model to ask.", rich_help_panel=OUTPUT)] = "sdxl",
     timeout: Annotated[
         float | None, _output("--timeout", "--deadline", min=0.001, help="Seconds that each picture may take.")
     ] = None,
@@ -80,7 +85,7 @@ def generate(
     quiet: Annotated[bool, _output("--quiet", help="No progress.")] = False,
 ) -> None:
     """Draw pictures and save them; prints their paths."""
-    parameters = {
+    options = {
         "seed": seed,
         "negative_prompt": negative_prompt,
         **_size(size),
@@ -94,6 +99,9 @@ def generate(
         "guidance_rescale": guidance_rescale,
         "guidance_end": guidance_end,
         "clip_skip": clip_skip,
+        "prior_num_inference_steps": prior_num_inference_steps,
+        "prior_guidance_scale": prior_guidance_scale,
+        "decoder_guidance_scale": decoder_guidance_scale,
         "init_image": init_image,
         "mask": mask,
         "strength": strength,
@@ -102,7 +110,9 @@ def generate(
         "negative_aesthetic_score": negative_aesthetic_score,
         "output_format": output_format and output_format.value,
     }
-    client = {"url": url, "timeout": timeout, "tenant": tenant, "model": model.value}
+    parameters = {name: value for name, value in options.items() if value is not None}
+    _refuse_strangers(model, parameters)
+    client = {"url": url, "timeout": timeout, "tenant": tenant, "model": model}
     output.mkdir(parents=True, exist_ok=True)  # before any work is done for it
     show = _show_json if as_json else _show_path
     failures = asyncio.run(_draw(client, prompt, n, parameters, output, show, quiet))
@@ -110,6 +120,19 @@ def generate(
         for words in dict.fromkeys(map(str, failures[1:])).keys() - {str(failures[0])}:
             sys.stderr.write(f"error: {words}\n")
         raise failures[0]
+
+
+def _refuse_strangers(model: str, given: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest where an option is another model's."""
+    legal = inputs_of(model)
+    for name in given:
+        if name not in legal:
+            options = dict.fromkeys(_option(name) for name in legal if name != "prompt" and name not in DELIVERY)
+            raise invalid(_option(name), stranger("an option", name, model), ", ".join(options))
+
+
+def _option(name: str) -> str:
+    return "--size" if name in ("height", "width") else f"--{spelled(name)}"
 
 
 def _size(text: str | None) -> dict[str, int]:
@@ -141,7 +164,7 @@ async def _draw(
     with ExitStack() as stack:
         async with AsyncClient(**client) as connected:
             jobs = connected.submit_many(prompt, n, **parameters)
-            bars = stack.enter_context(progress(jobs, quiet))
+            bars = stack.enter_context(progress(jobs, quiet, staged=_staged(connected.model, parameters)))
             drawn = [_follow(job, bars, output, show) for job in jobs]
             results = await asyncio.gather(*drawn, return_exceptions=True)
     for result in results:
@@ -149,6 +172,11 @@ async def _draw(
             raise result
     failures = [result for result in results if isinstance(result, TriptychError)]
     return sorted(failures, key=lambda error: isinstance(error, ServerUnavailable))
+
+
+def _staged(model: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether the picture is made by more than one denoiser."""
+    return model == "stable_cascade" or "denoising_end" in parameters
 
 
 async def _follow(job: AsyncJob, bars: Progress, output: Path, show: Any) -> None:

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from triptych.request import INPUTS
+
 Url = Annotated[str, typer.Option(envvar="TRIPTYCH_URL", help="The server's gRPC address.")]
 LOCAL = "localhost:8001"
+
+
+def spelled(name: str) -> str:
+    """An input's or a model's name as the command line spells it."""
+    return name.replace("_", "-")
+
+
+MODELS = tuple(map(spelled, INPUTS))
+
+
+def _ensemble(name: str) -> str:
+    if (model := name.replace("-", "_")) not in INPUTS:
+        raise typer.BadParameter(f"{name!r} given; legal: {', '.join(MODELS)}")
+    return model
+
+
+# `--model`, as hyphens or underscores spell it; the command has the ensemble's name.
+model_option = partial(typer.Option, parser=_ensemble, metavar=f"[{'|'.join(MODELS)}]")

@@ -9,6 +9,9 @@ from typing import Protocol
 from triptych.async_client import AsyncJob
 from triptych.types import Completed, Event, Queued
 
+# What people call the denoisers.
+STAGES = {"unet": "base", "refiner_unet": "refiner", "prior": "Stage C", "decoder": "Stage B"}
+
 
 class Progress(Protocol):
     """Tells a person how far each job is."""
@@ -22,11 +25,11 @@ class Progress(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def progress(jobs: Sequence[AsyncJob], quiet: bool) -> Progress:
-    """Bars on a terminal, lines elsewhere, nothing when `quiet`."""
+def progress(jobs: Sequence[AsyncJob], quiet: bool, *, staged: bool = False) -> Progress:
+    """Bars on a terminal, lines elsewhere, nothing when `quiet`; `staged` where there is more than one stage to name."""
     if quiet:
         return _Silence()
-    return _Bars(jobs) if sys.stderr.isatty() else _Lines()
+    return _Bars(jobs, staged) if sys.stderr.isatty() else _Lines(staged)
 
 
 class _Silence:
@@ -46,7 +49,8 @@ class _Silence:
 class _Lines(_Silence):
     """One line when a picture begins and one when it ends: for logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, staged: bool) -> None:
+        self._staged = staged
         self._begun: set[str] = set()
 
     def tell(self, job: AsyncJob, event: Event) -> None:
@@ -54,7 +58,7 @@ class _Lines(_Silence):
             sys.stderr.write(f"seed {job.seed}: done in {event.image.timings['total_ms'] / 1000:.1f} s\n")
         elif job.id not in self._begun:
             self._begun.add(job.id)
-            sys.stderr.write(f"seed {job.seed}: {_words(event)}\n")
+            sys.stderr.write(f"seed {job.seed}: {words(event, self._staged)}\n")
 
     def fail(self, job: AsyncJob) -> None:
         sys.stderr.write(f"seed {job.seed}: failed\n")
@@ -63,7 +67,7 @@ class _Lines(_Silence):
 class _Bars(_Silence):
     """A bar a picture, on a terminal."""
 
-    def __init__(self, jobs: Sequence[AsyncJob]) -> None:
+    def __init__(self, jobs: Sequence[AsyncJob], staged: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -75,6 +79,7 @@ class _Bars(_Silence):
         )
         # rich would send stdout to the console as well, which is stderr: a pipe would stay empty.
         self._progress = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+        self._staged = staged
         self._tasks = {job.id: self._progress.add_task("sent", total=None, seed=job.seed) for job in jobs}
 
     def tell(self, job: AsyncJob, event: Event) -> None:
@@ -83,10 +88,10 @@ class _Bars(_Silence):
             total = task.total or 1
             self._progress.update(task.id, total=total, completed=total, description="done")
         elif isinstance(event, Queued):
-            self._progress.update(self._tasks[job.id], description=_words(event))
+            self._progress.update(self._tasks[job.id], description=words(event, self._staged))
         else:
             self._progress.update(
-                self._tasks[job.id], total=event.total, completed=event.step, description=_words(event)
+                self._tasks[job.id], total=event.total, completed=event.step, description=words(event, self._staged)
             )
 
     def fail(self, job: AsyncJob) -> None:
@@ -100,7 +105,11 @@ class _Bars(_Silence):
         self._progress.stop()
 
 
-def _words(event: Event) -> str:
+def words(event: Event, staged: bool) -> str:
+    """An event for people: `queued, 2 ahead`, `step 5 of 30`; `staged` names the stage, as `Stage C, step 5 of 30`."""
     if isinstance(event, Queued):
         return f"queued, {event.position} ahead"
-    return "done" if isinstance(event, Completed) else f"step {event.step} of {event.total}"
+    if isinstance(event, Completed):
+        return "done"
+    steps = f"step {event.step} of {event.total}"
+    return f"{STAGES.get(event.stage, event.stage)}, {steps}" if staged and event.stage else steps

@@ -17,9 +17,10 @@ import typer
 from triptych.async_client import AsyncClient
 from triptych.errors import InvalidRequest, ServerUnavailable, TriptychError
 from triptych.pictures import file_bytes
-from triptych.receipts import differences, pictures_of, read_receipt, reasons, request_of
+from triptych.receipts import differences, family_of, pictures_of, read_receipt, reasons, request_of
 from triptych.types import GeneratedImage
 
+from .connections import connected
 from .options import LOCAL, Url
 
 Pictures = list[Path] | None
@@ -80,15 +81,15 @@ class Verdict:
 
 async def _replay(files: Sequence[Path], pictures: Mapping[str, bytes], client: dict[str, Any]) -> list[Verdict]:
     # A tenant that nobody has had: from the cache the server would answer with the very file that is in question.
-    async with AsyncClient(**client, tenant=f"replay-{secrets.token_hex(8)}") as connected:
-        return await asyncio.gather(*(_verdict(connected, file, pictures) for file in files))
+    async with connected(**client, tenant=f"replay-{secrets.token_hex(8)}") as clients:
+        return await asyncio.gather(*(_verdict(clients, file, pictures) for file in files))
 
 
-async def _verdict(client: AsyncClient, file: Path, pictures: Mapping[str, bytes]) -> Verdict:
+async def _verdict(clients: Mapping[str, AsyncClient], file: Path, pictures: Mapping[str, bytes]) -> Verdict:
     try:
         receipt = read_receipt(file)
         _need_pictures(file, receipt, pictures)
-        image: GeneratedImage = await client.generate(**request_of(receipt, pictures))
+        image: GeneratedImage = await clients[family_of(receipt)].generate(**request_of(receipt, pictures))
     except TriptychError as error:
         return Verdict(file, error=error)
     return Verdict(file, image.data == file.read_bytes(), receipt, image.receipt)

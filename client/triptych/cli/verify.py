@@ -6,8 +6,8 @@ import asyncio
 import json
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.console import Console
 from triptych.async_client import AsyncClient
 from triptych.errors import ServerError
 
+from .connections import connected
 from .options import LOCAL, Url
 
 REQUESTS = 8
@@ -34,49 +35,87 @@ def verify(
 
 
 async def _verify(url: str, timeout: float | None) -> dict[str, Any]:
-    async with AsyncClient(url, timeout=timeout) as client:
-        verified, described = await client.verify(), await client.describe()
+    async with connected(url=url, timeout=timeout) as clients:
+        client = next(iter(clients.values()))  # the server is asked, not one of its models
+        verified, served = await client.verify(), await client.models()
         try:
             denoisers = verified["denoisers"]
             invariant = [bool(denoiser["batch_invariant"] and denoiser["batches"]) for denoiser in denoisers.values()]
-            requests = mixed_requests(described["model"])
+            requests = _requests(clients, served)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ServerError(f"the answer is not this version's ({error!r})") from None
-        differing = await _differing(client, requests)
+        differing = await _differing(requests)
     pipeline = {"requests": len(requests), "equal": not differing, "differing": differing}
     return {"denoisers": denoisers, "pipeline": pipeline, "equal": all(invariant) and not differing}
 
 
-def mixed_requests(model: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Small requests that have as little in common as `model` allows."""
+class Asked(NamedTuple):
+    """A request and the client of its model."""
+
+    client: AsyncClient
+    parameters: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"model": self.client.model, **self.parameters}
+
+
+def _requests(clients: Mapping[str, AsyncClient], served: Mapping[str, Any]) -> list[Asked]:
+    if not served:
+        raise ValueError("no models")
+    return [
+        Asked(clients[ensemble], request)
+        for ensemble, described in served.items()
+        for request in mixed_requests(described["family"], described["model"])
+    ]
+
+
+def mixed_requests(family: str, model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Small requests that have as little in common as `model`, a card of that family, allows."""
+    request = {"sdxl": _sdxl_request, "stable_cascade": _cascade_request}[family]
+    return [
+        {"prompt": f"a 3d render of a {SUBJECTS[k % len(SUBJECTS)]}", "seed": 1000 + k, **request(k, model)}
+        for k in range(REQUESTS)
+    ]
+
+
+def _sdxl_request(k: int, model: Mapping[str, Any]) -> dict[str, Any]:
     names = sorted(model["samplers"])
-    return [_request(k, names[k * len(names) // REQUESTS], model) for k in range(REQUESTS)]
-
-
-def _request(k: int, sampler: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    sampler = names[k * len(names) // REQUESTS]
     schedules = model["samplers"][sampler]["schedules"]
     schedule = list(schedules)[k % len(schedules)]
     smallest = -(-model["min_size"] // model["size_multiple"]) * model["size_multiple"]
     return {
-        "prompt": f"a 3d render of a {SUBJECTS[k % len(SUBJECTS)]}",
-        "seed": 1000 + k,
         "num_inference_steps": min(2 + k % 5, schedules[schedule]["max_steps"]),
         "guidance_scale": 5.0 if k % 2 else 0.0,
         "sampler": sampler,
         "schedule": schedule,
-        # Two sizes, so that there are requests that cannot share a batch as well.
-        **({"height": smallest, "width": smallest} if k % 4 else {}),
+        **_size(k, smallest),
     }
 
 
-async def _differing(client: AsyncClient, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _cascade_request(k: int, model: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "prior_num_inference_steps": min(2 + k % 5, model["prior_table"]["max_steps"]),
+        "prior_guidance_scale": 4.0 if k % 2 else 0.0,
+        "num_inference_steps": min(2 + k % 3, model["decoder_table"]["max_steps"]),
+        "decoder_guidance_scale": 2.0 if k % 3 else 0.0,
+        **_size(k, model["min_size"]),
+    }
+
+
+def _size(k: int, smallest: int) -> dict[str, int]:
+    """One of two sizes, so that there are requests that cannot share a batch as well."""
+    return {"height": smallest, "width": smallest} if k % 4 else {}
+
+
+async def _differing(requests: Sequence[Asked]) -> list[dict[str, Any]]:
     """The requests whose pictures differ when they are sent all at once from when each is alone."""
     # Tenants that nobody has had: what the server's cache holds is never another tenant's answer.
     alone, together = (f"verify-{secrets.token_hex(8)}" for _ in range(2))
-    first = [(await client.generate(**request, tenant=alone)).data for request in requests]
-    jobs = [client.submit(**request, tenant=together) for request in requests]
+    first = [(await asked.client.generate(**asked.parameters, tenant=alone)).data for asked in requests]
+    jobs = [asked.client.submit(**asked.parameters, tenant=together) for asked in requests]
     second = [image.data for image in await asyncio.gather(*(job.get() for job in jobs))]
-    return [request for request, one, other in zip(requests, first, second, strict=True) if one != other]
+    return [asked.to_json() for asked, one, other in zip(requests, first, second, strict=True) if one != other]
 
 
 def _words(report: Mapping[str, Any]) -> Iterator[str]:
@@ -97,5 +136,12 @@ def _words(report: Mapping[str, Any]) -> Iterator[str]:
 def _pipeline_words(pipeline: Mapping[str, Any]) -> str:
     if pipeline["equal"]:
         return f"equal    pipeline: {pipeline['requests']} mixed requests, one by one and all at once"
-    which = ", ".join(f"{request['sampler']}/{request['schedule']}" for request in pipeline["differing"])
+    which = ", ".join(map(_name, pipeline["differing"]))
     return f"DIFFERS  pipeline: of {pipeline['requests']} mixed requests, one by one and all at once, {which}"
+
+
+def _name(request: Mapping[str, Any]) -> str:
+    """A request as people tell it from the others of its model."""
+    if "sampler" in request:
+        return f"{request['sampler']}/{request['schedule']}"
+    return f"{request['model']} in {request['prior_num_inference_steps']} + {request['num_inference_steps']} steps"
