@@ -46,7 +46,8 @@ class Status(str, Enum):
 class Job:
     """A request in the loop. `latents` and `noise_preds` are its phase's, the newest first, each (C, h, w) float32.
 
-    `arrived` is in seconds on the system's monotonic clock.
+    `arrived` is in seconds on the system's monotonic clock; `cost` is what is left to do for each model, in rows × steps ×
+    latent pixels.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Job:
         self._blend = start.blend
         self.latents = deque([start.latents], maxlen=self.table.latents.shape[1])
         self.noise_preds: deque[Floats] = deque(maxlen=self.table.noise_preds.shape[1])
+        self.cost = self._cost()
 
     @property
     def table(self) -> SamplerTable:
@@ -95,6 +97,11 @@ class Job:
         return self.phase.walk.denoisers[min(self.step, len(self.table) - 1)]
 
     @property
+    def kind(self) -> tuple[str, tuple[int, ...]]:
+        """What it has in common with all that its next step may share a batch with."""
+        return self.denoiser, self.shape
+
+    @property
     def conditioning(self) -> Conditioning:
         """Of its next step."""
         return self._conditionings[self.denoiser][0 if self.phase.walk.guided[self.step] else 1]
@@ -108,9 +115,8 @@ class Job:
     def finished(self) -> bool:
         return self.step == len(self.table) and not self._ahead
 
-    @property
-    def cost(self) -> dict[str, int]:
-        """What is left to do for each model, in rows × steps × latent pixels; no two phases share a model."""
+    def _cost(self) -> dict[str, int]:
+        """No two phases share a model."""
         cost = self.phase.cost(self.step)
         for phase in self._ahead:
             cost |= phase.cost(0)
@@ -145,3 +151,5 @@ class Job:
         self.latents.appendleft(latents)
         if self.step == len(self.table) and self._ahead:
             self._enter(latents)
+        else:
+            self.cost = self._cost()

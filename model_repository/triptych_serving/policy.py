@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from .job import Job
 
@@ -25,11 +25,13 @@ class Policy:
         """The next batch: at most `max_batch_rows` rows (one request always fits), all of one model and latent shape."""
         queues = self._queues(jobs, now)
         batch: list[Job] = []
-        while queues:
+        rows = 0
+        while queues and rows < self.max_batch_rows:
             for tenant, queue in list(queues.items()):
                 job = queue.pop()
-                if self._fits(job, batch):
+                if not batch or (job.kind == batch[0].kind and rows + job.rows <= self.max_batch_rows):
                     batch.append(job)
+                    rows += job.rows
                     self._turn += 1
                     self._turns[tenant] = self._turn
                 if not queue:
@@ -73,10 +75,3 @@ class Policy:
 
     def _urgency(self, job: Job, now: float) -> float:
         return self.seconds(job.cost) - AGEING * job.waited(now)
-
-    def _fits(self, job: Job, batch: Sequence[Job]) -> bool:
-        if not batch:
-            return True
-        rows = sum(other.rows for other in batch) + job.rows
-        alike = job.denoiser == batch[0].denoiser and job.shape == batch[0].shape
-        return alike and rows <= self.max_batch_rows
