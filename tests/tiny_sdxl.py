@@ -47,10 +47,10 @@ def make(folder: Path, seed: int) -> dict[str, Any]:
     }
     StableDiffusionXLPipeline(
         vae=_vae(facts),
-        text_encoder=CLIPTextModel(_clip(*facts["clip"], facts["tokens"], facts["clip"][0])),
-        text_encoder_2=CLIPTextModelWithProjection(_clip(*facts["clip_2"], facts["tokens"], facts["projection"])),
-        tokenizer=_tokenizer(facts["tokens"]),
-        tokenizer_2=_tokenizer(facts["tokens"]),
+        text_encoder=CLIPTextModel(clip(*facts["clip"], facts["tokens"], facts["clip"][0])),
+        text_encoder_2=CLIPTextModelWithProjection(clip(*facts["clip_2"], facts["tokens"], facts["projection"])),
+        tokenizer=tokenizer(facts["tokens"]),
+        tokenizer_2=tokenizer(facts["tokens"]),
         unet=_unet(facts, facts["clip"][0] + facts["clip_2"][0], time_ids=6),
         scheduler=_scheduler(facts),
         force_zeros_for_empty_prompt=facts["force_zeros_for_empty_prompt"],
@@ -65,7 +65,7 @@ def make_refiner(folder: Path, base: Path, facts: dict[str, Any], *, own_encoder
     pipeline = load(base)
     encoder = pipeline.text_encoder_2
     if own_encoder:
-        encoder = CLIPTextModelWithProjection(_clip(*facts["clip_2"], facts["tokens"], facts["projection"]))
+        encoder = CLIPTextModelWithProjection(clip(*facts["clip_2"], facts["tokens"], facts["projection"]))
     StableDiffusionXLImg2ImgPipeline(
         vae=pipeline.vae,
         text_encoder=None,
@@ -87,7 +87,8 @@ def load(folder: Path) -> StableDiffusionXLPipeline:
     return pipeline
 
 
-def _clip(width: int, layers: int, tokens: int, projection: int) -> CLIPTextConfig:
+def clip(width: int, layers: int, tokens: int, projection: int) -> CLIPTextConfig:
+    """A small text encoder's config."""
     return CLIPTextConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
@@ -146,7 +147,8 @@ def _scheduler(facts: dict[str, Any]) -> Any:
     return EulerDiscreteScheduler(**common, steps_offset=1, timestep_spacing="leading")
 
 
-def _tokenizer(tokens: int) -> PreTrainedTokenizerFast:
+def tokenizer(tokens: int) -> PreTrainedTokenizerFast:
+    """The demo model's vocabulary, for prompts of this length."""
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(
         tokenizer_file=str(demo_build() / "tokenizer/tokenizer.json"),

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
+from triptych_serving.cards import SdxlCard
 from triptych_serving.manifest import Manifest
 
 from . import samplers
+from .errors import ExportError
 from .tracing import TOLERANCE, apart, run_scheduler, run_table, tapped
 
 STEPS = (4, 20, 37, 50)
@@ -152,6 +154,8 @@ def _unet() -> Any:
 
 def page(figures: Figures, build: Manifest) -> str:
     """docs/samplers.md, from all figures and a build of a folder like SDXL's own with all tables."""
+    if not isinstance(build.model, SdxlCard):
+        raise ExportError(f"--build: of family {build.family}; supported: sdxl")
     tables = {name: list(card.schedules.values()) for name, card in build.model.samplers.items()}
     files = {table.path for cards in tables.values() for table in cards}
     size = sum(build.artifacts[path]["bytes"] for path in files) / 1e6

@@ -189,17 +189,26 @@ def tables(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> 
         ExportError: no table can hold this pair; the sampler, the schedule and the reason.
     """
     made, what = scheduler(scheduler_config, sampler, schedule), f"{sampler} × {schedule}"
+    with tapped(made) as draws:
+        return read_tables(made, draws, what)
+
+
+def read_tables(made: Any, draws: Draws, what: str, middle: bool = True) -> tuple[Arrays, dict[str, Any]]:
+    """The same of any scheduler, whose `draws` are tapped; `what` names it in errors.
+
+    Without `middle`, runs that start in the middle have no rows of their own, as for a scheduler without memory.
+    """
     runs: dict[int, Run] = {}
-    with tapped(made) as draws, torch.inference_mode():
+    with torch.inference_mode():
         with contextlib.suppress(StepsRefused):
             for steps in CHECKED:
-                runs[steps] = _trace(made, draws, steps, what)
+                runs[steps] = _trace(made, draws, steps, what, middle=middle)
                 _check(made, draws, runs[steps], steps, what)
         longest = max((len(own) for run in runs.values() for own in run.warm_ups), default=0)
         held: list[Run] = []
         with contextlib.suppress(StepsRefused):
             for steps in range(1, MAX_STEPS + 1):
-                held += [runs.get(steps) or _trace(made, draws, steps, what, longest)]
+                held += [runs.get(steps) or _trace(made, draws, steps, what, longest, middle)]
     return assemble(held, made.order), {"max_steps": len(held), "inpaint": all(run.inpaint for run in held)}
 
 

@@ -1,16 +1,23 @@
-"""An SDXL folder in diffusers layout: its configs, its weights (safetensors only), and what they ask of a server."""
+"""A folder in diffusers layout: its configs and its weights (safetensors only)."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from triptych_serving.manifest import sha256
+
 from .errors import ExportError
+
+# "model.fp16.safetensors", "model.bf16-00001-of-00002.safetensors", "model-00001-of-00002.fp16.safetensors".
+VARIANT = re.compile(r"\.(fp16|bf16)[.-]")
 
 
 @dataclass(frozen=True)
@@ -22,12 +29,6 @@ class Kind:
     tokenizers: tuple[str, ...]
 
 
-BASE = Kind(
-    "StableDiffusionXLPipeline", ("text_encoder", "text_encoder_2", "unet", "vae"), ("tokenizer", "tokenizer_2")
-)
-REFINER = Kind("StableDiffusionXLImg2ImgPipeline", ("text_encoder_2", "unet"), ("tokenizer_2",))
-
-
 @dataclass(frozen=True)
 class Weights:
     """A checked folder. Nothing of it is loaded yet."""
@@ -37,16 +38,13 @@ class Weights:
     kind: Kind
 
     @classmethod
-    def open(cls, folder: Path, kind: Kind = BASE) -> Weights:
+    def open(cls, folder: Path, kind: Kind) -> Weights:
         """Check the folder's parts.
 
         Raises:
             ExportError: not of this kind in diffusers layout, a part is missing, or its weights are not safetensors.
         """
-        index_file = folder / "model_index.json"
-        if not index_file.is_file():
-            raise ExportError(f"{folder}: has no model_index.json; a folder in diffusers layout is needed")
-        index = json.loads(index_file.read_text())
+        index = read_index(folder)
         if index.get("_class_name") != kind.pipeline:
             raise ExportError(f"model_index.json: _class_name {index.get('_class_name')!r}; supported: {kind.pipeline}")
         weights = cls(folder.resolve(), index, kind)
@@ -56,7 +54,6 @@ class Weights:
                 raise ExportError(f"{part}: missing from {folder}; such a folder has {needed}")
         for component in kind.components:
             weights.files(component)
-        weights._check_unet()
         return weights
 
     def config(self, part: str) -> dict[str, Any]:
@@ -65,31 +62,35 @@ class Weights:
         document: dict[str, Any] = json.loads((self.folder / part / name).read_text())
         return document
 
-    @cached_property
-    def variant(self) -> str | None:
-        """ "fp16" where the folder holds only half-precision files under their variant name, else None."""
-        plain = any(".fp16." not in file.name for file in (self.folder / "unet").glob("*.safetensors"))
-        return None if plain else "fp16"
+    def variant(self, component: str) -> str | None:
+        """ "fp16" or "bf16" where the component's only files are of that variant, else None."""
+        found = [VARIANT.search(file.name) for file in self._safetensors(component)]
+        return None if None in found or not found else sorted({match[1] for match in found if match})[0]
 
     def files(self, component: str) -> list[Path]:
         """The safetensors files of a component, in the variant that is loaded."""
-        found = sorted((self.folder / component).glob("*.safetensors"))
-        chosen = [file for file in found if (".fp16." in file.name) == (self.variant == "fp16")]
+        variant = self.variant(component)
+        chosen = []
+        for file in self._safetensors(component):
+            match = VARIANT.search(file.name)
+            if (match[1] if match else None) == variant:
+                chosen.append(file)
         if not chosen:
             raise ExportError(f"{component}: no .safetensors file in {self.folder / component}; pickles are not read")
         return chosen
 
+    def source(self, component: str) -> str:
+        """A component's weights by content."""
+        return combined(map(_cached_sha256, self.files(component)))
+
     def load(self, component: str) -> Any:
         """A component as a torch module in evaluation mode, computing in float32."""
-        import diffusers
         import torch
-        import transformers
 
-        library, name = self.index[component]
-        module = getattr({"diffusers": diffusers, "transformers": transformers}[library], name).from_pretrained(
+        module = self._class(component).from_pretrained(
             self.folder / component,
             dtype=torch.float32,
-            variant=self.variant,
+            variant=self.variant(component),
             use_safetensors=True,
             low_cpu_mem_usage=True,
             local_files_only=True,
@@ -103,16 +104,6 @@ class Weights:
         return AutoTokenizer.from_pretrained(self.folder / part, local_files_only=True)
 
     @property
-    def vae_scale_factor(self) -> int:
-        """Pixels per latent, along a side."""
-        return int(2 ** (len(self.config("vae")["block_out_channels"]) - 1))
-
-    @property
-    def latent_multiple(self) -> int:
-        """The UNet halves its latents once per block but the first; sizes must divide evenly all the way down."""
-        return int(2 ** (len(self.config("unet")["block_out_channels"]) - 1))
-
-    @property
     def call_defaults(self) -> dict[str, Any]:
         """The defaults of diffusers' own pipeline call."""
         import diffusers
@@ -120,14 +111,38 @@ class Weights:
         signature = inspect.signature(getattr(diffusers, self.kind.pipeline).__call__)
         return {name: parameter.default for name, parameter in signature.parameters.items()}
 
-    def _check_unet(self) -> None:
-        config = self.config("unet")
-        if config.get("addition_embed_type") != "text_time":
-            raise ExportError(
-                f"unet/config.json: addition_embed_type {config.get('addition_embed_type')!r}; supported: 'text_time'"
-            )
-        if config["in_channels"] != config["out_channels"]:
-            raise ExportError(
-                f"unet/config.json: in_channels {config['in_channels']}; supported: as many as out_channels, "
-                f"{config['out_channels']} (a mask is blended in, not concatenated)"
-            )
+    def _safetensors(self, component: str) -> list[Path]:
+        return sorted((self.folder / component).glob("*.safetensors"))
+
+    def _class(self, component: str) -> Any:
+        """The component's class. Pipelines name some of their own by a module of diffusers that has since moved."""
+        import diffusers
+        import transformers
+        from diffusers.pipelines.deprecated import wuerstchen
+
+        library, name = self.index[component]
+        for module in {"transformers": (transformers,)}.get(library, (diffusers, wuerstchen)):
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise ExportError(f"model_index.json: {component} {library}.{name}; supported: classes of this diffusers")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A folder's `model_index.json`.
+
+    Raises:
+        ExportError: there is none.
+    """
+    index_file = folder / "model_index.json"
+    if not index_file.is_file():
+        raise ExportError(f"{folder}: has no model_index.json; a folder in diffusers layout is needed")
+    index: dict[str, Any] = json.loads(index_file.read_text())
+    return index
+
+
+def combined(parts: Iterable[str]) -> str:
+    """One SHA-256 of several texts."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+_cached_sha256 = functools.cache(sha256)

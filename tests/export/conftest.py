@@ -1,18 +1,21 @@
-"""Random tiny SDXLs, exported once for all tests, two at a time."""
+"""Random tiny SDXLs and Stable Cascades, exported once for all tests, two at a time."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 SEEDS = range(6)
+CASCADES = range(4)
 SAMPLERS = ["euler:default", "dpmpp_2m:karras", "euler_a:default", "heun:default", "unipc:default"]
 # Bases with a refiner: whether its text encoder has weights of its own, and whether it reads aesthetic scores.
 REFINERS = {0: (False, True), 4: (True, False)}
+
+Folders = Callable[[int], tuple[Path, Path]]
 
 
 def refiner_of(weights: Path) -> Path:
@@ -39,10 +42,35 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
     return weights, output
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, Path]]:
-    """Folders of weights and build by seed."""
-    folder = tmp_path_factory.mktemp("tiny")
+def build_cascade(folder: Path, seed: int) -> tuple[Path, Path]:
+    """Make and export a Stable Cascade; its prior's folder and its build."""
+    import torch
+
+    from triptych_export.build import Options, export
+
+    from .. import tiny_cascade
+
+    torch.set_num_threads(1)
+    weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
+    facts = tiny_cascade.make(weights, seed)
+    export(weights, output, Options(decoder=tiny_cascade.decoder_of(weights), size=facts["size"]))
+    return weights, output
+
+
+def exported(folder: Path, make: Callable[[Path, int], tuple[Path, Path]], seeds: Iterable[int]) -> Folders:
+    """Folders of weights and build by seed, made two at a time."""
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {seed: pool.submit(build, folder, seed) for seed in SEEDS}
+        futures = {seed: pool.submit(make, folder, seed) for seed in seeds}
         return {seed: future.result() for seed, future in futures.items()}.__getitem__
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Folders of weights and build of SDXLs by seed."""
+    return exported(tmp_path_factory.mktemp("tiny"), build, SEEDS)
+
+
+@pytest.fixture(scope="session")
+def tiny_cascade(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Folders of the prior's weights and of the build of Stable Cascades by seed."""
+    return exported(tmp_path_factory.mktemp("tiny-cascade"), build_cascade, CASCADES)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from triptych.server import Server, ServerError
-from triptych_export import build as exporter
+from triptych_export import sdxl
 from triptych_export.build import Options, export
 from triptych_export.errors import ExportError
-from triptych_export.stages import ClipStage
+from triptych_export.sdxl_stages import ClipStage
 from triptych_export.weights import Weights
 from triptych_serving.manifest import Manifest, ManifestError
 
@@ -140,7 +140,7 @@ class Differing(ClipStage):
 
 
 def test_a_stage_that_differs_stops_the_export_with_the_figure(weights, tmp_path, monkeypatch):
-    monkeypatch.setitem(exporter.MODULES, "text_encoder", Differing)
+    monkeypatch.setitem(sdxl.MODULES, "text_encoder", Differing)
     with pytest.raises(ExportError, match=r"text_encoder: hidden_states differs from PyTorch by \d.\d\de-0\d; legal"):
         export(weights, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.onnx*"))
@@ -162,11 +162,11 @@ def test_a_second_run_makes_only_what_changed(tiny, build):
 
 def test_the_manifest_tells_the_model(tiny):
     weights, build = tiny(1)
-    manifest, folder = Manifest.load(build), Weights.open(weights)
+    manifest, folder = Manifest.load(build), Weights.open(weights, sdxl.BASE)
     assert manifest.model.prediction_type == folder.config("scheduler")["prediction_type"] == "v_prediction"
     assert manifest.model.force_zeros_for_empty_prompt is True
     assert manifest.model.refiner is None
-    assert manifest.model.default_height == folder.config("unet")["sample_size"] * folder.vae_scale_factor
+    assert manifest.model.default_height == folder.config("unet")["sample_size"] * manifest.model.vae_scale_factor
     assert all(stage["batch_invariant"] for stage in manifest.stages.values())
     assert all(stage["max_difference"] <= 1.0 for stage in manifest.stages.values())
     assert set(manifest.artifacts) >= {stage["path"] for stage in manifest.stages.values()}

@@ -19,17 +19,39 @@ class Target(str, Enum):
 
 
 def export(
-    weights: Annotated[Path, typer.Argument(help="SDXL folder in diffusers layout (safetensors)", exists=True)],
+    weights: Annotated[
+        Path,
+        typer.Argument(help="Folder in diffusers layout (safetensors): SDXL, or Stable Cascade's prior", exists=True),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Build folder; what is up to date in it is kept")],
     target: Annotated[Target, typer.Option(help="What will run the model")] = Target.CPU,
+    decoder: Annotated[
+        Path | None, typer.Option(help="Stable Cascade decoder's folder, which its prior needs", exists=True)
+    ] = None,
     refiner: Annotated[
         Path | None, typer.Option(help="SDXL refiner's folder; its UNet takes over at `denoising_end`", exists=True)
     ] = None,
-    name: Annotated[str, typer.Option(help="The model's name in receipts")] = "sdxl",
-    num_inference_steps: Annotated[int | None, typer.Option(help="Default number of steps", min=1, max=100)] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Default guidance", min=0.0, max=50.0)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name in receipts  [default: sdxl or stable-cascade]")
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option(help="Default number of steps; Cascade: of its decoder", min=1, max=100)
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="SDXL: default guidance", min=0.0, max=50.0)] = None,
+    prior_num_inference_steps: Annotated[
+        int | None, typer.Option(help="Cascade: default number of the prior's steps", min=1, max=100)
+    ] = None,
+    prior_guidance_scale: Annotated[
+        float | None, typer.Option(help="Cascade: default guidance of the prior", min=0.0, max=50.0)
+    ] = None,
+    decoder_guidance_scale: Annotated[
+        float | None, typer.Option(help="Cascade: default guidance of the decoder", min=0.0, max=50.0)
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Cascade: the model's own height and width in pixels  [default: 1024]", min=1)
+    ] = None,
     sampler: Annotated[
-        list[str] | None, typer.Option(help="Only these samplers, as euler or euler:karras (repeat); default all")
+        list[str] | None, typer.Option(help="SDXL: only these samplers, as euler or euler:karras (repeat); default all")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
 ) -> None:
@@ -40,7 +62,18 @@ def export(
     from triptych_export.errors import ExportError
 
     del target  # one so far
-    options = Options(name, refiner, num_inference_steps, guidance_scale, tuple(sampler) if sampler else None)
+    options = Options(
+        name=name,
+        num_inference_steps=num_inference_steps,
+        refiner=refiner,
+        guidance_scale=guidance_scale,
+        samplers=tuple(sampler) if sampler else None,
+        decoder=decoder,
+        prior_num_inference_steps=prior_num_inference_steps,
+        prior_guidance_scale=prior_guidance_scale,
+        decoder_guidance_scale=decoder_guidance_scale,
+        size=size,
+    )
     started = time.monotonic()
     console = Console(stderr=True, quiet=quiet)
     try:
@@ -51,7 +84,7 @@ def export(
         raise typer.Exit(1) from None
     for stage, facts in manifest.stages.items():
         unit = " of 255" if any(out["dtype"] == "uint8" for out in facts["outputs"].values()) else ""
-        console.print(f"{stage:16} differs from PyTorch by {facts['max_difference']:.1e}{unit}", highlight=False)
+        console.print(f"{stage:28} differs from PyTorch by {facts['max_difference']:.1e}{unit}", highlight=False)
     console.print(f"{len(manifest.artifacts)} artifacts in {time.monotonic() - started:.0f} s")
     typer.echo(manifest.build)
 

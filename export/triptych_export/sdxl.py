@@ -1,0 +1,235 @@
+"""SDXL: a base, and perhaps a refiner that takes over in the middle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from triptych_serving.cards import (
+    LatentScale,
+    PreviewCard,
+    RefinerCard,
+    SamplerCard,
+    SdxlCard,
+    TableCard,
+    TokenizerCard,
+)
+
+from . import previews, samplers
+from .errors import ExportError
+from .options import Options
+from .parts import Preview, Stage, Table, require_equal
+from .sdxl_stages import MODULES, base_specs, refiner_specs
+from .stages import StageSpec
+from .tokenizers import alike
+from .weights import Kind, Weights
+
+BASE = Kind(
+    "StableDiffusionXLPipeline", ("text_encoder", "text_encoder_2", "unet", "vae"), ("tokenizer", "tokenizer_2")
+)
+REFINER = Kind("StableDiffusionXLImg2ImgPipeline", ("text_encoder_2", "unet"), ("tokenizer_2",))
+OPTIONS = ("refiner", "guidance_scale", "samplers")
+# Batch, height and width that stages are checked at, in units of the smallest legal side.
+CHECKS = ((2, 1, 2), (1, 2, 1), (3, 2, 3))
+
+
+class Sdxl:
+    """The folders of an SDXL, checked."""
+
+    name = "sdxl"
+
+    def __init__(self, base: Weights, refiner: Weights | None, options: Options) -> None:
+        self.base, self.refiner, self.options = base, refiner, options
+        for weights in self._folders.values():
+            _check_unet(weights)
+        if refiner is not None:
+            _check_refiner(base, refiner)
+            if self._default_size % self._refined_multiple:
+                raise ExportError(
+                    f"refiner unet: takes multiples of {self._refined_multiple} pixels; "
+                    f"supported: those that divide the base's own size, {self._default_size}"
+                )
+
+    @classmethod
+    def open(cls, folder: Path, options: Options) -> Sdxl:
+        """Open the base's folder and the refiner's.
+
+        Raises:
+            ExportError: one is not supported, or an option is another family's.
+        """
+        options.check("SDXL", OPTIONS)
+        refiner = None if options.refiner is None else Weights.open(options.refiner, REFINER)
+        return cls(Weights.open(folder, BASE), refiner, options)
+
+    @property
+    def tokenizers(self) -> dict[str, Weights]:
+        return dict.fromkeys(self.base.kind.tokenizers, self.base)
+
+    def stages(self, tokens: int) -> dict[str, Stage]:
+        stages = {name: self._stage(name, self.base, spec) for name, spec in base_specs(self.base, tokens).items()}
+        if self.refiner is not None:
+            specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
+            stages |= {name: self._stage(name, self.refiner, spec) for name, spec in specs.items()}
+        return stages
+
+    def tables(self) -> dict[tuple[str, str], Table]:
+        config = self.base.config("scheduler")
+        return {pair: _table(config, pair[0], samplers.canonical(config, *pair)) for pair in self._pairs()}
+
+    def previews(self, build: Path) -> dict[str, Preview]:
+        """One map: both UNets make the same latents."""
+        path, own = build / "vae_encoder/model.onnx", (self.base.source("vae"), self.base.config("vae"))
+        side = previews.side(self._size_multiple(self.base), self._default_size)
+        fit = Preview("preview", (*own, side), lambda _made: previews.of_sdxl(path, self._scale, side), "previews")
+        return dict.fromkeys([name for name in SdxlCard.denoisers if name == "unet" or self.refiner], fit)
+
+    def card(
+        self,
+        tokenizers: tuple[TokenizerCard, ...],
+        tables: Mapping[tuple[str, str], TableCard],
+        previews: Mapping[str, PreviewCard],
+    ) -> SdxlCard:
+        base, options, defaults = self.base, self.options, self.base.call_defaults
+        unet, vae, scheduler = (base.config(part) for part in ("unet", "vae", "scheduler"))
+        size, multiple = self._default_size, self._size_multiple(base)
+        sampler, schedule = samplers.default_sampler(scheduler)
+        steps, guidance = options.num_inference_steps, options.guidance_scale
+        layers = [base.config(part)["num_hidden_layers"] for part in ("text_encoder", "text_encoder_2")]
+        return SdxlCard(
+            name=options.name or "sdxl",
+            latent_channels=vae["latent_channels"],
+            latent_scale=self._scale,
+            vae_scale_factor=_vae_scale_factor(base),
+            size_multiple=multiple,
+            min_size=max(multiple, size // 4 // multiple * multiple),
+            max_size=2 * size // multiple * multiple,
+            default_height=size,
+            default_width=size,
+            default_num_inference_steps=defaults["num_inference_steps"] if steps is None else steps,
+            default_guidance_scale=defaults["guidance_scale"] if guidance is None else guidance,
+            guidance_embedding_dim=unet.get("time_cond_proj_dim"),
+            max_clip_skip=min(layers) - 1,
+            num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
+            prediction_type=scheduler.get("prediction_type", "epsilon"),
+            default_sampler=sampler,
+            default_schedule=schedule,
+            force_zeros_for_empty_prompt=base.index.get("force_zeros_for_empty_prompt", True),
+            refiner=self._refiner_card(),
+            tokenizers=tokenizers,
+            samplers=_sampler_cards(tables),
+            previews=previews,
+        )
+
+    def sources(self) -> dict[str, str]:
+        return {
+            f"{prefix}{component}": weights.source(component)
+            for prefix, weights in self._folders.items()
+            for component in weights.kind.components
+        }
+
+    @property
+    def _folders(self) -> dict[str, Weights]:
+        return {"": self.base, **({"refiner_": self.refiner} if self.refiner else {})}
+
+    def _stage(self, name: str, weights: Weights, spec: StageSpec) -> Stage:
+        multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
+        sizes = [_sizes(batch, height * multiple, width * multiple, scale) for batch, height, width in CHECKS]
+        return Stage(weights, spec, MODULES[name], sizes, "sdxl_stages")
+
+    @cached_property
+    def _own_text_encoder(self) -> bool:
+        return len({weights.source("text_encoder_2") for weights in self._folders.values()}) > 1
+
+    @cached_property
+    def _scale(self) -> LatentScale:
+        vae = self.base.config("vae")
+        return LatentScale(vae["scaling_factor"], vae.get("latents_mean"), vae.get("latents_std"))
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        config = self.base.config("scheduler")
+        default, legal = samplers.default_sampler(config), samplers.legal_pairs(config)
+        legal = legal if default in legal else [default, *legal]
+        wanted = [tuple(name.split(":", 1)) for name in self.options.samplers or ()]
+        for name in wanted:
+            if not any(pair[: len(name)] == name for pair in legal):
+                raise ExportError(f"sampler: {':'.join(name)!r} given; legal: {', '.join(':'.join(p) for p in legal)}")
+        chosen = [pair for pair in legal if not wanted or any(pair[: len(name)] == name for name in wanted)]
+        return chosen if default in chosen else [default, *chosen]
+
+    def _size_multiple(self, weights: Weights) -> int:
+        """A UNet halves its latents once per block but the first; sizes must divide evenly all the way down."""
+        halvings = len(weights.config("unet")["block_out_channels"]) - 1
+        return _vae_scale_factor(self.base) * int(2**halvings)
+
+    @property
+    def _refined_multiple(self) -> int:
+        """What the sizes that base and refiner both take are multiples of."""
+        return math.lcm(*(self._size_multiple(weights) for weights in self._folders.values()))
+
+    @property
+    def _default_size(self) -> int:
+        return int(self.base.config("unet")["sample_size"]) * _vae_scale_factor(self.base)
+
+    def _refiner_card(self) -> RefinerCard | None:
+        if self.refiner is None:
+            return None
+        return RefinerCard(
+            size_multiple=self._refined_multiple,
+            force_zeros_for_empty_prompt=self.refiner.index.get("force_zeros_for_empty_prompt", True),
+            requires_aesthetics_score=self.refiner.index.get("requires_aesthetics_score", False),
+            own_text_encoder=self._own_text_encoder,
+        )
+
+
+def _vae_scale_factor(base: Weights) -> int:
+    """Pixels per latent, along a side."""
+    return int(2 ** (len(base.config("vae")["block_out_channels"]) - 1))
+
+
+def _sizes(batch: int, height: int, width: int, scale: int) -> dict[str, int]:
+    latents = {"latent_height": height // scale, "latent_width": width // scale}
+    return {"batch": batch, "height": height, "width": width, **latents}
+
+
+def _table(config: Mapping[str, Any], sampler: str, schedule: str) -> Table:
+    make = partial(samplers.tables, dict(config), sampler, schedule)
+    return Table(f"samplers/{sampler}-{schedule}.npz.xz", (config, (sampler, schedule)), make, "samplers tracing")
+
+
+def _sampler_cards(tables: Mapping[tuple[str, str], TableCard]) -> dict[str, SamplerCard]:
+    schedules: dict[str, dict[str, TableCard]] = {}
+    for (sampler, schedule), card in tables.items():
+        schedules.setdefault(sampler, {})[schedule] = card
+    known = samplers.SAMPLERS
+    return {name: SamplerCard(known[name].scheduler, known[name].a1111, schedules[name]) for name in sorted(schedules)}
+
+
+def _check_unet(weights: Weights) -> None:
+    config = weights.config("unet")
+    if config.get("addition_embed_type") != "text_time":
+        raise ExportError(
+            f"unet/config.json: addition_embed_type {config.get('addition_embed_type')!r}; supported: 'text_time'"
+        )
+    if config["in_channels"] != config["out_channels"]:
+        raise ExportError(
+            f"unet/config.json: in_channels {config['in_channels']}; supported: as many as out_channels, "
+            f"{config['out_channels']} (a mask is blended in, not concatenated)"
+        )
+
+
+def _check_refiner(base: Weights, refiner: Weights) -> None:
+    """The refiner takes over the base's latents, prompt ids and sampler table, so these must be its own as well.
+
+    Raises:
+        ExportError: they are not; names what differs.
+    """
+    ours, theirs = base.config("scheduler"), refiner.config("scheduler")
+    for name in sorted({*ours, *theirs} - {"_diffusers_version", "skip_prk_steps", "trained_betas"}):
+        require_equal(f"refiner scheduler: {name}", theirs.get(name), ours.get(name), "the base's")
+    if not alike(base.load_tokenizer("tokenizer_2"), refiner.load_tokenizer("tokenizer_2")):
+        raise ExportError("refiner tokenizer_2: differs from the base's; supported: the same")
+    channels = base.config("unet")["in_channels"], refiner.config("unet")["in_channels"]
+    require_equal("refiner unet: in_channels", channels[1], channels[0], "the base's")
