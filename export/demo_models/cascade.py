@@ -1,0 +1,149 @@
+"""What Stable Cascade's two trained stages share: the noise, the loss, a sampler for looking at them, and the folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demo_models.libraries import (
+    DDPMWuerstchenScheduler,
+    SDCascadeResBlock,
+    StableCascadeDecoderPipeline,
+    StableCascadePriorPipeline,
+    StableCascadeUNet,
+)
+
+# One latent place of the prior per 42.67 pixels and 10.67 latent places of the decoder per place of the prior: 128 pixels
+# give 3×3 and 32×32. Stable Cascade's own figures (1024 pixels: 24×24 and 256×256).
+RESOLUTION_MULTIPLE = 42.67
+LATENT_DIM_SCALE = 10.67
+_OFFSET = 0.008
+_WEIGHT_LIMIT = 20.0
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+class Precise(nn.Sequential):
+    """Layers kept in float32 under autocast.
+
+    Near t = 1 the noise to predict is the input itself to within a hundredth, and the first sampling steps multiply any
+    error by fifteen: bfloat16's three digits at the network's two ends would show in the pictures.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Sequential, in float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            made: Tensor = super().forward(x.float())  # type: ignore[no-untyped-call]
+        return made
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """x·(1 + γ·S) + β with S = ‖x‖ / mean‖x‖, the norms over the places of a channel: x [B, H, W, C], γ and β [C]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """The normalised x, in x's type."""
+        norm = (x * x).sum((1, 2), keepdim=True).float().sqrt() + 1e-6
+        mean = norm.mean(-1, keepdim=True) + 1e-6
+        scale = (1 + gamma * norm / mean).to(x.dtype)
+        ctx.save_for_backward(x, gamma, norm, mean, scale)
+        return torch.addcmul(beta.to(x.dtype), x, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of x, γ and β."""
+        (grad,) = grads
+        x, gamma, norm, mean, scale = ctx.saved_tensors
+        along = (grad * x).sum((1, 2), keepdim=True).float()
+        by_share = along * gamma
+        by_norm = by_share / mean - (by_share * norm).mean(-1, keepdim=True) / mean.square()
+        by_x = torch.addcmul(grad * scale, x, (by_norm / norm).to(x.dtype))
+        return by_x, (along * norm / mean).sum((0, 1, 2)), grad.sum((0, 1, 2)).float()
+
+
+class ResponseNorm(nn.Module):
+    """Diffusers' GlobalResponseNorm, equal in value and in its weights' names, in a third of its time on a CPU.
+
+    Its own form makes eight passes over the network's widest tensors and takes the norm in float32.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] → the same."""
+        made: Tensor = _ResponseNorm.apply(x, self.gamma.flatten(), self.beta.flatten())  # type: ignore[no-untyped-call]
+        return made
+
+
+def trainable(config: dict[str, Any]) -> Any:
+    """A new StableCascadeUNet made ready for training: both ends in float32, the faster norm; its weights keep their names."""
+    unet = StableCascadeUNet(**config)
+    unet.embedding = Precise(*unet.embedding)
+    unet.clf = Precise(*unet.clf)
+    for block in unet.modules():
+        if isinstance(block, SDCascadeResBlock):
+            block.channelwise[2] = ResponseNorm(block.channelwise[2].gamma.shape[-1])
+    return unet
+
+
+def plain(unet: Any) -> Any:
+    """The same weights in an ordinary StableCascadeUNet."""
+    made = StableCascadeUNet.from_config(unet.config)
+    made.load_state_dict(unet.state_dict())
+    return made
+
+
+def cumulative(ratio: Tensor) -> Tensor:
+    """ᾱ at t in 0–1, [B] → [B, 1, 1, 1]: DDPMWuerstchenScheduler's cosine, which offers no public function for it."""
+    first = math.cos(_OFFSET / (1 + _OFFSET) * math.pi / 2) ** 2
+    alpha = torch.cos((ratio + _OFFSET) / (1 + _OFFSET) * math.pi / 2) ** 2 / first
+    return alpha.clamp(0.0001, 0.9999).view(-1, 1, 1, 1)
+
+
+def diffusion_loss(clean: Tensor, denoise: Denoise) -> Tensor:
+    """The noise-prediction loss at one random t per sample, weighted like a velocity loss: by 1/ᾱ, at most 20.
+
+    Unweighted, the noisiest times, where the picture's layout is decided, would hardly count: their noise is easy to tell.
+    """
+    size = len(clean)
+    # Stratified: one t from each of `size` equal parts, which makes the loss less noisy.
+    ratio = (torch.arange(size, device=clean.device) + torch.rand(size, device=clean.device)) / size
+    alpha, noise = cumulative(ratio), torch.randn_like(clean)
+    made = denoise(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, ratio).float()
+    weight = (1 / alpha).clamp(max=_WEIGHT_LIMIT)
+    return ((made - noise).square() * weight).mean() / weight.mean()
+
+
+@torch.no_grad()
+def sample(denoise: Denoise, noise: Tensor, steps: int) -> Tensor:
+    """Sample from noise as the pipelines do."""
+    scheduler = DDPMWuerstchenScheduler()
+    scheduler.set_timesteps(steps, device=noise.device)
+    latents = noise
+    for ratio in scheduler.timesteps[:-1]:
+        t = ratio.expand(len(latents))
+        latents = scheduler.step(denoise(latents, t).float(), t, latents).prev_sample
+    return latents
+
+
+def write_prior(out: Path, prior: nn.Module, text_encoder: nn.Module, tokenizer: Any) -> None:
+    """Write the prior's diffusers folder in float16."""
+    parts = {"prior": plain(prior), "text_encoder": text_encoder, "tokenizer": tokenizer}
+    pipe = StableCascadePriorPipeline(
+        **parts, scheduler=DDPMWuerstchenScheduler(), resolution_multiple=RESOLUTION_MULTIPLE
+    )
+    pipe.to(torch.float16).save_pretrained(out)
+
+
+def write_decoder(out: Path, decoder: nn.Module, vqgan: nn.Module, text_encoder: nn.Module, tokenizer: Any) -> None:
+    """Write the decoder's diffusers folder in float16."""
+    parts = {"decoder": plain(decoder), "vqgan": vqgan, "text_encoder": text_encoder, "tokenizer": tokenizer}
+    pipe = StableCascadeDecoderPipeline(**parts, scheduler=DDPMWuerstchenScheduler(), latent_dim_scale=LATENT_DIM_SCALE)
+    pipe.to(torch.float16).save_pretrained(out)

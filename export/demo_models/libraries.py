@@ -1,0 +1,33 @@
+"""Diffusers' and transformers' classes as `Any`: their functions are untyped, which a strict type checker refuses to call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import transformers
+from diffusers.models.unets import unet_stable_cascade
+from diffusers.pipelines.deprecated.wuerstchen import modeling_paella_vq_model as paella
+
+_diffusers: Any = diffusers
+_transformers: Any = transformers
+_paella: Any = paella
+_cascade: Any = unet_stable_cascade
+
+AutoencoderKL: Any = _diffusers.AutoencoderKL
+UNet2DConditionModel: Any = _diffusers.UNet2DConditionModel
+StableCascadeUNet: Any = _diffusers.StableCascadeUNet
+SDCascadeResBlock: Any = _cascade.SDCascadeResBlock
+PaellaVQModel: Any = _paella.PaellaVQModel
+MixingResidualBlock: Any = _paella.MixingResidualBlock
+
+DDPMScheduler: Any = _diffusers.DDPMScheduler
+DDPMWuerstchenScheduler: Any = _diffusers.DDPMWuerstchenScheduler
+
+StableDiffusionXLPipeline: Any = _diffusers.StableDiffusionXLPipeline
+StableDiffusionXLImg2ImgPipeline: Any = _diffusers.StableDiffusionXLImg2ImgPipeline
+StableCascadePriorPipeline: Any = _diffusers.StableCascadePriorPipeline
+StableCascadeDecoderPipeline: Any = _diffusers.StableCascadeDecoderPipeline
+
+CLIPTextModelWithProjection: Any = _transformers.CLIPTextModelWithProjection
+AutoTokenizer: Any = _transformers.AutoTokenizer

@@ -1,0 +1,96 @@
+"""Stable Cascade's Stage C, the prior: draws the image encoder's codes, 16×3×3, from text."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demo_models import augment, cascade, data, image_encoder, latents, text_encoder
+from demo_models.captions import Captions
+from demo_models.report import say
+from demo_models.training import Options, fast, options, parser, train
+
+WIDTH = 192
+IMAGE_CHANNELS = 16  # The input for image prompts is there, as in Stable Cascade, but only ever fed zeros.
+# Text enters by attention alone, in the inner level's blocks; attention over 24 words costs more than all else at 9 places.
+_LEVELS = (("SDCascadeResBlock", "SDCascadeTimestepBlock"),
+           ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"))  # fmt: skip
+CONFIG: dict[str, Any] = {
+    "in_channels": image_encoder.CODE_CHANNELS,
+    "out_channels": image_encoder.CODE_CHANNELS,
+    "conditioning_dim": WIDTH,
+    "block_out_channels": (WIDTH, WIDTH),
+    "num_attention_heads": (-1, 6),
+    "down_num_layers_per_block": (2, 2),
+    "up_num_layers_per_block": (2, 2),
+    "block_types_per_layer": _LEVELS,
+    "clip_text_in_channels": 160,
+    "clip_text_pooled_in_channels": 160,
+    "clip_image_in_channels": IMAGE_CHANNELS,
+    "clip_seq": 1,
+    "dropout": (0.0, 0.0),
+    "switch_level": (False,),
+    "timestep_conditioning_type": ("sca", "crp"),
+}
+
+
+@dataclass
+class StageC:
+    """The trained network and what its batches are drawn from."""
+
+    unet: Any
+    text: nn.Module
+    tokenizer: Any
+    captions: Captions
+    versions: list[augment.Version]
+    codes: Tensor
+    opts: Options
+
+    def loss(self) -> Tensor:
+        """The weighted noise-prediction loss of one batch; one caption in ten is empty, for guidance."""
+        device, size = self.opts.device, self.opts.batch
+        chosen = torch.randint(len(self.versions), (size,))
+        captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
+        with torch.no_grad(), fast(device):
+            hidden, pooled = text_encoder.embed(self.text, text_encoder.tokenize(self.tokenizer, captions, device))
+        image = torch.zeros(size, 1, IMAGE_CHANNELS, device=device)
+
+        def denoise(noisy: Tensor, ratio: Tensor) -> Tensor:
+            with fast(device):
+                made: Tensor = self.unet(noisy, ratio, pooled, clip_text=hidden, clip_img=image).sample
+            return made
+
+        return cascade.diffusion_loss(self.codes[chosen.to(self.codes.device)].float(), denoise)
+
+
+def run(opts: Options, text_folder: Path, out: Path) -> None:
+    """Train Stage C and write the prior's folder."""
+    text, tokenizer = text_encoder.load(text_folder, opts.device)
+    pictures, _ = data.load(opts.work)
+    versions, _ = augment.load(opts.work)
+    captions = Captions(pictures, random.Random(opts.seed))  # noqa: S311 - no secret
+    unet = cascade.trainable(CONFIG).to(opts.device)
+    codes = latents.load(opts.work, image_encoder.BANK, opts.device)
+    trainee = StageC(unet, text, tokenizer, captions, versions, codes, opts)
+    averaged = train("stage_c", {"unet": unet}, trainee.loss, opts)
+    cascade.write_prior(out, averaged["unet"], text, tokenizer)
+    say(f"stage_c: written to {out}")
+
+
+def main() -> None:
+    """`python -m demo_models.stage_c --work DIR --text DIR --out DIR`."""
+    made: argparse.ArgumentParser = parser(__doc__, minutes=25, batch=128, lr=1.2e-3)
+    made.add_argument("--text", type=Path, required=True, help="what `text_encoder` wrote")
+    made.add_argument("--out", type=Path, required=True, help="diffusers folder to write (prior)")
+    args = made.parse_args()
+    run(options(args), args.text, args.out)
+
+
+if __name__ == "__main__":
+    main()
