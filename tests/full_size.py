@@ -1,20 +1,31 @@
-"""Export a full-size SDXL with random fp16 weights; prints seconds and peak memory. By hand: needs 20 GB of disk and an hour.
+"""Export a full-size model with random weights in half precision; prints seconds and peak memory. By hand: needs an hour and
+20 GB of disk for SDXL, 26 GB for Stable Cascade.
 
-python -m tests.full_size FOLDER TOKENIZER
+python -m tests.full_size sdxl|stable_cascade FOLDER TOKENIZER
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMWuerstchenScheduler,
+    EulerDiscreteScheduler,
+    StableCascadeUNet,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from triptych_export.build import Options, export
@@ -43,35 +54,111 @@ VAE = {
 }
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32}
+BLOCKS = ["SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"]
+STAGE_C = {
+    "block_out_channels": [2048, 2048],
+    "block_types_per_layer": [BLOCKS] * 2,
+    "clip_image_in_channels": 768,
+    "clip_text_in_channels": 1280,
+    "conditioning_dim": 2048,
+    "down_blocks_repeat_mappers": [1, 1],
+    "down_num_layers_per_block": [8, 24],
+    "in_channels": 16,
+    "num_attention_heads": [32, 32],
+    "out_channels": 16,
+    "switch_level": [False],
+    "timestep_conditioning_type": ["sca", "crp"],
+    "up_blocks_repeat_mappers": [1, 1],
+    "up_num_layers_per_block": [24, 8],
+}
+STAGE_B = {
+    "block_out_channels": [320, 640, 1280, 1280],
+    "block_types_per_layer": [BLOCKS[:2], BLOCKS[:2], BLOCKS, BLOCKS],
+    "conditioning_dim": 1280,
+    "down_blocks_repeat_mappers": [1, 1, 1, 1],
+    "down_num_layers_per_block": [2, 6, 28, 6],
+    "dropout": 0.1,
+    "effnet_in_channels": 16,
+    "in_channels": 4,
+    "num_attention_heads": [-1, -1, 20, 20],
+    "out_channels": 4,
+    "patch_size": 2,
+    "pixel_mapper_in_channels": 3,
+    "timestep_conditioning_type": ["sca"],
+    "up_blocks_repeat_mappers": [3, 3, 2, 2],
+    "up_num_layers_per_block": [6, 28, 6, 2],
+}
+
+Parts = dict[str, tuple[str, Callable[[], torch.nn.Module]]]
 
 
-def make(folder: Path, tokenizer: Path) -> None:
-    """A folder in diffusers layout, one component in memory at a time."""
-    parts = {
-        "text_encoder": lambda: CLIPTextModel(CLIPTextConfig(**CLIP_L, projection_dim=768)),
-        "text_encoder_2": lambda: CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G, projection_dim=1280)),
-        "unet": lambda: UNet2DConditionModel(**UNET),
-        "vae": lambda: AutoencoderKL(**VAE),
+def clip_g() -> torch.nn.Module:
+    return CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G, projection_dim=1280))
+
+
+def make_sdxl(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
+    """SDXL base in fp16; its folder and how to export it."""
+    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    parts: Parts = {
+        "text_encoder": ("transformers", lambda: CLIPTextModel(CLIPTextConfig(**CLIP_L, projection_dim=768))),
+        "text_encoder_2": ("transformers", clip_g),
+        "unet": ("diffusers", lambda: UNet2DConditionModel(**UNET)),
+        "vae": ("diffusers", lambda: AutoencoderKL(**VAE)),
     }
-    for name, build in parts.items():
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    make(folder / "weights", index, parts, scheduler, dict.fromkeys(("tokenizer", "tokenizer_2"), tokenizer))
+    return folder / "weights", Options(samplers=["euler:default"])
+
+
+def make_cascade(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
+    """Stable Cascade in bf16, as it is published: named by variant, and in shards."""
+    prior, decoder, how = folder / "prior", folder / "decoder", {"dtype": torch.bfloat16, "variant": "bf16"}
+    stage_c: Parts = {
+        "text_encoder": ("transformers", clip_g),
+        "prior": ("diffusers", lambda: StableCascadeUNet(**STAGE_C)),
+    }
+    stage_b: Parts = {
+        "decoder": ("diffusers", lambda: StableCascadeUNet(**STAGE_B)),
+        "vqgan": ("wuerstchen", PaellaVQModel),
+    }
+    scheduler, tokenizers = DDPMWuerstchenScheduler(), {"tokenizer": tokenizer}
+    make(prior, {"_class_name": "StableCascadePriorPipeline"}, stage_c, scheduler, tokenizers, **how)
+    index = {
+        "_class_name": "StableCascadeDecoderPipeline",
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+    }
+    make(decoder, index, stage_b, scheduler, tokenizers, **how)
+    shutil.copytree(prior / "text_encoder", decoder / "text_encoder", copy_function=os.link, dirs_exist_ok=True)
+    return prior, Options(decoder=decoder)
+
+
+def make(
+    folder: Path,
+    index: dict[str, Any],
+    parts: Parts,
+    scheduler: Any,
+    tokenizers: dict[str, Path],
+    dtype: torch.dtype = torch.float16,
+    variant: str | None = None,
+) -> None:
+    """A folder in diffusers layout, one component in memory at a time; nothing where it is there already."""
+    if (folder / "model_index.json").exists():
+        return
+    for name, (library, build) in parts.items():
         with init_empty_weights():
             module = build()
-        module = module.to(torch.float16).to_empty(device="cpu")
+        index[name] = [library, type(module).__name__]
+        module = module.to(dtype).to_empty(device="cpu")
         fill(module)
-        module.save_pretrained(folder / name, safe_serialization=True)
-    EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
-        folder / "scheduler"
-    )
-    for name in ("tokenizer", "tokenizer_2"):
+        module.save_pretrained(folder / name, safe_serialization=True, variant=variant, max_shard_size="4GB")
+        del module
+    scheduler.save_pretrained(folder / "scheduler")
+    index["scheduler"] = ["diffusers", type(scheduler).__name__]
+    for name, tokenizer in tokenizers.items():
         shutil.copytree(tokenizer, folder / name, dirs_exist_ok=True)
         config = folder / name / "tokenizer_config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 77}))
-    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
-    libraries = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
-    index |= {name: ["transformers", cls] for name, cls in libraries.items()}
-    index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
-    index |= {name: ["transformers", "TokenizersBackend"] for name in ("tokenizer", "tokenizer_2")}
-    index |= {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}
+        index[name] = ["transformers", "TokenizersBackend"]
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
@@ -83,15 +170,16 @@ def fill(module: torch.nn.Module) -> None:
                 parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
             else:
                 parameter.fill_(float("norm" in name and name.endswith("weight")))
-    for buffer in module.buffers():
-        if buffer.dtype == torch.int64:
+    for name, buffer in module.named_buffers():
+        if buffer.ndim and buffer.dtype == torch.int64:
             buffer.copy_(torch.arange(buffer.numel()).reshape(buffer.shape))
+        else:  # of a batch norm
+            buffer.fill_(float("var" in name))
 
 
 def main() -> None:
-    folder, tokenizer = Path(sys.argv[1]), Path(sys.argv[2])
-    if not (folder / "weights/model_index.json").exists():
-        make(folder / "weights", tokenizer)
+    family, folder, tokenizer = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    weights, options = {"sdxl": make_sdxl, "stable_cascade": make_cascade}[family](folder, tokenizer)
     started = time.monotonic()
 
     def report(what: str, share: float) -> None:
@@ -99,7 +187,7 @@ def main() -> None:
         sys.stdout.write(f"{time.monotonic() - started:7.0f} s  peak {peak:5.1f} GB  {share:4.0%} {what}\n")
         sys.stdout.flush()
 
-    manifest = export(folder / "weights", folder / "build", Options(samplers=["euler:default"]), report)
+    manifest = export(weights, folder / "build", options, report)
     for name, stage in manifest.stages.items():
         size = sum(manifest.artifacts[file]["bytes"] for file in stage["files"])
         sys.stdout.write(f"{name}: {size / 1e9:.2f} GB, max difference {stage['max_difference']:.1e}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,24 @@ from transformers import CLIPTextModelWithProjection
 from . import tiny_sdxl
 
 BLOCKS = ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock")
-# What each seed stands for; beyond them, everything is drawn.
+# What each seed stands for, beside what is drawn. Every level with attention costs the export seconds.
 SHAPES: dict[int, dict[str, Any]] = {
-    0: {"prior_levels": 2, "prior_switch": [False], "decoder_levels": 3, "decoder_switch": None, "decoder_patch": 2},
-    1: {"prior_levels": 2, "prior_switch": [True], "decoder_levels": 2, "decoder_switch": None, "decoder_patch": 1},
-    2: {"prior_levels": 2, "prior_switch": None, "decoder_levels": 2, "decoder_switch": [True], "decoder_patch": 2},
-    3: {"prior_levels": 3, "prior_switch": [False, True], "decoder_levels": 2, "decoder_switch": [False]},
+    0: {
+        "prior": {"switch": [False], "attention": [False, True]},
+        "decoder": {"switch": None, "attention": [False, False, True], "patch": 2},
+    },
+    1: {
+        "prior": {"switch": [True], "attention": [True, False]},
+        "decoder": {"switch": None, "attention": [False, True], "patch": 1, "repeat": 2},
+    },
+    2: {
+        "prior": {"switch": None, "attention": [True, True]},
+        "decoder": {"switch": [True], "attention": [False, False], "patch": 2},
+    },
+    3: {
+        "prior": {"switch": [False, True], "attention": [False, False, True]},
+        "decoder": {"switch": [False], "attention": [False, True], "patch": 1, "up_layers": 2},
+    },
 }
 
 
@@ -56,13 +69,15 @@ def make(folder: Path, seed: int) -> dict[str, Any]:
         if facts["bf16"]:
             pipeline.to(torch.bfloat16)
         pipeline.save_pretrained(place, safe_serialization=True, **variant)
+    index = decoder_of(folder) / "model_index.json"  # published folders name the module that the class has moved from
+    index.write_text(json.dumps({**json.loads(index.read_text()), "vqgan": ["wuerstchen", "PaellaVQModel"]}))
     return facts
 
 
 def choose(seed: int) -> dict[str, Any]:
     """What `make` makes of a seed."""
     choose = random.Random(seed)
-    facts: dict[str, Any] = {
+    return {
         "tokens": [77, 24][seed % 2],
         "clip": (choose.choice([32, 48]), choose.choice([1, 2])),
         "decoder_clip": (choose.choice([32, 64]), 2),
@@ -71,37 +86,36 @@ def choose(seed: int) -> dict[str, Any]:
         "image_width": choose.choice([16, 24]),
         "conditioning": choose.choice([32, 48]),
         "prior_channels": choose.choice([4, 6]),
-        "prior_levels": choose.choice([2, 3]),
-        "prior_switch": None,
-        "prior_heads": choose.choice([2, 4]),
-        "prior_attention": [choose.random() < 0.7, True, True],
-        "decoder_levels": choose.choice([2, 3]),
-        "decoder_switch": None,
-        "decoder_patch": 1,
-        "decoder_attention": [False, choose.random() < 0.5, True],
+        "heads": choose.choice([2, 4]),
         "self_attention": choose.random() < 0.7,
         "clip_seq": [4, 2][seed % 2],
         "ratio_width": choose.choice([16, 32, 33]),
-        "repeat": choose.choice([1, 2]),
-        "up_layers": choose.choice([1, 2]),
         "resolution_multiple": [42.67, 42.67, 24.0, 32.0][seed % 4],
         "latent_dim_scale": [10.67, 10.67, 6.0, 8.0][seed % 4],
         "scheduler": ({}, {"scaler": 2.0, "s": 0.01}, {"scaler": 0.7})[seed % 3],
         "bf16": seed % 4 == 2,
         "size": [168, 256, 96, 128][seed % 4],
+        **SHAPES[seed % len(SHAPES)],
     }
-    return facts | SHAPES.get(seed, {})
 
 
 def load(folder: Path) -> tuple[StableCascadePriorPipeline, StableCascadeDecoderPipeline]:
     """The two folders as diffusers runs them."""
-    pipelines = []
-    for kind, place in ((StableCascadePriorPipeline, folder), (StableCascadeDecoderPipeline, decoder_of(folder))):
-        variant = "bf16" if list(place.rglob("*.bf16.safetensors")) else None
-        pipeline = kind.from_pretrained(place, dtype=torch.float32, variant=variant)
+    decoder = decoder_of(folder)
+    how = {"dtype": torch.float32, "variant": "bf16" if list(folder.rglob("*.bf16.safetensors")) else None}
+    prior = StableCascadePriorPipeline.from_pretrained(folder, **how)
+    second = StableCascadeDecoderPipeline(  # diffusers no longer finds the VQGAN's class by itself
+        decoder=StableCascadeUNet.from_pretrained(decoder / "decoder", **how),
+        tokenizer=prior.tokenizer,
+        text_encoder=CLIPTextModelWithProjection.from_pretrained(decoder / "text_encoder", **how),
+        scheduler=DDPMWuerstchenScheduler.from_pretrained(decoder / "scheduler"),
+        vqgan=PaellaVQModel.from_pretrained(decoder / "vqgan", **how),
+        latent_dim_scale=json.loads((decoder / "model_index.json").read_text())["latent_dim_scale"],
+    )
+    pipelines = (prior, second)
+    for pipeline in pipelines:
         pipeline.set_progress_bar_config(disable=True)
-        pipelines.append(pipeline)
-    return tuple(pipelines)
+    return pipelines
 
 
 def combined(folder: Path) -> StableCascadeCombinedPipeline:
@@ -116,59 +130,50 @@ def combined(folder: Path) -> StableCascadeCombinedPipeline:
 
 
 def _prior(facts: dict[str, Any]) -> StableCascadeUNet:
-    levels = facts["prior_levels"]
     return _unet(
         facts,
-        widths=[32, 48, 64][:levels],
-        attention=facts["prior_attention"][:levels],
+        facts["prior"],
         in_channels=facts["prior_channels"],
         out_channels=facts["prior_channels"],
-        num_attention_heads=[facts["prior_heads"]] * levels,
-        patch_size=1,
         clip_text_in_channels=facts["clip"][0],
         clip_image_in_channels=facts["image_width"],
-        switch_level=facts["prior_switch"],
         timestep_conditioning_type=("sca", "crp"),
     )
 
 
 def _decoder(facts: dict[str, Any]) -> StableCascadeUNet:
-    levels = facts["decoder_levels"]
     return _unet(
         facts,
-        widths=[16, 32, 48][:levels],
-        attention=facts["decoder_attention"][:levels],
+        facts["decoder"],
         in_channels=4,
         out_channels=4,
-        num_attention_heads=[2 if attention else -1 for attention in facts["decoder_attention"][:levels]],
-        patch_size=facts["decoder_patch"],
         effnet_in_channels=facts["prior_channels"],
         pixel_mapper_in_channels=3,
-        up_blocks_repeat_mappers=[facts["repeat"]] * levels,
-        switch_level=facts["decoder_switch"],
         timestep_conditioning_type=("sca",),
     )
 
 
-def _unet(facts: dict[str, Any], widths: list[int], attention: list[bool], **more: Any) -> StableCascadeUNet:
-    levels = len(widths)
+def _unet(facts: dict[str, Any], shape: dict[str, Any], **more: Any) -> StableCascadeUNet:
+    attention = shape["attention"]
+    levels = len(attention)
     unet = StableCascadeUNet(
         timestep_ratio_embedding_dim=facts["ratio_width"],
+        patch_size=shape.get("patch", 1),
         conditioning_dim=facts["conditioning"],
-        block_out_channels=widths,
+        block_out_channels=[32, 48, 64][:levels],
+        num_attention_heads=[facts["heads"] if attends else -1 for attends in attention],
         down_num_layers_per_block=[1] * levels,
-        up_num_layers_per_block=[1, facts["up_layers"], 1][:levels],
+        up_num_layers_per_block=[1, shape.get("up_layers", 1), 1][:levels],
+        down_blocks_repeat_mappers=[1] * levels,
+        up_blocks_repeat_mappers=[shape.get("repeat", 1)] * levels,
         block_types_per_layer=[BLOCKS if attends else BLOCKS[:2] for attends in attention],
         clip_text_pooled_in_channels=facts["projection"],
         clip_seq=facts["clip_seq"],
-        self_attn=facts["self_attention"],
         kernel_size=3,
         dropout=0.1,
-        **{
-            "down_blocks_repeat_mappers": [1] * levels,
-            "up_blocks_repeat_mappers": [1] * levels,
-            **more,
-        },
+        self_attn=facts["self_attention"],
+        switch_level=shape["switch"],
+        **more,
     )
     with torch.no_grad():
         for name, parameter in unet.named_parameters():

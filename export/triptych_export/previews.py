@@ -159,9 +159,9 @@ class PriorRun:
         return to_onnx.open_session(self.build / stage / "model.onnx")
 
 
-def pictures(side: int, count: int) -> Iterator[Floats]:
+def pictures(side: int, count: int, seed: int = 0) -> Iterator[Floats]:
     """Synthetic pictures (3, side, side) in 0 … 1: smooth gradients with blobs and shapes, in the colours of photographs."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for _ in range(count):
         grid = int(random.integers(2, 7))
         image = Image.fromarray(_colours(random, grid * grid).reshape(grid, grid, 3))

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from triptych.server import Server, ServerError
-from triptych_export import sdxl
+from triptych_export import sdxl, to_onnx
 from triptych_export.build import Options, export
 from triptych_export.errors import ExportError
 from triptych_export.sdxl_stages import ClipStage
+from triptych_export.stages import StageSpec, TensorSpec
 from triptych_export.weights import Weights
 from triptych_serving.manifest import Manifest, ManifestError
 
@@ -177,12 +178,10 @@ def test_no_path_of_this_machine_is_in_a_graph(tiny):
         assert b"/site-packages/" not in path.read_bytes()
 
 
-def test_weights_are_stored_in_half_where_that_is_exact(tmp_path):
-    from triptych_export import to_onnx
-    from triptych_export.stages import StageSpec, TensorSpec
-
+@pytest.mark.parametrize(("dtype", "stored"), [(torch.half, "FLOAT16"), (torch.bfloat16, "BFLOAT16")])
+def test_weights_are_stored_in_half_where_that_is_exact(tmp_path, dtype, stored):
     module = torch.nn.Linear(64, 64)
-    module.weight.data = module.weight.data.half().float()
+    module.weight.data = (1e-3 * module.weight.data).to(dtype).float()
     module.bias.data = torch.linspace(0, 1, 64)
     spec = StageSpec(
         "x", {"input": TensorSpec("float32", ("batch", 64))}, {"out": TensorSpec("float32", ("batch", 64))}
@@ -190,9 +189,29 @@ def test_weights_are_stored_in_half_where_that_is_exact(tmp_path):
     example = [{"input": np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)}]
     to_onnx.convert(module, spec, example, tmp_path / "model.onnx")
     types = {t.data_type for t in onnx.load(tmp_path / "model.onnx").graph.initializer if np.prod(t.dims) == 64 * 64}
-    assert types == {onnx.TensorProto.FLOAT16}
+    assert types == {onnx.TensorProto.DataType.Value(stored)}
     expected = to_onnx.references(module, spec, example)
     assert to_onnx.check("x", tmp_path / "model.onnx", example, expected) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("files", "variant", "chosen"),
+    [
+        (["model.safetensors"], None, ["model.safetensors"]),
+        (["model.bf16.safetensors"], "bf16", ["model.bf16.safetensors"]),
+        (["model.fp16.safetensors", "model.safetensors"], None, ["model.safetensors"]),
+        (["model.bf16.safetensors", "model.fp16.safetensors"], "bf16", ["model.bf16.safetensors"]),
+        (["m.bf16-00001-of-00002.safetensors"], "bf16", ["m.bf16-00001-of-00002.safetensors"]),
+        (["m-00001-of-00002.fp16.safetensors"], "fp16", ["m-00001-of-00002.fp16.safetensors"]),
+    ],
+)
+def test_half_precision_files_are_read_where_there_are_no_others(tmp_path, files, variant, chosen):
+    (tmp_path / "unet").mkdir()
+    for file in files:
+        (tmp_path / "unet" / file).touch()
+    weights = Weights(tmp_path, {}, sdxl.BASE)
+    assert weights.variant("unet") == variant
+    assert [file.name for file in weights.files("unet")] == chosen
 
 
 def missing(build):
