@@ -1,4 +1,8 @@
-"""Diffusers' and transformers' classes as `Any`: their functions are untyped, which a strict type checker refuses to call."""
+"""Diffusers' and transformers' classes as `Any`: their functions are untyped, which a strict type checker refuses to call.
+
+Importing this also lets diffusers read Stable Cascade folders: their `model_index.json` names the VQGAN's class by the module
+`wuerstchen` of its pipelines, which diffusers 0.42 has moved.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,20 @@ from typing import Any
 import diffusers
 import transformers
 from diffusers.models.unets import unet_stable_cascade
-from diffusers.pipelines.deprecated.wuerstchen import modeling_paella_vq_model as paella
+from diffusers.pipelines.deprecated import wuerstchen
 
 _diffusers: Any = diffusers
 _transformers: Any = transformers
-_paella: Any = paella
+_wuerstchen: Any = wuerstchen
 _cascade: Any = unet_stable_cascade
+_diffusers.pipelines.wuerstchen = wuerstchen
 
 AutoencoderKL: Any = _diffusers.AutoencoderKL
 UNet2DConditionModel: Any = _diffusers.UNet2DConditionModel
 StableCascadeUNet: Any = _diffusers.StableCascadeUNet
 SDCascadeResBlock: Any = _cascade.SDCascadeResBlock
-PaellaVQModel: Any = _paella.PaellaVQModel
-MixingResidualBlock: Any = _paella.MixingResidualBlock
+PaellaVQModel: Any = _wuerstchen.PaellaVQModel
+MixingResidualBlock: Any = _wuerstchen.modeling_paella_vq_model.MixingResidualBlock
 
 DDPMScheduler: Any = _diffusers.DDPMScheduler
 DDPMWuerstchenScheduler: Any = _diffusers.DDPMWuerstchenScheduler
