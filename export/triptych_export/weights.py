@@ -42,7 +42,8 @@ class Weights:
         """Check the folder's parts.
 
         Raises:
-            ExportError: not of this kind in diffusers layout, a part is missing, or its weights are not safetensors.
+            ExportError: not of this kind in diffusers layout, a part is missing or of an unknown class, or its weights are
+                not safetensors.
         """
         index = read_index(folder)
         if index.get("_class_name") != kind.pipeline:
@@ -54,6 +55,7 @@ class Weights:
                 raise ExportError(f"{part}: missing from {folder}; such a folder has {needed}")
         for component in kind.components:
             weights.files(component)
+            weights._class(component)
         return weights
 
     def config(self, part: str) -> dict[str, Any]:
