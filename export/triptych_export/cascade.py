@@ -67,14 +67,15 @@ class Cascade:
     def previews(self, build: Path) -> dict[str, Preview]:
         """Stage B's from Stage A's encoder; Stage C's, which has none, from Stage B."""
         side = previews.side(self._card.vqgan_scale_factor, self._size)
-        vqgan = (self.decoder.source("vqgan"), self.decoder.config("vqgan"), side)
-        sizes = self._card.sizes(*2 * [max(s for s in self._sides if s <= max(previews.PRIOR_SIDE, self._sides[0]))])
-        run = previews.PriorRun(build, self.prior, self.decoder, sizes)
-        everything = (self.sources(), [weights.config("scheduler") for weights in self._folders.values()], sizes)
-        code = "previews to_onnx wuerstchen"
+        encoder = (self.decoder.source("vqgan"), self.decoder.config("vqgan"), side)
+        small = max(side for side in self._sides if side <= max(previews.PRIOR_SIDE, self._sides[0]))
+        run = previews.PriorRun(build, self.prior, self.decoder, self._card.sizes(small, small))
+        schedulers = [weights.config("scheduler") for weights in self._folders.values()]
+        everything = (self.sources(), schedulers, run.sizes)
+        first, code = "preview decoder", "previews to_onnx wuerstchen"
         return {
-            "decoder": Preview("preview decoder", vqgan, lambda _made: previews.of_vqgan(self.decoder, side), code),
-            "prior": Preview("preview prior", everything, lambda made: run.fit(made["preview decoder"]), code),
+            "decoder": Preview(first, encoder, lambda _made: previews.of_vqgan(self.decoder, side), code),
+            "prior": Preview("preview prior", everything, lambda made: run.fit(made[first]), code),
         }
 
     def card(
@@ -155,7 +156,7 @@ class Cascade:
     def _stage(self, name: str, weights: Weights, spec: StageSpec) -> Stage:
         sides = (self._sides + 2 * self._sides[-1:])[:3]
         sizes = [{**self._card.sizes(sides[h], sides[w]), "batch": batch} for batch, h, w in CHECKS]
-        return Stage(weights, spec, MODULES[name], sizes, "cascade_stages")
+        return Stage(weights, spec, MODULES[name], sizes, "cascade_stages", as_stored=name in CascadeCard.denoisers)
 
 
 def _table(name: str, config: Mapping[str, Any]) -> Table:
@@ -184,26 +185,18 @@ def _check_folders(prior: Weights, decoder: Weights) -> None:
     if not alike(prior.load_tokenizer("tokenizer"), decoder.load_tokenizer("tokenizer")):
         raise ExportError("decoder tokenizer: differs from the prior's; supported: the same")
     stage_c, stage_b, stage_a = prior.config("prior"), decoder.config("decoder"), decoder.config("vqgan")
+    text, pooled = prior.config("text_encoder"), decoder.config("text_encoder")["projection_dim"]
     if not stage_c.get("clip_image_in_channels"):
         raise ExportError("prior/config.json: clip_image_in_channels None; supported: the image embeddings' width")
-    widths = (
-        ("prior", "out_channels", stage_c, stage_c["in_channels"], "as many as in_channels"),
-        ("decoder", "effnet_in_channels", stage_b, stage_c["in_channels"], "the prior's in_channels"),
-        ("decoder", "in_channels", stage_b, stage_a["latent_channels"], "the VQGAN's latent_channels"),
-        ("decoder", "out_channels", stage_b, stage_a["latent_channels"], "the VQGAN's latent_channels"),
-        ("vqgan", "latent_channels", stage_a, 4, "as many as diffusers' pipeline draws"),
+    must_be = (
+        ("prior", stage_c, "out_channels", stage_c["in_channels"], "as many as in_channels"),
+        ("prior", stage_c, "clip_text_in_channels", text["hidden_size"], "the text encoder's hidden_size"),
+        ("prior", stage_c, "clip_text_pooled_in_channels", text["projection_dim"], "the text encoder's projection_dim"),
+        ("decoder", stage_b, "clip_text_pooled_in_channels", pooled, "the text encoder's projection_dim"),
+        ("decoder", stage_b, "effnet_in_channels", stage_c["in_channels"], "the prior's in_channels"),
+        ("decoder", stage_b, "in_channels", stage_a["latent_channels"], "the VQGAN's latent_channels"),
+        ("decoder", stage_b, "out_channels", stage_a["latent_channels"], "the VQGAN's latent_channels"),
+        ("vqgan", stage_a, "latent_channels", 4, "as many as diffusers' pipeline draws"),
     )
-    for part, field, config, legal, whose in widths:
+    for part, config, field, legal, whose in must_be:
         require_equal(f"{part}/config.json: {field}", config.get(field), legal, whose)
-    for part, weights, config in (("prior", prior, stage_c), ("decoder", decoder, stage_b)):
-        text = weights.config("text_encoder")
-        named = f"{part}/config.json: clip_text"
-        require_equal(
-            f"{named}_pooled_in_channels",
-            config["clip_text_pooled_in_channels"],
-            text["projection_dim"],
-            "the text encoder's projection_dim",
-        )
-        if part == "prior":
-            width = text["hidden_size"]
-            require_equal(f"{named}_in_channels", config["clip_text_in_channels"], width, "the text encoder's width")

@@ -51,6 +51,7 @@ class Stage:
     module: Callable[[Any], nn.Module]  # the graph's function, around the component
     sizes: Sequence[Mapping[str, int]]  # named dimensions that it is checked at; traced at the first, all above 1
     code: str  # modules of this package that make it
+    as_stored: bool = False  # whether `module` takes weights in half precision, which halves the memory
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Workshop:
         for stage, preview in previews.items():
             if preview.name not in made:
                 made_from = fingerprint(preview.code, *preview.made_from)
-                facts = self.ledger.part(preview.name, made_from, lambda p=preview: ([], asdict(p.make(made))))  # type: ignore[misc]
+                facts = self.ledger.part(preview.name, made_from, partial(_fit, preview, made))
                 made[preview.name] = PreviewCard(**facts)
             yield stage, made[preview.name]
 
@@ -135,7 +136,7 @@ class Workshop:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unchecked-") as folder:
             unchecked = Path(folder) / target.name
             with contextlib.redirect_stdout(io.StringIO()):
-                module = stage.module(stage.weights.load(spec.component))
+                module = stage.module(stage.weights.load(spec.component, stage.as_stored))
                 expected = to_onnx.references(module, spec, examples)
                 to_onnx.convert(module, spec, examples, unchecked)
             del module  # a full-size stage and ONNX Runtime's copy of it do not fit side by side
@@ -167,6 +168,10 @@ def require_equal(field: str, given: Any, legal: Any, whose: str) -> None:
     """
     if given != legal:
         raise ExportError(f"{field} {given!r}; supported: {whose}, {legal!r}")
+
+
+def _fit(preview: Preview, made: Mapping[str, PreviewCard]) -> Made:
+    return [], asdict(preview.make(made))
 
 
 def _table_part(table: Table) -> tuple[str, str]:

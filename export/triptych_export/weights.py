@@ -85,13 +85,13 @@ class Weights:
         """A component's weights by content."""
         return combined(map(_cached_sha256, self.files(component)))
 
-    def load(self, component: str) -> Any:
-        """A component as a torch module in evaluation mode, computing in float32."""
+    def load(self, component: str, as_stored: bool = False) -> Any:
+        """A component as a torch module in evaluation mode, in float32; `as_stored`, in the files' type where they have one."""
         import torch
 
         module = self._class(component).from_pretrained(
             self.folder / component,
-            dtype=torch.float32,
+            dtype=self._stored_type(component) if as_stored else torch.float32,
             variant=self.variant(component),
             use_safetensors=True,
             low_cpu_mem_usage=True,
@@ -112,6 +112,18 @@ class Weights:
 
         signature = inspect.signature(getattr(diffusers, self.kind.pipeline).__call__)
         return {name: parameter.default for name, parameter in signature.parameters.items()}
+
+    def _stored_type(self, component: str) -> Any:
+        """bfloat16 or float16 where every tensor of a component is stored in it, else float32."""
+        import torch
+        from safetensors import safe_open
+
+        found = set()
+        for path in self.files(component):
+            with safe_open(path, "pt") as file:
+                found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        halves = {("BF16",): torch.bfloat16, ("F16",): torch.float16}
+        return halves.get(tuple(found), torch.float32)
 
     def _safetensors(self, component: str) -> list[Path]:
         return sorted((self.folder / component).glob("*.safetensors"))
