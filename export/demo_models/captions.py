@@ -88,18 +88,25 @@ class Captions:
     rng: random.Random
 
     def caption(self, version: Version) -> str:
-        """One caption: a style in four of five, an article in half, the colour always where it was changed."""
+        """One caption: a style in four of five, an article in most, the colour always where it was changed."""
+        return self.pair(version)[0]
+
+    def pair(self, version: Version) -> tuple[str, str]:
+        """One caption, and the plainest one that says the same: the label in its style's first trained template."""
         rng, picture = self.rng, self.pictures[version.picture]
         if rng.random() < EMPTY:
-            return ""
+            return "", ""
         name = picture.label
         if len(picture.names) > 1 and rng.random() < SYNONYM:
             name = rng.choice(picture.names[1:])
         styled, plain = _templates(picture.style, name)
-        template = rng.choice(styled if plain == () or (styled and rng.random() < 0.8) else plain)
+        says_style = bool(styled) and (not plain or rng.random() < 0.8)
+        template = rng.choice(styled if says_style else plain)
+        plainest = _templates(picture.style, picture.label)[0 if says_style else 1][0]
+        label = picture.label
         if version.colour and (version.recoloured or rng.random() < COLOUR):
-            name = _tint(name, version.colour)
-        return fill(template, name, rng.choice(("a", "a", "the", "")))
+            name, label = _tint(name, version.colour), _tint(label, version.colour)
+        return fill(template, name, rng.choice(("a", "a", "the", ""))), fill(plainest, label, "")
 
 
 def trainable(pictures: Iterable[Picture]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The subject figure: of 100 pictures drawn from wordings that training never saw, how many show what was asked for.
 
 The judge is a nearest neighbour: a picture shows the subject of the training picture (either style, as it is or mirrored)
-that it is most like in the SDXL demo's VAE latents, after both were cropped to what is drawn and brought to one size. It
-counts if that subject's label is the one asked for; a face that looks like another face does not.
+that it is most like in the SDXL demo's VAE latents, after both were cropped to what is drawn and brought to one size; the
+drawn one is also tried turned a little, as the trainings turn them. It counts if that subject's label is the one asked for;
+a face that looks like another face does not.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from demo_models.sheets import sheet
 PROMPTS = Path(__file__).with_name("judge_prompts.json")
 COUNT = 100
 MARGIN = 12
+TURNS = (0.0, -7.0, 7.0)  # Degrees; the trainings turn by up to ten.
 _BATCH = 64
 
 
@@ -90,6 +92,13 @@ def normalised(pixels: Pixels) -> Pixels:
     return np.asarray(canvas)
 
 
+def turn(pixels: Pixels, angle: float) -> Pixels:
+    """The picture turned by some degrees, on white."""
+    if not angle:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).rotate(angle, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)))
+
+
 class Judge:
     """The training pictures' latents, and the nearest of them to a given picture."""
 
@@ -118,10 +127,10 @@ class Judge:
         return torch.cat(made).cpu()
 
     def nearest(self, pictures: list[Pixels]) -> list[int]:
-        """The training picture nearest to each given one, by the latents' Euclidean distance."""
-        coded = self._encode([normalised(picture) for picture in pictures])
-        found = torch.cdist(coded, self._known).argmin(1) % len(self.pictures)
-        return [int(index) for index in found]
+        """The training picture nearest to each given one, in the turn that fits best, by the latents' Euclidean distance."""
+        turned = [normalised(turn(picture, angle)) for angle in TURNS for picture in pictures]
+        distances = torch.cdist(self._encode(turned), self._known).view(len(TURNS), len(pictures), -1)
+        return [int(index) % len(self.pictures) for index in distances.amin(0).argmin(1)]
 
 
 def figure(judge: Judge, asked: list[Asked], drawn: list[Pixels], sheet_path: Path | None) -> int:

@@ -78,7 +78,7 @@ class Sdxl:
     def loss(self) -> Tensor:
         """The weighted noise-prediction loss of one batch."""
         size, device = self.opts.batch, self.opts.device
-        chosen = torch.randint(len(self.versions), (size,))
+        chosen = augment.choose(len(self.captions.pictures), size)
         clean = self.bank[chosen.to(device)].float()
         ids = tokens(self.pipe.tokenizer, [self.captions.caption(self.versions[i]) for i in chosen.tolist()], device)
         # Stratified: one timestep from each of `size` equal parts, which makes the loss less noisy.
@@ -106,8 +106,17 @@ def sample(pipe: Any, path: Path, *, steps: int = 12) -> None:
     sheet([picture for row in rows for picture in to_pixels(row)], path, columns=len(SAMPLES), captions=SAMPLES * 2)
 
 
-def run(opts: Options, start_from: Path, out: Path) -> None:
-    """Train from `start_from` and write the finished pipeline, in float16, to `out`."""
+def blend(module: nn.Module, trained: nn.Module, share: float) -> None:
+    """Move a module's weights towards the trained ones by a share of the way (WiSE-FT, arXiv 2109.01903).
+
+    A short training learns the new captions and forgets some of the old pictures; part of the way, both are there.
+    """
+    mine, others = module.state_dict(), trained.state_dict()
+    module.load_state_dict({name: torch.lerp(weight, others[name], share) for name, weight in mine.items()})
+
+
+def run(opts: Options, start_from: Path, out: Path, share: float) -> None:
+    """Train from `start_from` and write the pipeline part of the way to the result, in float16, to `out`."""
     pipe = load(start_from)
     encode_bank(opts.work, pipe.vae, opts.device)
     pipe.unet.set_attn_processor(AttnProcessor())  # See `training.fast`.
@@ -126,9 +135,10 @@ def run(opts: Options, start_from: Path, out: Path) -> None:
         sample(shown, opts.work / "samples/sdxl.png")
 
     averaged = train("sdxl", modules, trainee.loss, opts, sample=show)
+    finished = load(start_from)
     for name, module in averaged.items():
-        getattr(shown, name).load_state_dict(module.state_dict())
-    shown.to(torch.float16).save_pretrained(out)
+        blend(getattr(finished, name), module.cpu(), share)
+    finished.to(torch.float16).save_pretrained(out)
     say(f"sdxl: written to {out}")
 
 
@@ -137,8 +147,9 @@ def main() -> None:
     made: argparse.ArgumentParser = parser(__doc__, minutes=55, batch=64, lr=5e-4)
     made.add_argument("--start-from", type=Path, required=True, help="diffusers folder of the model to go on from")
     made.add_argument("--out", type=Path, required=True, help="diffusers folder to write")
+    made.add_argument("--share", type=float, default=0.65, help="how far to go towards the trained weights, 0–1")
     args = made.parse_args()
-    run(options(args), args.start_from, args.out)
+    run(options(args), args.start_from, args.out, args.share)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class StageB:
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Latents [B, 4, 32, 32], codes [B, 16, 3, 3] and pooled texts [B, 1, 160] of random versions."""
         device = self.opts.device
-        chosen = torch.randint(len(self.versions), (self.opts.batch,))
+        chosen = augment.choose(len(self.captions.pictures), self.opts.batch)
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
         with torch.no_grad(), fast(device):
             tokens = text_encoder.tokenize(self.tokenizer, captions, device, padding="longest")

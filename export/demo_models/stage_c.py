@@ -55,7 +55,7 @@ class StageC:
     def loss(self) -> Tensor:
         """The weighted noise-prediction loss of one batch; one caption in ten is empty, for guidance."""
         device, size = self.opts.device, self.opts.batch
-        chosen = torch.randint(len(self.versions), (size,))
+        chosen = augment.choose(len(self.captions.pictures), size)
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
         with torch.no_grad(), fast(device):
             hidden, pooled = text_encoder.embed(self.text, text_encoder.tokenize(self.tokenizer, captions, device))
