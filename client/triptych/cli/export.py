@@ -32,7 +32,7 @@ def export(
         Path | None, typer.Option(help="SDXL refiner's folder; its UNet takes over at `denoising_end`", exists=True)
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The model's name in receipts  [default: sdxl or stable-cascade]")
+        str | None, typer.Option(help="The model's name in receipts; default sdxl or stable-cascade")
     ] = None,
     num_inference_steps: Annotated[
         int | None, typer.Option(help="Default number of steps; Cascade: of its decoder", min=1, max=100)
@@ -48,7 +48,7 @@ def export(
         float | None, typer.Option(help="Cascade: default guidance of the decoder", min=0.0, max=50.0)
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Cascade: the model's own height and width in pixels  [default: 1024]", min=1)
+        int | None, typer.Option(help="Cascade: the model's own height and width in pixels; default 1024", min=1)
     ] = None,
     sampler: Annotated[
         list[str] | None, typer.Option(help="SDXL: only these samplers, as euler or euler:karras (repeat); default all")
