@@ -137,9 +137,9 @@ def write(work: Path, seed: int) -> None:
     say(f"{len(entries)} versions, {sum(entry.recoloured for entry in entries)} of them recoloured")
 
 
-def choose(pictures: int, batch: int) -> Tensor:
+def choose(pictures: int, batch: int, plain: float = PLAIN_SHARE) -> Tensor:
     """Random rows of the bank, [batch]: pictures evenly, of each the untouched version more often than the others."""
-    version = torch.where(torch.rand(batch) < PLAIN_SHARE, 0, torch.randint(PLAIN, VERSIONS, (batch,)))
+    version = torch.where(torch.rand(batch) < plain, 0, torch.randint(PLAIN, VERSIONS, (batch,)))
     return torch.randint(pictures, (batch,)) * VERSIONS + version
 
 

@@ -33,6 +33,20 @@ HELD_OUT: dict[Style, tuple[str, ...]] = {
     "flat": ("a flat illustration of {}", "a simple flat icon of {}", "a flat image of {}", "a drawing of {} in a flat style",
              "{} as a flat drawing", "please draw a flat {bare}"),
 }  # fmt: skip
+# Words around a caption that say nothing about the picture; `disturb` adds them, and made-up ones, so that an encoder learns to
+# pass over what it does not know. No word here is one that only the templates above marked HELD_OUT use.
+OPENINGS = ("i would like", "can you make", "here is", "look at", "give me", "make me", "we want to see", "paint", "create",
+            "a photo of", "a sketch of", "a nice", "a lovely", "a very good", "one", "my", "some", "this is")  # fmt: skip
+ENDINGS = (
+    "for me",
+    "on white",
+    "with details",
+    "thanks",
+    "in high quality",
+    "if you can",
+    "for my friend",
+    "of the best kind",
+)
 EMPTY, SYNONYM, COLOUR = (
     0.1,
     0.08,
@@ -107,6 +121,25 @@ class Captions:
         if version.colour and (version.recoloured or rng.random() < COLOUR):
             name, label = _tint(name, version.colour), _tint(label, version.colour)
         return fill(template, name, rng.choice(("a", "a", "the", ""))), fill(plainest, label, "")
+
+
+def _made_up(rng: random.Random) -> str:
+    """A word that is none: two to four syllables."""
+    return "".join(rng.choice("bcdfghklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.randint(2, 4)))
+
+
+def disturb(caption: str, rng: random.Random) -> str:
+    """The caption with words before it (half the time) and after it (a quarter) that say nothing about the picture."""
+    if not caption:
+        return caption
+    words = [caption]
+    if rng.random() < 0.5:
+        words.insert(0, rng.choice(OPENINGS) if rng.random() < 0.5 else _made_up(rng))
+        if rng.random() < 0.4:
+            words.insert(1, rng.choice(("of", "with", "a", "the", _made_up(rng))))
+    if rng.random() < 0.25:
+        words.append(rng.choice(ENDINGS) if rng.random() < 0.5 else _made_up(rng))
+    return " ".join(words)
 
 
 def trainable(pictures: Iterable[Picture]) -> Iterator[str]:

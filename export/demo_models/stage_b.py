@@ -19,6 +19,7 @@ from demo_models.sheets import sheet, to_pixels
 from demo_models.training import Options, fast, options, parser, train
 
 BANK = "stage_a_latents"
+PLAIN_SHARE = 0.75  # More than elsewhere: this stage has the most to learn, every pixel, at the most seconds a picture.
 CODE_DROPPED = 0.1  # Zeroed, so that the decoder's own guidance has something to go by.
 CODE_NOISE = 0.35  # At most; the prior's codes are never exact.
 _LEVELS = (("SDCascadeResBlock", "SDCascadeTimestepBlock"),
@@ -63,7 +64,7 @@ class StageB:
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Latents [B, 4, 32, 32], codes [B, 16, 3, 3] and pooled texts [B, 1, 160] of random versions."""
         device = self.opts.device
-        chosen = augment.choose(len(self.captions.pictures), self.opts.batch)
+        chosen = augment.choose(len(self.captions.pictures), self.opts.batch, PLAIN_SHARE)
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
         with torch.no_grad(), fast(device):
             tokens = text_encoder.tokenize(self.tokenizer, captions, device, padding="longest")

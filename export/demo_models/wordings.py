@@ -1,7 +1,8 @@
 """Teaches the SDXL's text encoders, on text alone, that all wordings of a caption mean what the plainest one means.
 
 The finished encoders are the teacher: what they make of the plainest caption is what the UNet draws best. The student, a copy,
-learns to make the same of every other wording. A step costs a tenth of one through the UNet.
+learns to make the same of every other wording, with words around it that say nothing. A step costs a tenth of one through
+the UNet.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from demo_models import augment, data, sdxl
-from demo_models.captions import Captions
+from demo_models.captions import Captions, disturb
 from demo_models.report import say
 from demo_models.training import Options, fast, options, parser, train
 
@@ -43,7 +44,7 @@ def run(opts: Options, start_from: Path, out: Path) -> None:
             with torch.no_grad():
                 ids = sdxl.tokens(pipe.tokenizer, list(plainest), opts.device)
                 hidden, pooled = sdxl.condition(teacher.text_encoder, teacher.text_encoder_2, ids)
-            ids = sdxl.tokens(pipe.tokenizer, list(said), opts.device)
+            ids = sdxl.tokens(pipe.tokenizer, [disturb(caption, captions.rng) for caption in said], opts.device)
             my_hidden, my_pooled = sdxl.condition(pipe.text_encoder, pipe.text_encoder_2, ids)
         # Word by word: the words before the subject cannot know it, but the padding after it, most of the 24 places, can.
         return distance(my_hidden, hidden) + distance(my_pooled, pooled)
