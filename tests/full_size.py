@@ -128,7 +128,8 @@ def make_cascade(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
         "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
     }
     make(decoder, index, stage_b, scheduler, tokenizers, **how)
-    shutil.copytree(prior / "text_encoder", decoder / "text_encoder", copy_function=os.link, dirs_exist_ok=True)
+    if not (decoder / "text_encoder").exists():
+        shutil.copytree(prior / "text_encoder", decoder / "text_encoder", copy_function=os.link)
     return prior, Options(decoder=decoder)
 
 
