@@ -1,4 +1,4 @@
-"""The real server with the demo model, once for all tests that only ask it things. It keeps no finished images."""
+"""The real server with the demo models, once for all tests that only ask it things. It keeps no finished images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from triptych.demo import demo_build
+from triptych.demo import demo_builds
 from triptych.server import Addresses, Server
 
 
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Addresses]:
-    """Addresses of a server with the demo model."""
-    with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
+    """Addresses of a server with the demo models."""
+    with Server(demo_builds(), http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
         yield server.addresses
 
 

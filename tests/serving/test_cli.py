@@ -17,7 +17,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from triptych.demo import demo_build
+from triptych.demo import demo_build, demo_builds
+from triptych_serving.manifest import Manifest
 
 from .. import plain
 
@@ -137,12 +138,14 @@ def test_a_terminal_sees_a_bar_a_picture(url, tmp_path):
     assert b"done" in seen
 
 
-def test_demo_draws_a_picture_and_leaves_nothing(tmp_path):
+def test_demo_draws_a_picture_of_each_family_and_leaves_nothing(tmp_path):
     before = set(Path("/dev/shm").iterdir())
     done = triptych("demo", "a 3d render of a red apple", "-o", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert Image.open(done.stdout.strip()).size == (128, 128)
-    assert "generate" in done.stderr
+    images = [Image.open(path) for path in done.stdout.split()]
+    assert {image.size for image in images} == {(128, 128)}
+    assert [json.loads(image.text["triptych"])["family"] for image in images] == [b.name for b in demo_builds()]
+    assert "generate sdxl" in done.stderr
     assert not [region for region in set(Path("/dev/shm").iterdir()) - before if "triptych" in region.name]
     assert not [p for p in psutil.Process().children(recursive=True) if "tritonserver" in p.name() and p.ppid() == 1]
 
@@ -201,7 +204,10 @@ def test_samplers_lists_what_the_server_takes(url):
 def test_verify_says_that_the_served_engines_keep_their_promise(url):
     done = triptych("verify", "--url", url)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines()[:2]] == [["equal", "unet:"], ["equal", "pipeline:"]]
+    stages = [set(Manifest.load(build).stages) for build in demo_builds()]
+    loop = [name for name in ("unet", "refiner_unet", "prior", "decoder") if name in set.union(*stages)]
+    verdicts = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert verdicts[: len(loop) + 1] == [["equal", f"{name}:"] for name in (*loop, "pipeline")]
 
 
 def test_a_picture_and_a_mask_from_the_command_line(url, tmp_path):
