@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,10 +138,10 @@ def write(work: Path, seed: int) -> None:
     say(f"{len(entries)} versions, {sum(entry.recoloured for entry in entries)} of them recoloured")
 
 
-def choose(pictures: int, batch: int, plain: float = PLAIN_SHARE) -> Tensor:
-    """Random rows of the bank, [batch]: pictures evenly, of each the untouched version more often than the others."""
+def choose(pictures: Sequence[int], batch: int, plain: float = PLAIN_SHARE) -> Tensor:
+    """Random rows of the bank, [batch]: of these pictures evenly, of each the untouched version more often than the others."""
     version = torch.where(torch.rand(batch) < plain, 0, torch.randint(PLAIN, VERSIONS, (batch,)))
-    return torch.randint(pictures, (batch,)) * VERSIONS + version
+    return torch.tensor(pictures)[torch.randint(len(pictures), (batch,))] * VERSIONS + version
 
 
 def load(work: Path) -> tuple[list[Version], Pixels]:

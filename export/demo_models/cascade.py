@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demo_models import data
 from demo_models.libraries import (
     DDPMWuerstchenScheduler,
     SDCascadeResBlock,
@@ -121,8 +123,10 @@ def diffusion_loss(clean: Tensor, denoise: Denoise) -> Tensor:
     Unweighted, the noisiest times, where the picture's layout is decided, would hardly count: their noise is easy to tell.
     """
     size = len(clean)
-    # Stratified: one t from each of `size` equal parts, which makes the loss less noisy.
-    ratio = (torch.arange(size, device=clean.device) + torch.rand(size, device=clean.device)) / size
+    # Stratified: one draw from each of `size` equal parts, which makes the loss less noisy. Even in the scaled time: half of
+    # the even ratios would be so noisy that nothing of the picture is left to learn from.
+    even = (torch.arange(size, device=clean.device) + torch.rand(size, device=clean.device)) / size
+    ratio = 1 - (1 - even) ** (1 / SCALER)
     alpha, noise = cumulative(ratio), torch.randn_like(clean)
     made = denoise(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, ratio).float()
     weight = (1 / alpha).clamp(max=_WEIGHT_LIMIT)
@@ -139,6 +143,12 @@ def sample(denoise: Denoise, noise: Tensor, steps: int) -> Tensor:
         t = ratio.expand(len(latents))
         latents = steps_of.step(denoise(latents, t).float(), t, latents).prev_sample
     return latents
+
+
+def subset(parser: argparse.ArgumentParser) -> None:
+    """The options that train both stages on a part of the pictures: less to learn, so recognisable in less time."""
+    parser.add_argument("--groups", type=int, nargs="+", default=list(data.GROUPS), help="emojibase's groups")
+    parser.add_argument("--styles", nargs="+", default=["3d", "flat"], choices=["3d", "flat"])
 
 
 def write_prior(out: Path, prior: nn.Module, text_encoder: nn.Module, tokenizer: Any) -> None:

@@ -33,12 +33,13 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Picture:
-    """One training picture: its subject's label and other names (lower case), and the style it is drawn in."""
+    """One training picture: its subject's label and other names (lower case), the style it is drawn in, its emoji's group."""
 
     label: str
     names: tuple[str, ...]
     style: Style
     hexcode: str
+    group: int
 
 
 def _slug(label: str) -> str:
@@ -90,9 +91,9 @@ def _read(emoji_3d: Path, emoji_flat: Path, emojibase: Path) -> Iterator[tuple[P
         label, code = entry["label"].lower(), entry["hexcode"].lower()
         render = emoji_3d / "assets" / f"{code}.webp"
         if render.exists():
-            yield Picture(label, names[label], "3d", code), _on_white(Image.open(render))
+            yield Picture(label, names[label], "3d", code, entry["group"]), _on_white(Image.open(render))
         if (name := _slug(label)) in flat:
-            yield Picture(label, names[label], "flat", code), _on_white(_draw(flat[name]["body"]))
+            yield Picture(label, names[label], "flat", code, entry["group"]), _on_white(_draw(flat[name]["body"]))
 
 
 def write(work: Path, emoji_3d: Path, emoji_flat: Path, emojibase: Path) -> None:
@@ -107,8 +108,13 @@ def write(work: Path, emoji_3d: Path, emoji_flat: Path, emojibase: Path) -> None
 def load(work: Path) -> tuple[list[Picture], Pixels]:
     """What `write` wrote."""
     entries = json.loads((work / "pictures.json").read_text(encoding="utf-8"))
-    pictures = [Picture(e["label"], tuple(e["names"]), e["style"], e["hexcode"]) for e in entries]
+    pictures = [Picture(e["label"], tuple(e["names"]), e["style"], e["hexcode"], e["group"]) for e in entries]
     return pictures, np.load(work / "pictures.npy")
+
+
+def among(pictures: list[Picture], groups: list[int], styles: list[str]) -> list[int]:
+    """The indices of the pictures of some groups in some styles."""
+    return [i for i, picture in enumerate(pictures) if picture.group in groups and picture.style in styles]
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ class Refiner:
     def loss(self) -> Tensor:
         """The noise-prediction loss of one batch at the low noise levels; the empty caption gets the low score."""
         size, device = self.opts.batch, self.opts.device
-        chosen = augment.choose(len(self.captions.pictures), size)
+        chosen = augment.choose(range(len(self.captions.pictures)), size)
         clean = self.bank[chosen.to(device)].float()
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
         scores = [SCORE if caption else NEGATIVE_SCORE for caption in captions]

@@ -78,7 +78,7 @@ class Sdxl:
     def loss(self) -> Tensor:
         """The weighted noise-prediction loss of one batch."""
         size, device = self.opts.batch, self.opts.device
-        chosen = augment.choose(len(self.captions.pictures), size)
+        chosen = augment.choose(range(len(self.captions.pictures)), size)
         clean = self.bank[chosen.to(device)].float()
         ids = tokens(self.pipe.tokenizer, [self.captions.caption(self.versions[i]) for i in chosen.tolist()], device)
         # Stratified: one timestep from each of `size` equal parts, which makes the loss less noisy.

@@ -59,12 +59,13 @@ class StageB:
     versions: list[augment.Version]
     bank: Tensor
     codes: Tensor
+    chosen: list[int]
     opts: Options
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Latents [B, 4, 32, 32], codes [B, 16, 3, 3] and pooled texts [B, 1, 160] of random versions."""
         device = self.opts.device
-        chosen = augment.choose(len(self.captions.pictures), self.opts.batch, PLAIN_SHARE)
+        chosen = augment.choose(self.chosen, self.opts.batch, PLAIN_SHARE)
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
         with torch.no_grad(), fast(device):
             tokens = text_encoder.tokenize(self.tokenizer, captions, device, padding="longest")
@@ -102,7 +103,7 @@ class StageB:
         sheet(list(to_pixels(both)), path, columns=8)
 
 
-def run(opts: Options, vqgan_folder: Path, text_folder: Path, out: Path) -> None:
+def run(opts: Options, vqgan_folder: Path, text_folder: Path, out: Path, groups: list[int], styles: list[str]) -> None:
     """Train Stage B and write the decoder's folder."""
     vqgan = load_vqgan(vqgan_folder, opts.device)
     scale = vqgan.config.scale_factor
@@ -110,14 +111,21 @@ def run(opts: Options, vqgan_folder: Path, text_folder: Path, out: Path) -> None
     text, tokenizer = text_encoder.load(text_folder, opts.device)
     pictures, _ = data.load(opts.work)
     versions, _ = augment.load(opts.work)
+    chosen = data.among(pictures, groups, styles)
+    say(f"{len(chosen)} of {len(pictures)} pictures")
     captions = Captions(pictures, random.Random(opts.seed))  # noqa: S311 - no secret
     unet = cascade.trainable(CONFIG).to(opts.device)
     bank = latents.load(opts.work, BANK, opts.device)
     codes = latents.load(opts.work, image_encoder.BANK, opts.device)
-    trainee = StageB(unet, text, tokenizer, captions, versions, bank, codes, opts)
+    trainee = StageB(unet, text, tokenizer, captions, versions, bank, codes, chosen, opts)
     path = opts.work / "samples/stage_b.png"
     averaged = train(
-        "stage_b", {"unet": unet}, trainee.loss, opts, sample=lambda m: trainee.show(m["unet"], vqgan, path)
+        "stage_b",
+        {"unet": unet},
+        trainee.loss,
+        opts,
+        decay=0.995,
+        sample=lambda m: trainee.show(m["unet"], vqgan, path),
     )
     cascade.write_decoder(out, averaged["unet"], vqgan, text, tokenizer)
     say(f"stage_b: written to {out}")
@@ -129,8 +137,9 @@ def main() -> None:
     made.add_argument("--vqgan", type=Path, required=True, help="what `stage_a` wrote")
     made.add_argument("--text", type=Path, required=True, help="what `text_encoder` wrote")
     made.add_argument("--out", type=Path, required=True, help="diffusers folder to write (decoder)")
+    cascade.subset(made)
     args = made.parse_args()
-    run(options(args), args.vqgan, args.text, args.out)
+    run(options(args), args.vqgan, args.text, args.out, args.groups, args.styles)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from demo_models.report import say
 from demo_models.training import Options, fast, options, parser, train
 
 WIDTH = 192
+PLAIN_SHARE = 0.7  # More than elsewhere, as in Stage B.
 IMAGE_CHANNELS = 16  # The input for image prompts is there, as in Stable Cascade, but only ever fed zeros.
 # Text enters by attention alone, in the inner level's blocks; attention over 24 words costs more than all else at 9 places.
 _LEVELS = (("SDCascadeResBlock", "SDCascadeTimestepBlock"),
@@ -50,12 +51,13 @@ class StageC:
     captions: Captions
     versions: list[augment.Version]
     codes: Tensor
+    chosen: list[int]
     opts: Options
 
     def loss(self) -> Tensor:
         """The weighted noise-prediction loss of one batch; one caption in ten is empty, for guidance."""
         device, size = self.opts.device, self.opts.batch
-        chosen = augment.choose(len(self.captions.pictures), size)
+        chosen = augment.choose(self.chosen, size, PLAIN_SHARE)
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
         with torch.no_grad(), fast(device):
             hidden, pooled = text_encoder.embed(self.text, text_encoder.tokenize(self.tokenizer, captions, device))
@@ -69,16 +71,18 @@ class StageC:
         return cascade.diffusion_loss(self.codes[chosen.to(self.codes.device)].float(), denoise)
 
 
-def run(opts: Options, text_folder: Path, out: Path) -> None:
+def run(opts: Options, text_folder: Path, out: Path, groups: list[int], styles: list[str]) -> None:
     """Train Stage C and write the prior's folder."""
     text, tokenizer = text_encoder.load(text_folder, opts.device)
     pictures, _ = data.load(opts.work)
     versions, _ = augment.load(opts.work)
+    chosen = data.among(pictures, groups, styles)
+    say(f"{len(chosen)} of {len(pictures)} pictures")
     captions = Captions(pictures, random.Random(opts.seed))  # noqa: S311 - no secret
     unet = cascade.trainable(CONFIG).to(opts.device)
     codes = latents.load(opts.work, image_encoder.BANK, opts.device)
-    trainee = StageC(unet, text, tokenizer, captions, versions, codes, opts)
-    averaged = train("stage_c", {"unet": unet}, trainee.loss, opts)
+    trainee = StageC(unet, text, tokenizer, captions, versions, codes, chosen, opts)
+    averaged = train("stage_c", {"unet": unet}, trainee.loss, opts, decay=0.995)
     cascade.write_prior(out, averaged["unet"], text, tokenizer)
     say(f"stage_c: written to {out}")
 
@@ -88,8 +92,9 @@ def main() -> None:
     made: argparse.ArgumentParser = parser(__doc__, minutes=25, batch=128, lr=1.2e-3)
     made.add_argument("--text", type=Path, required=True, help="what `text_encoder` wrote")
     made.add_argument("--out", type=Path, required=True, help="diffusers folder to write (prior)")
+    cascade.subset(made)
     args = made.parse_args()
-    run(options(args), args.text, args.out)
+    run(options(args), args.text, args.out, args.groups, args.styles)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def run(opts: Options, start_from: Path, out: Path) -> None:
     students: dict[str, nn.Module] = {name: getattr(pipe, name).train() for name in names}
 
     def step() -> Tensor:
-        chosen = augment.choose(len(pictures), opts.batch).tolist()
+        chosen = augment.choose(range(len(pictures)), opts.batch).tolist()
         said, plainest = zip(*(captions.pair(versions[i]) for i in chosen), strict=True)
         with fast(opts.device):
             with torch.no_grad():
