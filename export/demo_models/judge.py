@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from demo_models import data, draw
+from demo_models import cascade, data, draw
 from demo_models.captions import HELD_OUT, TRAINED, fill, kept_out, normal, trainable
 from demo_models.data import Picture, Pixels
 from demo_models.libraries import AutoencoderKL
@@ -44,18 +44,21 @@ class Asked:
     label: str
 
 
-def make_prompts(pictures: list[Picture], seed: int) -> list[Asked]:
-    """100 subjects by chance, the styles in turn, each in an untrained wording; half of them in trained templates if any."""
+def make_prompts(pictures: list[Picture], seed: int, groups: list[int], styles: list[str]) -> list[Asked]:
+    """100 subjects by chance, the styles in turn, each in an untrained wording; half of them in trained templates if any.
+
+    Only subjects of the given groups in the given styles, for weights that were trained on no others.
+    """
     rng = random.Random(seed)  # noqa: S311 - no secret
     shown = set(trainable(pictures))
-    order = sorted({(picture.label, picture.style) for picture in pictures})
+    order = sorted({(pictures[i].label, pictures[i].style) for i in data.among(pictures, groups, styles)})
     rng.shuffle(order)
     asked: list[Asked] = []
     taken: set[str] = set()
     for label, style in order:
         if len(asked) == COUNT:
             break
-        if label in taken or style != ("3d", "flat")[len(asked) % 2]:
+        if label in taken or style != styles[len(asked) % len(styles)]:
             continue
         trained = [t for t in TRAINED[style] if kept_out(t, label)]
         template = rng.choice(trained if trained and len(asked) % 4 < 2 else HELD_OUT[style])
@@ -66,9 +69,9 @@ def make_prompts(pictures: list[Picture], seed: int) -> list[Asked]:
     return asked
 
 
-def load_prompts(pictures: list[Picture]) -> list[Asked]:
+def load_prompts(pictures: list[Picture], path: Path = PROMPTS) -> list[Asked]:
     """The committed prompts; refuses them if training could have shown one."""
-    asked = [Asked(**entry) for entry in json.loads(PROMPTS.read_text(encoding="utf-8"))]
+    asked = [Asked(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     shown = set(trainable(pictures))
     trained = [entry.prompt for entry in asked if normal(entry.prompt) in shown]
     if trained or len(asked) != COUNT:
@@ -171,6 +174,7 @@ def main() -> None:
     prompts = kinds.add_parser("prompts", help="make the committed list anew")
     prompts.add_argument("--work", type=Path, required=True)
     prompts.add_argument("--seed", type=int, default=0)
+    cascade.subset(prompts)
     kinds.add_parser("list", help="print the prompts, one a line, to draw them elsewhere with seeds 0, 1, …")
     pictures = kinds.add_parser("pictures", help="judge 100 PNGs in the order of their names")
     pictures.add_argument("folder", type=Path)
@@ -182,16 +186,19 @@ def main() -> None:
         sub.add_argument("--sheet", type=Path, help="contact sheet to draw")
         if sub is pictures:
             draw.machine(sub)
+    for sub in kinds.choices.values():
+        sub.add_argument("--prompts", type=Path, default=PROMPTS, help="the list of prompts")
     args = parser.parse_args()
     if args.kind == "prompts":
-        entries = [asdict(entry) for entry in make_prompts(data.load(args.work)[0], args.seed)]
-        PROMPTS.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        made = make_prompts(data.load(args.work)[0], args.seed, args.groups, args.styles)
+        entries = [asdict(entry) for entry in made]
+        args.prompts.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     if args.kind == "list":
-        sys.stdout.writelines(f"{entry['prompt']}\n" for entry in json.loads(PROMPTS.read_text(encoding="utf-8")))
+        sys.stdout.writelines(f"{entry['prompt']}\n" for entry in json.loads(args.prompts.read_text(encoding="utf-8")))
         return
     torch.set_num_threads(args.threads)
-    asked = load_prompts(data.load(args.work)[0])
+    asked = load_prompts(data.load(args.work)[0], args.prompts)
     right = figure(Judge(args.work, args.vae, args.device), asked, _drawn(args, asked), args.sheet)
     sys.stdout.write(f"{right} of {len(asked)}\n")
 
