@@ -26,7 +26,9 @@ WAITING = {
 def serve(
     builds: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[BUILD]…", help="Folders made by `triptych export`, one of each family; default: the demo."),
+        typer.Argument(
+            metavar="[BUILD]…", help="Folders made by `triptych export`, one of each family; default: the demo."
+        ),
     ] = None,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
