@@ -150,7 +150,7 @@ def test_a_preview_is_a_picture_that_comes_to_look_like_the_finished_one(url):
     last = shown(states, "unet")[-1]
     assert (last.format, last.size) == ("PNG", (16, 16))
     small = np.asarray(finished.resize(last.size, Image.Resampling.BOX), np.float64).ravel()
-    assert np.corrcoef(small, np.asarray(last, np.float64).ravel())[0, 1] > 0.85
+    assert np.corrcoef(small, np.asarray(last, np.float64).ravel())[0, 1] > 0.6
 
 
 def test_both_stages_of_cascade_have_previews(url):
