@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -79,7 +80,7 @@ class PreviewCard:
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class ModelCard(ABC):
     """What the families have in common. `latent_channels` are what pictures are decoded from; `previews` are by stage."""
 
     denoisers: ClassVar[tuple[str, ...]]  # the stages that the loop runs
@@ -104,9 +105,9 @@ class ModelCard:
         """The same at the smallest legal size."""
         return self.sizes(self.min_size, self.min_size)
 
+    @abstractmethod
     def sizes(self, height: int, width: int) -> dict[str, int]:
         """The named dimensions of the stages' tensors for one image of this size."""
-        raise NotImplementedError
 
     @classmethod
     def from_json(cls: type[AnyCard], card: Mapping[str, Any]) -> AnyCard:
