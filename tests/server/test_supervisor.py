@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from triptych.server import Server, ServerError, State, supervisor
-from triptych.server.layout import SHM
+from triptych.server.layout import SHM, STUB, TRITON_HOME, environment, find_triton
 
 REPOSITORY = Path(__file__).parent / "repository"
 SERVE = (
@@ -163,6 +164,53 @@ def test_models_run_this_interpreter_with_its_packages(server, tmp_path):
         answer = future.result(10).as_numpy("python")[0].decode()
     assert answer.startswith(f"{sys.prefix} {sys.version}")
     assert "triptych_serving" in answer
+
+
+def image_layout(home):
+    """The wheel's Triton in the folders of NVIDIA's images: one stub, beside the backend."""
+    wheel = find_triton()
+    backend = home / "backends/python"
+    backend.mkdir(parents=True)
+    stub = wheel / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}" / STUB
+    for source in (*(wheel / "backends/python").iterdir(), stub):
+        (backend / source.name).symlink_to(source)
+    for folder in ("bin", "caches"):
+        (home / folder).symlink_to(wheel / folder)
+    return home
+
+
+def test_a_triton_of_an_image_is_run_where_the_environment_names_it(tmp_path, monkeypatch):
+    monkeypatch.setenv(TRITON_HOME, str(image_layout(tmp_path / "opt")))
+    with make_server() as server:
+        assert echo(server.addresses.grpc) == 7
+        assert one(tmp_path, "bin/tritonserver").cmdline()[0] == str(tmp_path / "opt/bin/tritonserver")
+
+
+def test_a_triton_that_is_not_there_or_for_another_python_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv(TRITON_HOME, str(tmp_path))
+    with pytest.raises(ServerError, match=f"{tmp_path} holds no Triton; {TRITON_HOME}"):
+        find_triton()
+    monkeypatch.delenv(TRITON_HOME)
+    other = image_layout(tmp_path / "opt")
+    monkeypatch.setenv(TRITON_HOME, str(other))
+    stub = other / "backends/python" / STUB
+    stub.unlink()
+    stub.write_bytes(b"libpython3.1.so.1.0")
+    with pytest.raises(ServerError, match="has no stub for Python"):
+        find_triton()
+
+
+def test_quantiles_of_whole_requests_are_published(server):
+    echo(server.addresses.grpc)
+    with urllib.request.urlopen(server.addresses.metrics) as page:
+        assert 'nv_inference_request_summary_us{model="echo",version="1",quantile="0.99"}' in page.read().decode()
+
+
+def test_onnx_runtime_reports_to_nobody_unless_asked_to(tmp_path, monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert environment(tmp_path, 0)["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    assert environment(tmp_path, 0)["ORT_DISABLE_TELEMETRY"] == "0"
 
 
 def test_model_control_and_shared_memory_are_closed(server):

