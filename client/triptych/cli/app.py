@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from .demo import demo
+from .doctor import doctor
 from .export import export
+from .fetch import fetch
 from .generate import generate
 from .replay import replay
 from .samplers import samplers
@@ -19,5 +21,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export):
+for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor):
     app.command()(command)

@@ -1,0 +1,719 @@
+"""`triptych fetch` against a hub that the test plays, over real HTTP on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from triptych.cli import main
+from triptych.errors import InvalidRequest
+from triptych.weights import MODELS, FetchError, fetch, verify
+from triptych.weights.files import HubFile, is_inside
+from triptych.weights.hub import Hub
+from triptych.weights.record import NAME
+
+SDXL, CASCADE, PRIOR, VAE = (
+    MODELS[name] for name in ("sdxl", "stable-cascade", "stable-cascade-prior", "sdxl-vae-fp16-fix")
+)
+UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+TRIPTYCH = [sys.executable, "-c", "from triptych.cli import main; main()"]
+TOKEN = "hf_a-secret"  # only the test's
+LFS = (".safetensors", ".bin", ".onnx", ".msgpack", ".onnx_data")
+MAIN = "0123456789abcdef0123456789abcdef01234567"
+LATER = "89abcdef0123456789abcdef0123456789abcdef"
+
+
+def content(path: str, size: int = 300) -> bytes:
+    """Bytes that no other path has."""
+    return (hashlib.sha256(path.encode()).hexdigest() * (size // 64 + 1)).encode()[:size]
+
+
+def sdxl_files() -> dict[str, bytes]:
+    """What the repository of SDXL base has, in small: everything that the exporter does not read as well."""
+    paths = [
+        "model_index.json",
+        "README.md",
+        "LICENSE.md",
+        "01.png",
+        "sd_xl_base_1.0.safetensors",
+        "vae_decoder/config.json",
+    ]
+    for part in ("text_encoder", "text_encoder_2", "unet", "vae", "vae_1_0"):
+        stem = f"{part}/{'model' if 'text' in part else 'diffusion_pytorch_model'}"
+        paths += [f"{part}/config.json", f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{stem}.bin"]
+        paths += [f"{part}/model.onnx", f"{part}/flax_model.msgpack", f"{stem}.safetensors.index.json"]
+    for part in ("tokenizer", "tokenizer_2"):
+        paths += [f"{part}/{name}" for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "run.py")]
+    paths += ["scheduler/scheduler_config.json", "unet/lora.safetensors", "vae_decoder/model.onnx"]
+    return {path: content(path) for path in paths} | {UNET: content(UNET, 200_000)}
+
+
+WANTED = {
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    *(f"{part}/config.json" for part in ("text_encoder", "text_encoder_2", "unet", "vae")),
+    "text_encoder/model.fp16.safetensors",
+    "text_encoder_2/model.fp16.safetensors",
+    UNET,
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+    *(f"tokenizer{two}/{n}" for two in ("", "_2") for n in ("vocab.json", "merges.txt", "tokenizer_config.json")),
+}
+
+
+def cascade_files(part: str) -> dict[str, bytes]:
+    """A repository of one of Stable Cascade's pipelines."""
+    stems = {"text_encoder": "model", part: "diffusion_pytorch_model", f"{part}_lite": "diffusion_pytorch_model"}
+    stems |= {"vqgan": "diffusion_pytorch_model"} if part == "decoder" else {"image_encoder": "model"}
+    paths = ["model_index.json", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json", "stage_a.safetensors"]
+    for folder, stem in stems.items():
+        paths += [f"{folder}/config.json", f"{folder}/{stem}.safetensors", f"{folder}/{stem}.bf16.safetensors"]
+    return {path: content(part + path) for path in paths}
+
+
+@dataclass
+class FakeHub:
+    """What the hub has and how it fails; `asked` is what it was asked, as (method, path, Range, Authorization)."""
+
+    files: dict[str, dict[str, bytes]]  # repo → path → bytes
+    main: str = MAIN
+    status: dict[str, list[int]] = field(default_factory=dict)  # path's end → answers before the right one
+    cut_after: dict[str, int] = field(default_factory=dict)  # path → bytes before the connection is closed, once
+    sent: dict[str, bytes] = field(default_factory=dict)  # path → other bytes than stated
+    stated: list[dict[str, object]] = field(default_factory=list)  # more entries in the listing
+    stalls: threading.Event | None = None  # a cut connection stays open until then
+    ignores_range: bool = False
+    elsewhere: str = ""  # where files are redirected to
+    asked: list[tuple[str, str, str, str]] = field(default_factory=list)
+    url: str = ""
+
+    def downloads(self) -> list[tuple[str, str]]:
+        """(path, Range) of every request for a file."""
+        return [(path.split("/", 5)[5], span) for _, path, span, _ in self.asked if "/resolve/" in path]
+
+    def listing(self, repo: str, revision: str) -> dict[str, object]:
+        siblings = [self._sibling(path, data) for path, data in self.files[repo].items()]
+        return {"id": repo, "sha": revision, "siblings": siblings + self.stated}
+
+    def _sibling(self, path: str, data: bytes) -> dict[str, object]:
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        lfs = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+        return {"rfilename": path, "size": len(data), "blobId": git} | ({"lfs": lfs} if path.endswith(LFS) else {})
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The hub's HTTP: model info at a revision, and files with ETag, X-Repo-Commit and Range."""
+
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(("GET", path, self.headers.get("Range", ""), self.headers.get("Authorization", "")))
+        for end, answers in self.hub.status.items():
+            if path.endswith(end) and answers:
+                return self.answer(answers.pop(0), b"no")
+        if path.startswith("/api/models/"):
+            return self.info(path.removeprefix("/api/models/"))
+        if "/resolve/" not in path:
+            return self.answer(404, b"")
+        repo, _, rest = path[1:].partition("/resolve/")
+        return self.file(repo, rest.partition("/")[2])
+
+    def info(self, path):
+        repo, _, revision = path.partition("/revision/")
+        if repo not in self.hub.files:
+            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        return self.answer(200, json.dumps(self.hub.listing(repo, revision or self.hub.main)).encode())
+
+    def file(self, repo, path):
+        if self.hub.elsewhere:
+            return self.answer(302, b"", {"Location": f"{self.hub.elsewhere}{self.path}"})
+        data = self.hub.sent.get(path, self.hub.files[repo][path])
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": self.hub.main}
+        begin, status = 0, 200
+        if (span := self.headers.get("Range")) and not self.hub.ignores_range:
+            begin, status = int(span.removeprefix("bytes=").rstrip("-")), 206
+            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+        return self.answer(status, data[begin:], headers, self.hub.cut_after.pop(path, None))
+
+    def answer(self, status, body, headers=None, cut=None):
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:cut])
+        if cut is not None:
+            self.wfile.flush()
+            if self.hub.stalls:
+                self.hub.stalls.wait(30)
+            self.close_connection = True
+
+
+def serving(hub: FakeHub) -> Iterator[FakeHub]:
+    handler = type("HubHandler", (Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def hub():
+    repos = {
+        SDXL.repo: sdxl_files(),
+        CASCADE.repo: cascade_files("decoder"),
+        PRIOR.repo: cascade_files("prior"),
+        VAE.repo: {
+            path: content(path)
+            for path in ("config.json", "diffusion_pytorch_model.safetensors", "sdxl_vae.safetensors", "x.bin")
+        },
+    }
+    yield from serving(FakeHub(repos))
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """The user's folders and token are the test's."""
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Told:
+    """A progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.bytes: dict[str, int] = {}
+
+    def say(self, text):
+        self.said.append(text)
+
+    def task(self, what, total, done=0):  # noqa: ARG002 - the protocol's
+        self.bytes[what] = done
+
+        def told(amount):
+            self.bytes[what] += amount
+
+        return told
+
+
+def bring(hub, output, model=SDXL, *, waits_s=(), told=None, consent=lambda _: None, **options):
+    source = Hub(hub.url, waits_s=waits_s, sleep=lambda _: None)
+    return fetch([model], output, source, consent, told or Told(), **options)[0]
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def run(monkeypatch, hub, *arguments):
+    """The command in this process; its exit code."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setattr(sys, "argv", ["triptych", "fetch", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+def test_the_exporters_files_and_no_others(hub, tmp_path):
+    fetched = bring(hub, tmp_path)
+    assert fetched.folder == tmp_path / "sdxl"
+    assert files_of(fetched.folder) == WANTED | {NAME}
+    assert all((fetched.folder / path).read_bytes() == hub.files[SDXL.repo][path] for path in WANTED)
+    assert set(fetched.fetched) == WANTED
+
+
+def test_the_files_are_of_the_pinned_commit(hub, tmp_path):
+    bring(hub, tmp_path)
+    assert hub.asked[0][1] == f"/api/models/{SDXL.repo}/revision/{SDXL.revision}"
+    assert all(f"/resolve/{SDXL.revision}/" in path for _, path, _, _ in hub.asked[1:])
+
+
+def test_the_record_has_the_hubs_sha256(hub, tmp_path):
+    folder = bring(hub, tmp_path).folder
+    record = json.loads((folder / NAME).read_text())
+    stated = {file["path"]: file["sha256"] for file in record["files"]}
+    assert (record["repo"], record["revision"]) == (SDXL.repo, SDXL.revision)
+    assert stated[UNET] == hashlib.sha256((folder / UNET).read_bytes()).hexdigest()
+
+
+def test_a_vae_alone_lies_in_its_root(hub, tmp_path):
+    folder = bring(hub, tmp_path, VAE).folder
+    assert files_of(folder) == {NAME, "config.json", "diffusion_pytorch_model.safetensors"}
+
+
+def test_cascades_bfloat16_is_taken(hub, tmp_path):
+    folder = bring(hub, tmp_path, CASCADE).folder
+    weights = {path for path in files_of(folder) if path.endswith(".safetensors")}
+    assert weights == {
+        "text_encoder/model.bf16.safetensors",
+        "decoder/diffusion_pytorch_model.bf16.safetensors",
+        "vqgan/diffusion_pytorch_model.bf16.safetensors",
+    }
+
+
+def test_shards_come_with_the_index_of_their_variant(hub, tmp_path):
+    files = hub.files[SDXL.repo]
+    shards = {f"unet/diffusion_pytorch_model.fp16-0000{k}-of-00002.safetensors": content(str(k)) for k in (1, 2)}
+    index = {"unet/diffusion_pytorch_model.safetensors.index.fp16.json": b"{}"}
+    hub.files[SDXL.repo] = {path: data for path, data in files.items() if path != UNET} | shards | index
+    found = {path for path in files_of(bring(hub, tmp_path).folder) if path.startswith("unet/")}
+    assert found == {*shards, *index, "unet/config.json"}
+
+
+def test_the_exporter_reads_what_was_fetched(hub, tmp_path):
+    from triptych_export.sdxl import BASE
+    from triptych_export.weights import Weights
+
+    folder = bring(hub, tmp_path).folder
+    weights = Weights(folder, {}, BASE)
+    assert {weights.variant(component) for component in BASE.components} == {"fp16"}
+    assert [str(path.relative_to(folder)) for path in weights.files("unet")] == [UNET]
+
+
+def test_the_tables_parts_are_the_exporters():
+    from triptych_export.cascade import DECODER
+    from triptych_export.cascade import PRIOR as CASCADE_PRIOR
+    from triptych_export.sdxl import BASE, REFINER
+
+    kinds = {"sdxl": BASE, "sdxl-refiner": REFINER, "stable-cascade": DECODER, "stable-cascade-prior": CASCADE_PRIOR}
+    for name, kind in kinds.items():
+        assert set(MODELS[name].components) == set(kind.components)
+        assert set(MODELS[name].configs) == {*kind.tokenizers, "scheduler"}
+
+
+def test_a_second_run_asks_nothing(hub, tmp_path):
+    bring(hub, tmp_path)
+    hub.asked.clear()
+    assert bring(hub, tmp_path).fetched == ()
+    assert hub.asked == []
+
+
+def test_a_cut_download_goes_on_in_the_next_run(hub, tmp_path):
+    hub.cut_after[UNET] = 150_000
+    with pytest.raises(FetchError, match=r"no connection to 127\.0\.0\.1"):
+        bring(hub, tmp_path)
+    folder = tmp_path / "sdxl"
+    assert not (folder / UNET).exists()
+    bring(hub, tmp_path)
+    assert [span for path, span in hub.downloads() if path == UNET] == ["", "bytes=150000-"]
+    assert files_of(folder) == WANTED | {NAME}
+
+
+def test_a_cut_download_goes_on_within_a_run(hub, tmp_path):
+    hub.cut_after[UNET] = 150_000
+    told = Told()
+    bring(hub, tmp_path, waits_s=(1,), told=told)
+    assert [span for path, span in hub.downloads() if path == UNET] == ["", "bytes=150000-"]
+    assert told.bytes[f"sdxl/{UNET}"] == 200_000
+
+
+def test_a_hub_that_ignores_a_range_is_read_from_the_beginning(hub, tmp_path):
+    hub.cut_after[UNET], hub.ignores_range = 150_000, True
+    told = Told()
+    folder = bring(hub, tmp_path, waits_s=(1,), told=told).folder
+    assert (folder / UNET).read_bytes() == hub.files[SDXL.repo][UNET]
+    assert told.bytes[f"sdxl/{UNET}"] == 200_000
+
+
+def test_a_harmed_beginning_is_not_gone_on_with(hub, tmp_path):
+    hub.cut_after[UNET] = 150_000
+    with pytest.raises(FetchError):
+        bring(hub, tmp_path)
+    (partial,) = (path for path in (tmp_path / "sdxl/.incomplete").iterdir())
+    partial.write_bytes(b"x" * 100_000)
+    folder = bring(hub, tmp_path).folder
+    assert (folder / UNET).read_bytes() == hub.files[SDXL.repo][UNET]
+
+
+def test_an_interrupted_run_leaves_no_file_under_its_final_name(hub, tmp_path):
+    class Interrupted(Told):
+        def task(self, what, total, done=0):  # noqa: ARG002 - the protocol's
+            def told(_):
+                if what.endswith(UNET):
+                    raise KeyboardInterrupt
+
+            return told
+
+    with pytest.raises(KeyboardInterrupt):
+        bring(hub, tmp_path, told=Interrupted())
+    present = files_of(tmp_path / "sdxl")
+    assert UNET not in present
+    assert all((tmp_path / "sdxl" / path).read_bytes() == hub.files[SDXL.repo][path] for path in present & WANTED)
+
+
+def test_ctrl_c_keeps_what_arrived(hub, tmp_path):
+    hub.cut_after[UNET], hub.stalls = 150_000, threading.Event()
+    command = [*TRIPTYCH, "fetch", "sdxl", "-o", str(tmp_path), "--accept-licence"]
+    environment = {**os.environ, "HF_ENDPOINT": hub.url}
+    partials = tmp_path / "sdxl/.incomplete"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size == 150_000 for path in partials.glob("*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    hub.stalls.set()
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+    assert not (tmp_path / "sdxl" / UNET).exists()
+    assert bring(hub, tmp_path).fetched[0] == UNET
+    assert hub.downloads()[-3:][0] == (UNET, "bytes=150000-")
+
+
+@pytest.mark.parametrize("path", [UNET, "tokenizer/merges.txt"])  # by SHA-256, by Git's id
+def test_a_wrong_byte_is_named_and_only_that_file_fetched(hub, tmp_path, path):
+    folder = bring(hub, tmp_path).folder
+    data = bytearray((folder / path).read_bytes())
+    data[7] ^= 1
+    (folder / path).write_bytes(data)
+    hub.asked.clear()
+    told = Told()
+    assert bring(hub, tmp_path, told=told).fetched == (path,)
+    assert [asked for asked, _ in hub.downloads()] == [path]
+    assert len(told.said) == 1
+    assert path in told.said[0]
+    assert (folder / path).read_bytes() == hub.files[SDXL.repo][path]
+
+
+def test_wrong_bytes_from_the_hub_are_refused(hub, tmp_path):
+    hub.sent[UNET] = bytes(200_000)
+    with pytest.raises(FetchError, match=f"{UNET} has SHA-256 [0-9a-f]{{64}}; the hub states [0-9a-f]{{64}}"):
+        bring(hub, tmp_path)
+    assert not (tmp_path / "sdxl" / UNET).exists()
+    assert not list((tmp_path / "sdxl/.incomplete").iterdir())
+
+
+def test_more_bytes_than_stated_are_refused(hub, tmp_path):
+    hub.sent[UNET] = bytes(300_000)
+    with pytest.raises(FetchError, match="more bytes arrive than the hub states, 200000"):
+        bring(hub, tmp_path)
+
+
+def test_an_unpinned_model_keeps_its_first_commit(hub, tmp_path):
+    first = bring(hub, tmp_path, PRIOR)
+    assert hub.asked[0][1] == f"/api/models/{PRIOR.repo}"
+    assert first.record.revision == MAIN
+    hub.main = LATER
+    (first.folder / "prior/config.json").unlink()
+    again = bring(hub, tmp_path, PRIOR)
+    assert again.record.revision == MAIN
+    assert f"/resolve/{MAIN}/" in hub.asked[-1][1]
+
+
+def test_another_pinned_commit_takes_the_folder_over(hub, tmp_path):
+    folder = bring(hub, tmp_path).folder
+    changed = hub.files[SDXL.repo]
+    changed["unet/config.json"] = b"{}"
+    del changed["tokenizer/vocab.json"]
+    hub.asked.clear()
+    assert bring(hub, tmp_path, replace(SDXL, revision=LATER)).fetched == ("unet/config.json",)
+    assert files_of(folder) == (WANTED | {NAME}) - {"tokenizer/vocab.json"}
+
+
+def test_a_hub_that_answers_with_another_commit_is_refused(hub, tmp_path):
+    hub.listing = lambda repo, _: {"id": repo, "sha": LATER, "siblings": []}
+    with pytest.raises(FetchError, match=f"commit {LATER}; asked for {SDXL.revision}"):
+        bring(hub, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../evil.json", "unet/../../evil.json", "/etc/evil.json", "unet//x.json", "C:/x.json", "unet\\..\\x.json", ""],
+)
+def test_a_path_that_would_leave_the_folder_is_refused(hub, tmp_path, path):
+    hub.stated.append({"rfilename": path, "size": 1, "blobId": "0" * 40})
+    with pytest.raises(FetchError, match="path: "):
+        bring(hub, tmp_path)
+    assert not (tmp_path / "sdxl").exists()
+    assert not is_inside(path)
+
+
+def test_a_records_path_that_would_leave_the_folder_is_refused(hub, tmp_path):
+    folder = bring(hub, tmp_path).folder
+    record = (folder / NAME).read_text().replace("unet/config.json", "../config.json")
+    (folder / NAME).write_text(record)
+    with pytest.raises(FetchError, match="legal: a path that stays in its folder"):
+        verify([SDXL], tmp_path, Told())
+
+
+def test_a_file_without_a_digest_is_refused():
+    with pytest.raises(FetchError, match="without a size and a digest"):
+        HubFile("unet/config.json", 1)
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("unet/", "unet has no .safetensors"),
+        ("model_index.json", "has no model_index.json"),
+        ("tokenizer/", "tokenizer has"),
+    ],
+)
+def test_a_repository_without_a_part_is_refused(hub, tmp_path, gone, words):
+    hub.files[SDXL.repo] = {path: data for path, data in sdxl_files().items() if not path.startswith(gone)}
+    with pytest.raises(FetchError, match=words):
+        bring(hub, tmp_path)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_repository_names_its_page(hub, tmp_path, monkeypatch, status):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.status[SDXL.revision] = [status]
+    with pytest.raises(FetchError, match=f"accept its terms at {SDXL.page} .* HF_TOKEN") as refused:
+        bring(hub, tmp_path)
+    assert TOKEN not in str(refused.value)
+
+
+def test_a_missing_repository(hub, tmp_path):
+    del hub.files[SDXL.repo]
+    with pytest.raises(FetchError, match=f"{SDXL.repo}: 127.0.0.1 does not have it, or not at revision"):
+        bring(hub, tmp_path)
+
+
+def test_a_busy_hub_is_asked_again(hub, tmp_path):
+    hub.status[SDXL.revision], hub.status[UNET] = [500, 503], [502]
+    bring(hub, tmp_path, waits_s=(1, 1))
+
+
+def test_a_hub_that_stays_busy(hub, tmp_path):
+    hub.status[SDXL.revision] = [500] * 9
+    waited = []
+    with pytest.raises(FetchError, match=r"127.0.0.1 is busy \(500\)"):
+        fetch([SDXL], tmp_path, Hub(hub.url, waits_s=(1, 2, 4), sleep=waited.append), lambda _: None, Told())
+    assert waited == [1, 2, 4]
+
+
+def test_a_hub_that_is_none(hub, tmp_path):
+    hub.listing = lambda *_: []
+    with pytest.raises(FetchError, match="does not answer as a hub does"):
+        bring(hub, tmp_path)
+
+
+def test_no_network(tmp_path):
+    nobody = FakeHub({}, url="http://127.0.0.1:9")
+    with pytest.raises(FetchError, match=r"no connection to 127\.0\.0\.1 .* check the network"):
+        bring(nobody, tmp_path)
+
+
+def test_an_endpoint_that_is_no_address():
+    with pytest.raises(InvalidRequest, match="HF_ENDPOINT: something else given; legal: an address"):
+        Hub("huggingface.co")
+
+
+def test_the_token_goes_to_the_hub_and_not_beyond(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    storage = FakeHub(hub.files)
+    for _ in serving(storage):
+        hub.elsewhere = storage.url.replace("127.0.0.1", "localhost")
+        bring(hub, tmp_path)
+        assert {authorization for *_, authorization in hub.asked} == {f"Bearer {TOKEN}"}
+        assert {authorization for *_, authorization in storage.asked} == {""}
+
+
+def test_a_disk_that_is_too_small(hub, tmp_path):
+    with pytest.raises(FetchError, match=r"0\.01 GB left on its disk; 0\.06 GB needed\. .* --output"):
+        bring(hub, tmp_path, free=lambda _: 10_000_000)
+    assert hub.downloads() == []
+    assert not (tmp_path / "sdxl").exists()
+
+
+def test_two_fetches_into_one_folder(hub, tmp_path):
+    class Second(Told):
+        def task(self, what, total, done=0):
+            if what.endswith(UNET):
+                with pytest.raises(FetchError, match="another fetch is at work"):
+                    bring(hub, tmp_path)
+            return super().task(what, total, done)
+
+    bring(hub, tmp_path, told=Second())
+
+
+def test_offline_finds_all_in_place(hub, tmp_path):
+    bring(hub, tmp_path)
+    assert verify([SDXL], tmp_path, Told())[0].folder == tmp_path / "sdxl"
+
+
+def test_offline_names_every_fault(hub, tmp_path):
+    folder = bring(hub, tmp_path).folder
+    (folder / "unet/config.json").unlink()
+    (folder / UNET).write_bytes(b"x" * 200_000)
+    (folder / "vae/config.json").write_bytes(b"")
+    words = f"unet/config.json is missing; {UNET} has SHA-256 .*; vae/config.json has 0 bytes; the hub states 300"
+    with pytest.raises(FetchError, match=words):
+        verify([SDXL], tmp_path, Told())
+
+
+def test_offline_without_a_fetch(tmp_path):
+    with pytest.raises(FetchError, match="not fetched yet; run `triptych fetch sdxl` without --offline"):
+        verify([SDXL], tmp_path, Told())
+
+
+def test_offline_with_another_revision(hub, tmp_path):
+    bring(hub, tmp_path, replace(SDXL, revision=LATER))
+    with pytest.raises(FetchError, match=f"of another revision, {LATER}"):
+        verify([SDXL], tmp_path, Told())
+
+
+def test_a_record_that_cannot_be_read(tmp_path):
+    (tmp_path / "sdxl").mkdir()
+    (tmp_path / "sdxl" / NAME).write_text("[]")
+    with pytest.raises(FetchError, match="not a record of this version"):
+        verify([SDXL], tmp_path, Told())
+
+
+def test_a_licence_that_was_not_accepted_fetches_nothing(hub, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, hub, "sdxl", "-o", str(tmp_path / "w")) == 1
+    said = capsys.readouterr()
+    assert SDXL.licence.name in said.err
+    assert SDXL.licence.url in said.err
+    assert "--accept-licence" in said.err
+    assert said.out == ""
+    assert hub.downloads() == []
+
+
+def test_an_accepted_licence_is_remembered(hub, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, hub, "sdxl", "-o", str(tmp_path / "one"), "--accept-licence") == 0
+    assert SDXL.licence.url in capsys.readouterr().err
+    assert run(monkeypatch, hub, "sdxl", "-o", str(tmp_path / "two")) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'two' / 'sdxl'}\n"
+    assert SDXL.licence.url not in said.err
+    kept = json.loads((tmp_path / "xdg_config_home/triptych/licences.json").read_text())
+    assert list(kept) == [f"{SDXL.repo}@{SDXL.revision}"]
+
+
+def test_an_acceptance_is_for_one_revision(hub, tmp_path, monkeypatch):
+    assert run(monkeypatch, hub, "stable-cascade-prior", "-o", str(tmp_path / "one"), "--accept-licence") == 0
+    hub.main = LATER
+    assert run(monkeypatch, hub, "stable-cascade-prior", "-o", str(tmp_path / "two")) == 1
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
+def test_on_a_terminal_the_licence_is_asked_for(hub, tmp_path, answer, code):
+    ours, theirs = pty.openpty()
+    command = [
+        sys.executable,
+        "-c",
+        "from triptych.cli import main; main()",
+        "fetch",
+        "sdxl",
+        "-o",
+        str(tmp_path / "w"),
+    ]
+    environment = {**os.environ, "HF_ENDPOINT": hub.url}
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        os.write(ours, f"{answer}\n".encode())
+        out, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == code
+    assert SDXL.licence.url in err.decode()
+    assert out.decode() == (f"{tmp_path / 'w' / 'sdxl'}\n" if answer == "y" else "")
+
+
+def test_json(hub, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "w"
+    assert run(monkeypatch, hub, "sdxl", "-o", str(folder), "--accept-licence", "--json", "--quiet") == 0
+    said = capsys.readouterr()
+    shown = json.loads(said.out)
+    assert shown["path"] == str(folder / "sdxl")
+    assert (shown["repo"], shown["revision"], shown["pinned"]) == (SDXL.repo, SDXL.revision, True)
+    assert (set(shown["fetched"]), shown["files"]) == (WANTED, len(WANTED))
+    assert shown["licence"] == {"name": SDXL.licence.name, "url": SDXL.licence.url}
+    assert said.err == ""
+
+
+def test_cascade_brings_its_prior_in_the_exports_order(hub, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, hub, "stable-cascade", "-o", str(tmp_path), "--accept-licence") == 0
+    said = capsys.readouterr()
+    prior, decoder = tmp_path / "stable-cascade-prior", tmp_path / "stable-cascade"
+    assert said.out == f"{prior}\n{decoder}\n"
+    assert f"triptych export {prior} --decoder {decoder}" in said.err
+
+
+def test_cascade_without_its_prior(hub, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, hub, "stable-cascade", "--no-prior", "-o", str(tmp_path), "--accept-licence") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'stable-cascade'}\n"
+    assert run(monkeypatch, hub, "stable-cascade-prior", "--no-prior", "-o", str(tmp_path)) == 2
+
+
+def test_without_a_folder_it_is_the_users_data_folder(hub, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, hub, "sdxl-vae-fp16-fix", "--accept-licence") == 0
+    assert capsys.readouterr().out == f"{tmp_path}/xdg_data_home/triptych/weights/sdxl-vae-fp16-fix\n"
+
+
+@pytest.mark.parametrize("how", ["--offline", "HF_HUB_OFFLINE"])
+def test_offline_on_the_command_line(hub, tmp_path, monkeypatch, capsys, how):
+    run(monkeypatch, hub, "sdxl", "-o", str(tmp_path), "--accept-licence")
+    hub.asked.clear()
+    if how == "HF_HUB_OFFLINE":
+        monkeypatch.setenv(how, "1")
+    capsys.readouterr()
+    assert run(monkeypatch, hub, "sdxl", "-o", str(tmp_path), *([how] if how == "--offline" else [])) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'sdxl'}\n"
+    assert hub.asked == []
+
+
+def test_no_token_in_what_is_said(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.status[UNET] = [403]
+    assert run(monkeypatch, hub, "sdxl", "-o", str(tmp_path), "--accept-licence") == 1
+    said = capsys.readouterr()
+    assert SDXL.page in said.err
+    assert TOKEN not in said.err + said.out
+    assert said.err.splitlines()[-1].startswith("error: ")
+
+
+def test_the_extra_is_named_where_it_is_missing(tmp_path):
+    code = (
+        "import sys; sys.modules['huggingface_hub'] = None; sys.argv = ['triptych', 'fetch', 'sdxl', '-o', sys.argv[1]]\n"
+        "from triptych.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: huggingface_hub is missing; pip install 'triptych[fetch]'\n"
+
+
+def test_help_loads_none_of_it():
+    code = (
+        "import sys, triptych.cli.app, triptych.cli.fetch; "
+        "assert not {'huggingface_hub', 'httpx2', 'triptych.weights', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_commands_names_are_the_tables():
+    from triptych.cli.fetch import Name
+
+    assert [name.value for name in Name] == list(MODELS)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_the_table_has_whole_commits(model):
+    assert model.revision is None or (len(model.revision) == 40 and int(model.revision, 16))
+    assert model.licence.url.startswith("https://")
