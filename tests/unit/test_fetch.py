@@ -502,6 +502,8 @@ def test_a_missing_repository(hub, tmp_path):
 def test_a_busy_hub_is_asked_again(hub, tmp_path):
     hub.status[SDXL.revision], hub.status[UNET] = [500, 503], [502]
     bring(hub, tmp_path, waits_s=(1, 1))
+    assert not hub.status[SDXL.revision]
+    assert not hub.status[UNET]
 
 
 def test_a_hub_that_stays_busy(hub, tmp_path):
