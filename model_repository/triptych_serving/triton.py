@@ -38,6 +38,11 @@ class ModelArguments:
         self.manifests = {name: Manifest.load(folder / paths[name]) for name in CARDS if name in paths}
 
     @property
+    def reproducible(self) -> bool:
+        """Whether an image's bytes must not depend on what else is drawn, whatever that costs."""
+        return self.parameters.get("reproducible") == "true"
+
+    @property
     def manifest(self) -> Manifest:
         """Of a model that one family has for itself."""
         (manifest,) = self.manifests.values()
