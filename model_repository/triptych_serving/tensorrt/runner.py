@@ -103,10 +103,12 @@ class Runner:
             context.set_memory(name, memory)
 
     def _captured(self, shapes: Shapes) -> tuple[Graph, Shapes]:
-        """Run once, since TensorRT prepares itself in a first run, then capture."""
+        """Run once, since TensorRT prepares itself in a first run, then capture. What lay in memory before may be no legal index."""
         context = self._engine.context(narrowest(self._profiles, shapes), "eager")
         self._give_memory(context)
         outputs = self._set_shapes(context, shapes)
+        for name, shape in shapes.items():
+            self.put(name, np.zeros(shape, self._engine.tensors[name].dtype))
         context.enqueue()
         self._device.synchronize()
         return self._device.capture(context.enqueue), outputs
