@@ -103,7 +103,7 @@ class Runner:
             context.set_memory(name, memory)
 
     def _captured(self, shapes: Shapes) -> tuple[Graph, Shapes]:
-        """Run once, since TensorRT prepares itself in a first run, then capture. What lay in memory before may be no legal index."""
+        """Run once, since TensorRT prepares itself in a first run, then capture."""
         context = self._engine.context(narrowest(self._profiles, shapes), "eager")
         self._give_memory(context)
         outputs = self._set_shapes(context, shapes)
