@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from triptych_serving import runtimes
 from triptych_serving.engines import Machine, Profile
+from triptych_serving.tensorrt import machine
 from triptych_serving.tensorrt.device import DeviceLost, Memory, OutOfMemory, Tensor
 
 GAP = 1 << 20
@@ -25,6 +27,13 @@ def plan(onnx: Path, facts, sizes) -> bytes:
     """A plan that `SimulatedDevice` loads; `facts` as the manifest has them of the stage, `sizes` the model's own."""
     kept = {name: facts[name] for name in ("inputs", "outputs", "profiles")}
     return json.dumps({"onnx": str(onnx.resolve()), **kept, "sizes": sizes}).encode()
+
+
+def install(*, tactics: bool) -> None:
+    """Put a simulated GPU in the place of this process's."""
+    device = SimulatedDevice(tactics=tactics)
+    runtimes.device, runtimes.machine = lambda _target: device, lambda _target: MACHINE
+    machine.probe = lambda _target: MACHINE
 
 
 class SimulatedDevice:

@@ -83,7 +83,11 @@ def facts(target: str, *, reproducible: bool) -> dict[str, str]:
     if target not in TARGETS:
         return {}
     found = probe(target)
-    return {"tensorrt": found.version, "gpu": f"{found.gpu} ({found.capability})", "reproducible": str(reproducible)}
+    return {
+        "tensorrt": found.version,
+        "gpu": f"{found.gpu} ({found.capability})",
+        "reproducible": json.dumps(reproducible),
+    }
 
 
 def _driver(version: int, wanted: int) -> str:
