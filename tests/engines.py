@@ -27,7 +27,8 @@ def planned(
     manifest = Manifest.load(source)
     shutil.copytree(manifest.build, build)
     document = json.loads((build / "manifest.json").read_text())
-    engines = Engines(EngineStore(build.parent / f"{build.name}-store"), Target(RTX, tuple(capabilities), {}), build)
+    real = Target(RTX if make else target, tuple(capabilities), {})  # TensorRT proper need not be here to be invented
+    engines = Engines(EngineStore(build.parent / f"{build.name}-store"), real, build)
     for name, facts in document["stages"].items():
         wanted = engines.wanted(name, facts, manifest.model)
         if make is not None:
