@@ -252,13 +252,13 @@ class Engine:
         del self.jobs[job.id]
         with self._admission:
             self._pending_cost.subtract(job.cost)
-        self._release(job.conditionings)
         job.status = status
         self._watchers.ended(job)
         if error is None:
             job.reply.send(self._timings(job), job.latents[0])
         else:
             job.reply.fail(error)
+        self._release(job.conditionings)
 
     def _release(self, conditionings: Mapping[str, Sequence[Conditioning]]) -> None:
         for denoiser, rows in conditionings.items():

@@ -240,8 +240,9 @@ def test_without_it_they_have_not_on_such_a_gpu(tactical):
 
 
 def test_fixed_rows_that_no_profile_holds_are_named(builds):
-    with pytest.raises(ValueError, match=r"rows: 99 given; legal: those of profiles \['own-size-2'"):
-        Loaded(builds["sdxl"], fixed_rows=99)
+    for rows in (1, 99):
+        with pytest.raises(ValueError, match=rf"rows: {rows} given; legal: 2 or more, in one of profiles own-size-2, "):
+            Loaded(builds["sdxl"], fixed_rows=rows)
 
 
 @pytest.mark.parametrize(

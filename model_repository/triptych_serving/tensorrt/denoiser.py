@@ -16,6 +16,7 @@ from .runner import Runner
 
 # A batch of the model's own size is padded to the next of these; each has a graph.
 CAPTURED_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
+REQUEST_ROWS = 2  # a guided one's, the most that a request has
 
 
 class TensorRTDenoiser:
@@ -47,8 +48,11 @@ class TensorRTDenoiser:
         self._conditions = [name for name in inputs if name not in ("sample", self._timestep)]
         self._most_rows = fixed_rows or most_rows
         self._rows = [n for n in self._legal_rows(most_rows) if _any_holds(profiles, _of(self._own, n))]
-        if not self._rows:
-            raise ValueError(f"rows: {self._most_rows} given; legal: those of profiles {[p.name for p in profiles]}")
+        if not self._rows or max(self._rows) < REQUEST_ROWS:
+            names = ", ".join(profile.name for profile in profiles)
+            raise ValueError(
+                f"rows: {self._most_rows} given; legal: {REQUEST_ROWS} or more, in one of profiles {names}"
+            )
         captured = [_of(self._own, n) for n in self._rows]
         kernels = "none" if fixed_rows else "lazy"  # compiled behind our back, kernels change bytes in the middle
         self._runner = Runner(device, engine, profiles, captured, kernels=kernels)
