@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PROMPT ?= a flat icon of a penguin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-gpu check clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
 
 test: $(VENV)/.test ## everything, on the real Triton
 	$(BIN)/python -m pytest
+
+test-gpu: $(VENV)/.test ## what only a GPU can show: the demo models on it, compared with the processor
+	$(BIN)/python -m pytest -s tests/gpu
 
 check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .

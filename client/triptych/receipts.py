@@ -36,6 +36,7 @@ GROUPS = {
     "stages": ("other weights", "{name}: {old} → {new}"),
     "runtime.processor": ("other CPU", "{old} → {new}"),
     "runtime.machine": ("other CPU", "{old} → {new}"),
+    "runtime.gpu": ("other GPU", "{old} → {new}"),
     "runtime": ("other runtime", "{leaf} {old} → {new}"),
     "build": ("other build", "{old} → {new}"),
 }

@@ -12,7 +12,7 @@ from typing import Any
 from .manifest import Manifest, ManifestError
 
 HERE = Path(__file__).parent
-STAGE_TEMPLATE = "onnx_stage"
+STAGE_TEMPLATE = "stage"
 # The models of each family, its ensemble first, and those that all families share.
 OWN = {"sdxl": ("sdxl", "tokenizer", "vae_encoder"), "stable_cascade": ("stable_cascade", "cascade_tokenizer")}
 SHARED = ("denoise", "image_encoder")
@@ -39,10 +39,11 @@ def templates() -> Path:
     return HERE / "models" if (HERE / "models").is_dir() else HERE.parent
 
 
-def assemble(builds: Sequence[Path], repository: Path) -> None:
+def assemble(builds: Sequence[Path], repository: Path, *, reproducible: bool = False) -> None:
     """Write the Triton repository of one or more builds (exports of different families) to the new folder `repository`.
 
-    Its models find the builds by paths relative to themselves, so that all may move together.
+    Its models find the builds by paths relative to themselves, so that all may move together. With `reproducible` an image's
+    bytes do not depend on what else is drawn on GPUs either, which costs shared batches; on processors they never do.
 
     Raises:
         ManifestError: a build holds no readable manifest, or two are of one family.
@@ -51,16 +52,16 @@ def assemble(builds: Sequence[Path], repository: Path) -> None:
     manifests = by_family(builds)
     repository.mkdir(parents=True)
     for model in SHARED:
-        _copy_model(model, repository, manifests.values())
+        _copy_model(model, repository, manifests.values(), reproducible)
     for family, manifest in manifests.items():
         ensemble, *models = OWN[family]
         _copy_model(ensemble, repository)
         config = repository / ensemble / "config.pbtxt"
         config.write_text(_with_stages(config.read_text(), manifest.stages))
         for model in models:
-            _copy_model(model, repository, [manifest])
+            _copy_model(model, repository, [manifest], reproducible)
         for stage in TRITON_STAGES.keys() & manifest.stages.keys():
-            _write_stage(stage, manifest, repository)
+            _write_stage(stage, manifest, repository, reproducible)
 
 
 def by_family(builds: Sequence[Path]) -> dict[str, Manifest]:
@@ -77,14 +78,15 @@ def by_family(builds: Sequence[Path]) -> dict[str, Manifest]:
     return manifests
 
 
-def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu") -> str:
+def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, reproducible: bool = False) -> str:
     """`config.pbtxt` of one stage, from the tensor specs in the manifest."""
     plans = target in PLAN_TARGETS
     lines = [f'name: "{name}"', 'platform: "tensorrt_plan"' if plans else 'backend: "python"']
     lines += [f"max_batch_size: {TRITON_STAGES[name]}", ""]
     lines += _tensors("input", stage["inputs"]) + _tensors("output", stage["outputs"])
-    # Requests share a batch only where the export found that this changes no byte of theirs.
-    lines += ["dynamic_batching { }"] if stage["batch_invariant"] else []
+    # Requests share a batch on a processor only where the export found that this changes no byte of theirs.
+    shared = stage["batch_invariant"] if target == "cpu" else not reproducible
+    lines += ["dynamic_batching { }"] if shared else []
     # The same prompt is encoded once.
     lines += ["response_cache { enable: true }"] if name in ENCODERS else []
     return "\n".join([*lines, *(_plans(stage) if plans else ["instance_group [ { kind: KIND_CPU count: 1 } ]"]), ""])
@@ -124,15 +126,15 @@ def _dims(shape: list[int | str]) -> str:
     return ", ".join(str(dim) if isinstance(dim, int) else "-1" for dim in shape[1:])
 
 
-def _write_stage(stage: str, manifest: Manifest, repository: Path) -> None:
+def _write_stage(stage: str, manifest: Manifest, repository: Path, reproducible: bool) -> None:
     folder, facts, plans = repository / stage, manifest.stages[stage], manifest.target in PLAN_TARGETS
     if plans:
         _link_plans(manifest, facts["engines"], folder / "1")
     else:
         shutil.copytree(templates() / STAGE_TEMPLATE, folder, ignore=_UNWANTED)
-    (folder / "config.pbtxt").write_text(stage_config(stage, facts, manifest.target))
+    (folder / "config.pbtxt").write_text(stage_config(stage, facts, manifest.target, reproducible=reproducible))
     if not plans:
-        _append_parameters(folder, {"stage": stage, **_paths([manifest], folder)})
+        _append_parameters(folder, {"stage": stage, **_paths([manifest], folder), **_promise(reproducible)})
 
 
 def _link_plans(manifest: Manifest, engines: Mapping[str, Any], version: Path) -> None:
@@ -142,13 +144,13 @@ def _link_plans(manifest: Manifest, engines: Mapping[str, Any], version: Path) -
         (version / f"{capability}.plan").symlink_to(path)
 
 
-def _copy_model(model: str, repository: Path, manifests: Collection[Manifest] = ()) -> None:
+def _copy_model(model: str, repository: Path, manifests: Collection[Manifest] = (), reproducible: bool = False) -> None:
     folder = repository / model
     shutil.copytree(templates() / model, folder, ignore=_UNWANTED)
     if model in CODE_OF:
         shutil.copytree(templates() / CODE_OF[model] / "1", folder / "1", ignore=_UNWANTED)
     (folder / "1").mkdir(exist_ok=True)
-    _append_parameters(folder, _paths(manifests, folder))
+    _append_parameters(folder, {**_paths(manifests, folder), **_promise(reproducible)})
 
 
 _UNWANTED = shutil.ignore_patterns("__pycache__", ".gitkeep")
@@ -163,3 +165,7 @@ def _append_parameters(model: Path, parameters: Mapping[str, str]) -> None:
 def _paths(manifests: Collection[Manifest], model: Path) -> dict[str, str]:
     """From a model to its builds, by family."""
     return {f"build.{manifest.family}": os.path.relpath(manifest.build, model.resolve()) for manifest in manifests}
+
+
+def _promise(reproducible: bool) -> dict[str, str]:
+    return {"reproducible": "true"} if reproducible else {}

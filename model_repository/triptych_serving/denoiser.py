@@ -40,3 +40,7 @@ class Denoiser(Protocol):
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
         """(R, C, h, w) scaled latents, (R,) timesteps and conditioning of R rows in all → (R, C, h, w) float32."""
         ...
+
+    def release(self, conditioning: Conditioning) -> None:
+        """Keep nothing of it: its request needs this model no more. It may never have been seen."""
+        ...

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .denoiser import Denoiser, Floats
+from .denoiser import Conditioning, Denoiser, Floats
 from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFailed
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
@@ -189,7 +189,10 @@ class Engine:
         noise_scale = np.array([job.table.noise[job.step] for job in batch], np.float32)
         latents += noise_scale[:, None, None, None] * np.stack([job.draw() for job in batch])
         for job, x in zip(batch, latents, strict=True):
+            of_this_phase = job.conditionings
             job.advance(x)
+            if job.conditionings is not of_this_phase:
+                self._release(of_this_phase)
 
     def _account(self, batch: Sequence[Job], denoiser: str, rows: int, cost: int, seconds: float) -> None:
         self.policy.learn(denoiser, cost, seconds)
@@ -255,6 +258,12 @@ class Engine:
             job.reply.send(self._timings(job), job.latents[0])
         else:
             job.reply.fail(error)
+        self._release(job.conditionings)
+
+    def _release(self, conditionings: Mapping[str, Sequence[Conditioning]]) -> None:
+        for denoiser, rows in conditionings.items():
+            for conditioning in rows:
+                self.denoisers[denoiser].release(conditioning)
 
     def _timings(self, job: Job) -> dict[str, float]:
         started, now = job.started or job.submitted, self._clock()

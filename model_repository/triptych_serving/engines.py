@@ -14,11 +14,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Machine:
-    """What engines have to fit: the target whose TensorRT is here, its version, and the GPU, like "sm89"."""
+    """What engines have to fit: the target whose TensorRT is here, its version, and the GPU, like "sm89", with its name."""
 
     target: str
     version: str
     capability: str
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,24 @@ def engine_path(manifest: Manifest, stage: str, machine: Machine) -> Path:
     """The file of a stage's engine for this machine, checked.
 
     Raises:
-        ManifestError: it is missing, truncated, not the one that was built, for another GPU, target or TensorRT, made from
-            another export of the stage, or does not hold the model's own size; names it and what mends it.
+        ManifestError: as `fitting`, or the file is missing, truncated or not the one that was built.
     """
-    facts = manifest.stages[stage]
-    mend = f"triptych export … --target {machine.target} -o {manifest.build}"
+    path = fitting(manifest, stage, machine)
+    try:
+        return manifest.verified(path)
+    except ManifestError as error:
+        wrong = str(error).removesuffix("; export the model again")
+        raise ManifestError(f"{wrong}; {_mend(manifest, machine)}") from None
+
+
+def fitting(manifest: Manifest, stage: str, machine: Machine) -> str:
+    """The file of a stage's engine for this machine, relative to the build, by what the manifest says of it.
+
+    Raises:
+        ManifestError: there is none, or it is for another GPU, target or TensorRT, made from another export of the stage, or does
+            not hold the model's own size; names it and what mends it.
+    """
+    facts, mend = manifest.stages[stage], _mend(manifest, machine)
     if manifest.target != machine.target:
         raise ManifestError(f"{manifest.build}: exported for {manifest.target}, not {machine.target}; {mend}")
     engine = facts.get("engines", {}).get(machine.capability)
@@ -77,17 +91,17 @@ def engine_path(manifest: Manifest, stage: str, machine: Machine) -> Path:
         wanted = machine.capability.removeprefix("sm")
         mend += f" --compute-capability {wanted[:-1]}.{wanted[-1]}" if machine.target == "tensorrt-rtx" else ""
         raise ManifestError(f"{stage}: no engine for {machine.capability}, engines for {there}; {mend}")
-    path = engine["path"]
+    path: str = engine["path"]
     if engine["version"] != machine.version:
         raise ManifestError(f"{path}: built by TensorRT {engine['version']}, here is {machine.version}; {mend}")
     if engine["onnx"] != facts["sha256"]:
         raise ManifestError(f"{path}: stale, made from another export of {stage}; {mend}")
-    try:
-        file = manifest.verified(path)
-    except ManifestError as error:
-        raise ManifestError(f"{str(error).removesuffix('; export the model again')}; {mend}") from None
     _check_profiles(manifest, stage, mend)
-    return file
+    return path
+
+
+def _mend(manifest: Manifest, machine: Machine) -> str:
+    return f"triptych export … --target {machine.target} -o {manifest.build}"
 
 
 def _check_profiles(manifest: Manifest, stage: str, mend: str) -> None:

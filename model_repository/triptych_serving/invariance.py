@@ -38,4 +38,6 @@ def verify(
         last = slice(max_rows - batch, max_rows)
         equal &= np.array_equal(denoiser.predict(sample[last], timestep[last], conditioning[last]), whole[last])
     backwards = denoiser.predict(sample[::-1].copy(), timestep[::-1].copy(), conditioning[::-1])
+    for one in conditioning:
+        denoiser.release(one)
     return {"batch_invariant": bool(equal and np.array_equal(backwards[::-1], whole)), "batches": batches}

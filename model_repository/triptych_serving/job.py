@@ -77,7 +77,7 @@ class Job:
         self.step = 0  # the row of its table that comes next
         start = self.phase.begin(self._generator, previous)
         # By model, the conditioning of a guided step and of one that is not.
-        self._conditionings = {name: (rows, rows.conditional()) for name, rows in start.conditionings.items()}
+        self.conditionings = {name: (rows, rows.conditional()) for name, rows in start.conditionings.items()}
         self._blend = start.blend
         self.latents = deque([start.latents], maxlen=self.table.latents.shape[1])
         self.noise_preds: deque[Floats] = deque(maxlen=self.table.noise_preds.shape[1])
@@ -104,7 +104,7 @@ class Job:
     @property
     def conditioning(self) -> Conditioning:
         """Of its next step."""
-        return self._conditionings[self.denoiser][0 if self.phase.walk.guided[self.step] else 1]
+        return self.conditionings[self.denoiser][0 if self.phase.walk.guided[self.step] else 1]
 
     @property
     def rows(self) -> int:

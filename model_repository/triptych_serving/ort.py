@@ -35,11 +35,6 @@ class Stage:
         self.inputs = [tensor.name for tensor in self._session.get_inputs()]
         self.outputs = [tensor.name for tensor in self._session.get_outputs()]
 
-    def warm_up(self, specs: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> None:
-        """Run once on zeros, so that the first request finds the stage warm; `sizes` gives the named dimensions."""
-        shapes = {name: [sizes.get(dim, dim) for dim in spec["shape"]] for name, spec in specs.items()}
-        self({name: np.zeros(shapes[name], spec["dtype"]) for name, spec in specs.items()})
-
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
 
@@ -57,6 +52,10 @@ class OrtDenoiser:
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
         inputs = {"sample": sample, self._timestep: timestep, **self._stack(conditioning)}
         return self._stage(inputs)["out_sample"]
+
+    def release(self, conditioning: Conditioning) -> None:
+        if conditioning in self._members:
+            self._members, self._arrays = (), {}
 
     def _stack(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
         """Rows of all requests as one array each; kept while the batch stays the same."""

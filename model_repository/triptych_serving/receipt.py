@@ -9,17 +9,19 @@ from typing import Any
 
 from .families import Family
 from .settings import Settings
+from .tensorrt.machine import facts
 
 # What the caller is told but the image does not depend on.
 NOT_IN_RECEIPT = ("deadline_ms", "tenant", "cancel_on_disconnect")
 
 
-def runtime(target: str, processor: str) -> dict[str, str]:
-    """What ran the model. Two runs that agree in it give the same bytes."""
+def runtime(target: str, processor: str, *, reproducible: bool) -> dict[str, str]:
+    """What ran the model. Two runs that agree in it give the same bytes; on a GPU only reproducible ones."""
     return {
         "target": target,
         "processor": processor,
         "machine": platform.machine(),
+        **facts(target, reproducible=reproducible),
         **{package: version(package) for package in ("triptych", "onnxruntime", "numpy", "pillow")},
     }
 

@@ -39,6 +39,11 @@ class ModelArguments:
         errors.begin(config["name"])
 
     @property
+    def reproducible(self) -> bool:
+        """Whether an image's bytes must not depend on what else is drawn, whatever that costs."""
+        return self.parameters.get("reproducible") == "true"
+
+    @property
     def manifest(self) -> Manifest:
         """Of a model that one family has for itself."""
         (manifest,) = self.manifests.values()

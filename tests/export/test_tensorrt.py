@@ -17,7 +17,9 @@ import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2
+from typer.testing import CliRunner
 
+from triptych.cli.app import app
 from triptych.demo import demo_builds
 from triptych_export.errors import ExportError
 from triptych_export.options import Options
@@ -32,7 +34,9 @@ from triptych_serving.assemble import TRITON_STAGES, assemble
 from triptych_serving.engines import Machine, engine_path
 from triptych_serving.manifest import Manifest, ManifestError
 
-RTX = "tensorrt-rtx"
+from ..engines import RTX, planned
+
+VERSION = "1.7.1.116"
 BUILDS = {build.name: build for build in demo_builds()}
 STAGES = [(name, stage) for name, build in BUILDS.items() for stage in Manifest.load(build).stages]
 
@@ -176,41 +180,33 @@ def test_prune_removes_what_was_used_longest_ago(tmp_path):
     assert store.prune(keep_bytes=0) == [tmp_path / keys[2].name, tmp_path / keys[1].name]
 
 
+def test_the_command_prunes_and_names_what_went(tmp_path):
+    store = EngineStore(tmp_path / "store")
+    old, new = (store.get(replace(KEY, stage=name), slow_make).path for name in ("old", "new"))
+    os.utime(old, (1, 1))
+    done = CliRunner().invoke(app, ["prune", "--keep-gb", "2e-8", "--engine-store", str(store.root)])
+    assert (done.exit_code, done.output) == (0, f"{old.parent}\n")
+    assert new.exists()
+    done = CliRunner().invoke(app, ["prune", "--keep-gb", "0", "--engine-store", str(tmp_path / "none")])
+    assert done.exit_code == 1
+    assert "no such folder" in done.output
+
+
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory) -> Path:
+def proper(tmp_path_factory) -> Path:
     """The demo SDXL as a build for TensorRT proper would be, its engines' contents invented: none can be built here."""
-    source = Manifest.load(BUILDS["sdxl"])
-    build = tmp_path_factory.mktemp("planned") / "build"
-    shutil.copytree(source.build, build)
-    document = json.loads((build / "manifest.json").read_text())
-    engines = Engines(EngineStore(build.parent / "store"), Target(RTX, ("sm90", "sm89"), {}), build)
-    for name, facts in document["stages"].items():
-        wanted = engines.wanted(name, facts, source.model)
-        engines._build = lambda _wanted, key, _report, folder: invented(folder, key)
-        files, more = engines.make(wanted, quiet)
-        facts.update(more)
-        for file in files:
-            content = (build / file).read_bytes()
-            document["artifacts"][file] = {"sha256": sha(content), "bytes": len(content)}
-    document["target"] = "tensorrt"
-    (build / "manifest.json").write_text(json.dumps(document))
-    return build
+    build = tmp_path_factory.mktemp("proper") / "build"
+    return planned(BUILDS["sdxl"], build, ["sm90", "sm89"], invented, target="tensorrt")
 
 
-def invented(folder: Path, key: EngineKey):
+def invented(folder: Path, key: EngineKey, _facts):
     (folder / PLAN).write_bytes(f"an engine of {key.stage} for {key.capability}".encode())
     return {"seconds": 1.0, "peak_bytes": 1}
 
 
-def sha(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
-
-
-def test_the_repository_for_tensorrt_is_one_that_triton_reads(planned, tmp_path):
-    manifest = Manifest.load(planned)
-    assemble([planned], tmp_path / "repository")
+def test_the_repository_for_tensorrt_is_one_that_triton_reads(proper, tmp_path):
+    manifest = Manifest.load(proper)
+    assemble([proper], tmp_path / "repository")
     for folder in (tmp_path / "repository").iterdir():
         config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         if folder.name not in TRITON_STAGES:
@@ -225,21 +221,21 @@ def test_the_repository_for_tensorrt_is_one_that_triton_reads(planned, tmp_path)
         for file in config.cc_model_filenames.values():
             capability = file.removesuffix(".plan")
             path = (folder / "1" / file).resolve()
-            assert path == planned / facts["engines"][capability]["path"]
+            assert path == proper / facts["engines"][capability]["path"]
         assert list(config.instance_group[0].profile) == [str(k) for k in range(len(facts["profiles"]))]
         assert config.max_batch_size == max(
             profile["shapes"][name][2][0] for profile in facts["profiles"] for name in facts["inputs"]
         )
 
 
-HERE = Machine("tensorrt", "1.7.1.116", "sm89")
+HERE = Machine("tensorrt", VERSION, "sm89")
 
 
-def edited(planned: Path, change) -> Manifest:
-    document = json.loads((planned / "manifest.json").read_text())
+def edited(build: Path, change) -> Manifest:
+    document = json.loads((build / "manifest.json").read_text())
     change(document)
-    (planned / "manifest.json").write_text(json.dumps(document))
-    return Manifest.load(planned)
+    (build / "manifest.json").write_text(json.dumps(document))
+    return Manifest.load(build)
 
 
 def of_unet(**changes):
@@ -270,10 +266,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_engine_is_refused_by_name_with_what_mends_it(planned, tmp_path, kind):
+def test_a_wrong_engine_is_refused_by_name_with_what_mends_it(proper, tmp_path, kind):
     harm, change, machine, message = WRONG[kind]
     build = tmp_path / "build"
-    shutil.copytree(planned, build)
+    shutil.copytree(proper, build)
     manifest = edited(build, change) if change else Manifest.load(build)
     if harm:
         harm(build / "unet/sm89.plan")
@@ -283,8 +279,20 @@ def test_a_wrong_engine_is_refused_by_name_with_what_mends_it(planned, tmp_path,
     assert time.monotonic() - begun < 5
 
 
-def test_the_right_engine_is_found(planned):
-    assert engine_path(Manifest.load(planned), "unet", HERE) == planned / "unet/sm89.plan"
+def test_the_right_engine_is_found(proper):
+    assert engine_path(Manifest.load(proper), "unet", HERE) == proper / "unet/sm89.plan"
+
+
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_only_what_need_not_be_reproducible_shares_batches_of_tritons(proper, tmp_path, reproducible):
+    assemble([proper], tmp_path / "repository", reproducible=reproducible)
+    for name in TRITON_STAGES.keys() & Manifest.load(proper).stages.keys():
+        text = (tmp_path / "repository" / name / "config.pbtxt").read_text()
+        assert text_format.Parse(text, model_config_pb2.ModelConfig()).HasField("dynamic_batching") != reproducible
+    denoise = (tmp_path / "repository/denoise/config.pbtxt").read_text()
+    given = text_format.Parse(denoise, model_config_pb2.ModelConfig()).parameters
+    assert ("reproducible" in given) == reproducible
+    assert given["reproducible_rows"].string_value == "2"
 
 
 def test_tensorrt_proper_says_that_it_needs_the_gpu(tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-HEAVY = ("torch", "diffusers", "transformers", "onnx", "scipy")
+# GPU libraries too: they are loaded where a build needs them.
+HEAVY = ("torch", "diffusers", "transformers", "onnx", "scipy", "cuda", "tensorrt", "tensorrt_rtx_bindings")
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "onnx", "scipy")
     [
         "triptych, triptych.cli, triptych.server",
         "triptych_serving.engine, triptych_serving.assemble, triptych_serving.ort, triptych_serving.tokenizers",
+        "triptych_serving.runtimes, triptych_serving.tensorrt.cuda, triptych_serving.tensorrt.machine",
         "triptych_serving.images, triptych_serving.receipt, triptych_serving.manifest",
     ],
 )

@@ -64,6 +64,10 @@ class FakeDenoiser:
     batches: list[list[int]] = field(default_factory=list)
     error: Exception | None = None
     spoil: Conditioning | None = None
+    released: list[Conditioning] = field(default_factory=list)
+
+    def release(self, conditioning):
+        self.released.append(conditioning)
 
     def predict(self, sample, timestep, conditioning):
         self.clock.now += STEP_SECONDS

@@ -379,3 +379,14 @@ def test_rescaled_guidance_is_diffusers():
     theirs = rescale_noise_cfg(combined[None], tensors[1][None], 0.7)[0]
     np.testing.assert_allclose(both[0], theirs.numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(both[1], pred[2] + np.float32(3) * (pred[3] - pred[2]))
+
+
+def test_conditioning_is_released_when_its_request_ends():
+    loop = Loop()
+    ended, cancelled, waiting = loop.submit(steps=2), loop.submit(steps=9), loop.submit(steps=40)
+    loop.turn(3)
+    loop.ask("cancel", cancelled.id, "")
+    loop.turn()
+    for job in (ended, cancelled):
+        assert [loop.denoiser.released.count(one) for one in job.conditionings[job.denoiser]] == [1, 1]
+    assert not set(waiting.conditionings[waiting.denoiser]) & set(loop.denoiser.released)

@@ -206,3 +206,16 @@ def test_legal_sizes_are_those_that_diffusers_rounding_leaves_alone():
 def test_settings_survive_the_way_to_the_loop():
     made = settings(seed=3, negative_prompt=b"", width=256, tenant=b"t", deadline_ms=5)
     assert cascade(MODEL).read_settings(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_stage_c_keeps_nothing_of_a_request_that_went_on_to_stage_b():
+    loop = Loop()
+    job = two_stages(loop, prior_steps=2, steps=2)
+    first = job.conditionings
+    loop.turn()
+    assert not loop.prior.released
+    loop.turn()
+    assert loop.prior.released == [*first[PRIOR]]
+    assert not loop.decoder.released
+    loop.finish()
+    assert loop.decoder.released == [*job.conditionings[DECODER]]

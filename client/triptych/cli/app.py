@@ -9,6 +9,7 @@ from .doctor import doctor
 from .export import export
 from .fetch import fetch
 from .generate import generate
+from .prune import prune
 from .replay import replay
 from .samplers import samplers
 from .serve import serve
@@ -21,5 +22,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor):
+for command in (generate, replay, samplers, verify, serve, demo, export, prune, fetch, doctor):
     app.command()(command)

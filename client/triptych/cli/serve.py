@@ -40,6 +40,9 @@ def serve(
     cache_mb: Annotated[
         float, typer.Option(min=0, help="Megabytes of finished images to keep for identical requests; 0 for none.")
     ] = 256,
+    reproducible: Annotated[
+        bool, typer.Option("--reproducible", help="On GPUs: the same bytes whatever else is drawn; costs throughput.")
+    ] = False,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that a stop leaves to requests in flight.")] = 30,
 ) -> None:
     """Serve models on this machine until Ctrl-C."""
@@ -61,6 +64,7 @@ def serve(
             on_event=lambda event: _tell(console, event),
             grace_s=grace,
             cache_mb=cache_mb,
+            reproducible=reproducible,
         )
         code = _attend(server, console)
     except (FileNotFoundError, ServerError) as error:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -40,13 +41,17 @@ class Event(NamedTuple):
     text: str
 
 
-def prepare(builds: Sequence[Path], repository: Path) -> None:
-    """Check the builds against their manifests, then lay out the model repository."""
+def prepare(builds: Sequence[Path], repository: Path, *, reproducible: bool = False) -> None:
+    """Check the builds against this machine and their manifests, then lay out the model repository."""
     from triptych_serving.assemble import assemble, by_family
+    from triptych_serving.tensorrt.machine import check
 
-    for manifest in by_family(builds).values():
+    manifests = by_family(builds).values()
+    for manifest in manifests:
+        check(manifest)
+    for manifest in manifests:
         manifest.verify()
-    assemble(builds, repository)
+    assemble(builds, repository, reproducible=reproducible)
 
 
 class Server:
@@ -60,6 +65,7 @@ class Server:
         load_timeout_s: longest time until ready, at the start and at each restart.
         grace_s: longest drain at a stop.
         cache_mb: megabytes for finished images, and a quarter of that for encoded prompts; 0 keeps nothing.
+        reproducible: on GPUs, the same bytes whatever else is drawn, which costs shared batches; on processors always so.
     """
 
     def __init__(
@@ -77,11 +83,12 @@ class Server:
         load_timeout_s: float = 600,
         grace_s: float = 30,
         cache_mb: float = 256,
+        reproducible: bool = False,
     ) -> None:
         self._builds = [builds] if isinstance(builds, Path) else list(builds)
         self._log, self._forward = log, forward_logs
         self._wanted = (host, http_port, grpc_port, metrics_port)
-        self._on_event, self._prepare = on_event, prepare
+        self._on_event, self._prepare, self._reproducible = on_event, prepare, reproducible
         self._load_timeout_s, self._grace_s, self._cache_mb = load_timeout_s, grace_s, cache_mb
         self._addresses: Addresses | None = None
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
@@ -184,7 +191,8 @@ class Server:
     def _serve(self, run: Path, log: BinaryIO | None) -> None:
         self._move(State.PREPARING, f"checking {', '.join(map(str, self._builds))}")
         lay_out(run)
-        (self._prepare or prepare)(self._builds, run / "repository")
+        fill = self._prepare or (partial(prepare, reproducible=True) if self._reproducible else prepare)
+        fill(self._builds, run / "repository")
         self._move(State.LOADING, "loading the models")
         death = self._run(run, log, first=True)
         while death:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from triptych_serving.tensorrt.library import logger, on_one_line
 
 from ..errors import ExportError
 from . import library
@@ -17,7 +19,6 @@ from .profiles import Profile
 
 _NO_GPU = "tensorrt: finds no usable GPU; engines of this target are built on the GPU that serves them (see `triptych doctor`)"
 
-MOST_TEXT = 400
 Report = Callable[[str, float], None]
 
 
@@ -86,11 +87,11 @@ def _child(messages: Connection, job: Job) -> None:
 
 def _serialized(job: Job, report: Report) -> Any:
     trt = library.load(job.target)
-    log = _logger(trt)
+    log = logger(trt)
     try:
         builder = trt.Builder(log)
     except TypeError:  # what its constructor raises where there is no driver
-        raise ExportError(_NO_GPU if job.target == "tensorrt" else log.first) from None
+        raise ExportError(_NO_GPU if job.target == "tensorrt" else log.take()) from None
     network = _parsed(trt, builder, log, job.onnx)
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, report)
@@ -100,7 +101,7 @@ def _serialized(job: Job, report: Report) -> Any:
     cache = _timing_cache(config, job.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(log.first)
+        raise ExportError(log.take())
     if cache is not None and job.timing_cache is not None:
         job.timing_cache.write_bytes(cache.serialize())
     return plan
@@ -111,13 +112,8 @@ def _parsed(trt: Any, builder: Any, log: Any, onnx: Path) -> Any:
     network = builder.create_network(0 if flags is None else 1 << int(flags))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
-        raise ExportError(_reasons([parser.get_error(k).desc() for k in range(parser.num_errors)]) or log.first)
+        raise ExportError(on_one_line(parser.get_error(0).desc()) if parser.num_errors else log.take())
     return network
-
-
-def _reasons(errors: Sequence[str]) -> str:
-    """The first error on one line; its own first line names the node, the next ones say what is wrong with it."""
-    return " ".join(errors[0].split())[:MOST_TEXT] if errors else ""
 
 
 def _aim(trt: Any, config: Any, capability: str) -> None:
@@ -146,25 +142,6 @@ def _timing_cache(config: Any, path: Path | None) -> Any:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
     return cache if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False) else None
-
-
-def _logger(trt: Any) -> Any:
-    """A logger that keeps the errors: the first is the reason, those after it are its consequences."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-        @property
-        def first(self) -> str:
-            return _reasons(self.errors) or "TensorRT gives no reason"
-
-    return Log()
 
 
 def _monitor(trt: Any, report: Report) -> Any:

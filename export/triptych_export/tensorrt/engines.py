@@ -22,7 +22,7 @@ from ..stages import StageSpec, TensorSpec
 from ..weights import combined
 from . import builder, library
 from .profiles import Profile, profiles
-from .store import PLAN, Engine, EngineKey, EngineStore
+from .store import PLAN, Engine, EngineKey, EngineStore, default_store
 
 CODE = ("precision.py", "tensorrt/builder.py")
 Report = Callable[[str, float], None]
@@ -130,11 +130,6 @@ def engines_of(options: Options, output: Path) -> Engines:
         raise ExportError(f"--target {options.target}: this machine has no NVIDIA GPU to build for; {hint}")
     store = EngineStore(options.engine_store or default_store())
     return Engines(store, Target(options.target, tuple(capabilities), dict(options.precisions)), output)
-
-
-def default_store() -> Path:
-    """Where engines are kept between exports: in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych" / "engines"
 
 
 def _spec(name: str, facts: Mapping[str, Any]) -> StageSpec:

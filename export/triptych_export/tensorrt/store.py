@@ -45,6 +45,11 @@ class Engine:
     facts: Mapping[str, Any]
 
 
+def default_store() -> Path:
+    """Where engines are kept between exports: in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych" / "engines"
+
+
 Make = Callable[[Path], Mapping[str, Any]]
 
 

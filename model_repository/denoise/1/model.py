@@ -6,12 +6,11 @@ import time
 import uuid
 from dataclasses import asdict
 
-from triptych_serving import invariance, triton
+from triptych_serving import invariance, runtimes, triton
 from triptych_serving.engine import Engine
 from triptych_serving.errors import InvalidRequest
 from triptych_serving.job import Job
 from triptych_serving.metrics import Metrics
-from triptych_serving.ort import OrtDenoiser
 from triptych_serving.policy import Policy
 from triptych_serving.settings import tenant
 
@@ -31,7 +30,10 @@ class TritonPythonModel:
             for name in manifest.model.denoisers
             if name in manifest.stages
         }
-        self.denoisers = {name: OrtDenoiser(manifest.stage_path(name)) for name, manifest in self.sources.items()}
+        rows = {"most_rows": self.max_batch_rows}
+        if arguments.reproducible:
+            rows["fixed_rows"] = int(arguments.parameters["reproducible_rows"])
+        self.denoisers = {name: runtimes.denoiser(manifest, name, **rows) for name, manifest in self.sources.items()}
         self.engine = Engine(
             self.denoisers,
             Policy(self.max_batch_rows, {name: self._warm_up(name) for name in self.denoisers}),
@@ -142,6 +144,8 @@ class TritonPythonModel:
             began = time.monotonic()
             self.denoisers[name].predict(sample, timestep, conditioning)
             seconds.append(time.monotonic() - began)
+        for one in conditioning:
+            self.denoisers[name].release(one)
         return min(seconds) / (len(sample) * sample.shape[2] * sample.shape[3])  # the others still load beside it
 
 

@@ -14,8 +14,12 @@ from triptych_serving.receipt import parameters, receipt, runtime
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.families = triton.ModelArguments(args).families()
-        self.processor = triton.cpu_model()
+        arguments = triton.ModelArguments(args)
+        self.families, processor = arguments.families(), triton.cpu_model()
+        self.ran_on = {
+            target: runtime(target, processor, reproducible=arguments.reproducible)
+            for target in {family.manifest.target for family in self.families.values()}
+        }
         self.cache = ImageCache.of_server()
 
     def execute(self, requests):
@@ -26,7 +30,7 @@ class TritonPythonModel:
         timings = json.loads(triton.array(request, "report")[0])
         family = self.families[document["family"]]
         settings = family.read_settings(document["settings"])
-        ran_on = runtime(family.manifest.target, self.processor)
+        ran_on = self.ran_on[family.manifest.target]
         made_by = receipt(settings, family, ran_on, document["cut"])
         image = triton.array(request, "cached")[0]
         if not image:

@@ -19,7 +19,7 @@ class TritonPythonModel:
         self.family = family(self.manifest)
         cards = self.manifest.model.tokenizers
         self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in cards]
-        self.runtime = runtime(self.manifest.target, triton.cpu_model())
+        self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.cache = ImageCache.of_server()
 
     def execute(self, requests):

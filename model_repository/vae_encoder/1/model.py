@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 
-from triptych_serving import triton
+from triptych_serving import runtimes, triton
 from triptych_serving.errors import InvalidRequest
 from triptych_serving.families import family
-from triptych_serving.ort import Stage
 from triptych_serving.pictures import latent_mask, pixels
 
 NOTHING = np.zeros((1, 1, 0, 0), np.float32)
@@ -18,8 +17,7 @@ class TritonPythonModel:
         arguments = triton.ModelArguments(args)
         manifest = arguments.manifest
         self.family, self.model = family(manifest), manifest.model
-        self.stage = Stage(manifest.stage_path("vae_encoder"))
-        self.stage.warm_up(manifest.stages["vae_encoder"]["inputs"], self.model.default_sizes)
+        self.stage = runtimes.stage(manifest, "vae_encoder", reproducible=arguments.reproducible)
 
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)

@@ -1,9 +1,8 @@
-"""One exported ONNX stage under Triton's dynamic batcher: requests of one shape run as one batch."""
+"""One exported stage under Triton's dynamic batcher: requests of one shape run as one batch."""
 
 import numpy as np
 
-from triptych_serving import triton
-from triptych_serving.ort import Stage
+from triptych_serving import runtimes, triton
 
 
 class TritonPythonModel:
@@ -11,8 +10,7 @@ class TritonPythonModel:
         arguments = triton.ModelArguments(args)
         self.inputs = arguments.inputs
         name, manifest = arguments.parameters["stage"], arguments.manifest
-        self.stage = Stage(manifest.stage_path(name))
-        self.stage.warm_up(manifest.stages[name]["inputs"], manifest.model.default_sizes)
+        self.stage = runtimes.stage(manifest, name, reproducible=arguments.reproducible)
 
     def execute(self, requests):
         try:

@@ -1,0 +1,77 @@
+"""What runs a build's stages on this machine, by its target: ONNX Runtime, TensorRT or TensorRT-RTX."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .denoiser import Denoiser
+from .engines import Machine, engine_path, profiles
+from .manifest import Manifest
+from .ort import OrtDenoiser
+from .ort import Stage as OrtStage
+from .tensorrt.denoiser import TensorRTDenoiser
+from .tensorrt.device import Device
+from .tensorrt.library import TARGETS
+from .tensorrt.machine import here
+from .tensorrt.stage import TensorRTStage
+
+
+class Stage(Protocol):
+    """One stage, arrays in and arrays out by name."""
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]: ...
+
+
+def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int | None = None) -> Denoiser:
+    """A model of the loop. On TensorRT `fixed_rows` are the rows of every call; ONNX Runtime's bytes do not depend on them.
+
+    Raises:
+        ManifestError: a file is missing or harmed, or the engine does not fit this machine.
+        DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
+    """
+    if manifest.target not in TARGETS:
+        return OrtDenoiser(manifest.stage_path(name))
+    gpu = device(manifest.target)
+    engine = gpu.load(engine_path(manifest, name, machine(manifest.target)))
+    inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
+    return TensorRTDenoiser(
+        gpu, engine, profiles(manifest, name), inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows
+    )
+
+
+def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage:
+    """An encoder or decoder, warm. Raises as `denoiser`."""
+    made = _stage(manifest, name, reproducible)
+    sizes = manifest.model.default_sizes
+    shapes = {
+        tensor: ([sizes.get(dim, dim) for dim in spec["shape"]], spec["dtype"])
+        for tensor, spec in manifest.stages[name]["inputs"].items()
+    }
+    made({tensor: np.zeros(shape, dtype) for tensor, (shape, dtype) in shapes.items()})
+    return made
+
+
+def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:
+    if manifest.target not in TARGETS:
+        return OrtStage(manifest.stage_path(name))
+    gpu = device(manifest.target)
+    engine = gpu.load(engine_path(manifest, name, machine(manifest.target)))
+    return TensorRTStage(gpu, engine, profiles(manifest, name), kernels="none" if reproducible else "lazy")
+
+
+@functools.cache
+def device(target: str) -> Device:
+    """This process's GPU."""
+    from .tensorrt.cuda import CudaDevice
+
+    return CudaDevice(target)
+
+
+@functools.cache
+def machine(target: str) -> Machine:
+    return here(target)

@@ -1,0 +1,208 @@
+"""`Device` on a real GPU: CUDA through cuda-python, engines through TensorRT or TensorRT-RTX."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device import Bytes, Context, DeviceError, DeviceLost, Engine, Graph, Memory, OutOfMemory, Shape, Tensor
+from .library import CUDA, CUDA_HINT, imported, load, logger
+
+GPU = 0  # CUDA_VISIBLE_DEVICES says which one that is
+# After these CUDA's documentation has the process ended: the context is damaged for good.
+STICKY = (
+    "cudaErrorAssert",
+    "cudaErrorContained",
+    "cudaErrorContextIsDestroyed",
+    "cudaErrorECCUncorrectable",
+    "cudaErrorExternalDevice",
+    "cudaErrorHardwareStackError",
+    "cudaErrorIllegalAddress",
+    "cudaErrorIllegalInstruction",
+    "cudaErrorInvalidAddressSpace",
+    "cudaErrorInvalidPc",
+    "cudaErrorLaunchFailure",
+    "cudaErrorLaunchTimeout",
+    "cudaErrorMisalignedAddress",
+    "cudaErrorMpsClientTerminated",
+    "cudaErrorNvlinkUncorrectable",
+    "cudaErrorTensorMemoryLeak",
+    "cudaErrorUnknown",
+)
+
+
+class CudaDevice:
+    """The GPU that CUDA shows first. A process makes one and keeps it.
+
+    Raises:
+        LibraryMissing: TensorRT or cuda-python is not installed.
+        DeviceError: there is no driver or no GPU.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.trt, self._cudart = load(target), imported(CUDA, CUDA_HINT)
+        self.log = logger(self.trt)
+        self._done(self._cudart.cudaSetDevice(GPU))
+        flags = self._cudart.cudaStreamNonBlocking  # else it would wait for the stream that libraries use by default
+        self.stream = self._done(self._cudart.cudaStreamCreateWithFlags(flags))
+        self.runtime = self.trt.Runtime(self.log)
+
+    def load(self, plan: Path) -> Engine:
+        return CudaEngine(self, plan)
+
+    def allocate(self, nbytes: int, what: str) -> Memory:
+        error, address = self._cudart.cudaMallocAsync(nbytes, self.stream)
+        if error == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
+            self._cudart.cudaGetLastError()  # or TensorRT would find it there
+            free, total = self._done(self._cudart.cudaMemGetInfo())
+            raise OutOfMemory(what, nbytes, free, total)
+        self._done((error,))
+        return Memory(int(address), nbytes)
+
+    def free(self, memory: Memory) -> None:
+        self._done(self._cudart.cudaFreeAsync(memory.address, self.stream))
+
+    def page_locked(self, nbytes: int) -> Bytes:
+        address = self._done(self._cudart.cudaHostAlloc(nbytes, self._cudart.cudaHostAllocDefault))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(int(address)))
+
+    def upload(self, array: NDArray[Any], memory: Memory) -> None:
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._copy(memory.address, array.ctypes.data, array.nbytes, kind)
+
+    def copy(self, source: Memory, target: Memory) -> None:
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._copy(target.address, source.address, source.nbytes, kind)
+
+    def download(self, memory: Memory, array: NDArray[Any]) -> None:
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._copy(array.ctypes.data, memory.address, array.nbytes, kind)
+
+    def synchronize(self) -> None:
+        self._done(self._cudart.cudaStreamSynchronize(self.stream))
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        # Only this thread is kept from calls that cannot be captured.
+        mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._done(self._cudart.cudaStreamBeginCapture(self.stream, mode))
+        try:
+            work()
+        except BaseException:
+            self._cudart.cudaStreamEndCapture(self.stream)
+            raise
+        graph = self._done(self._cudart.cudaStreamEndCapture(self.stream))
+        try:
+            return CudaGraph(self, self._done(self._cudart.cudaGraphInstantiate(graph, 0)))
+        finally:
+            self._cudart.cudaGraphDestroy(graph)
+
+    def launch(self, executable: Any) -> None:
+        self._done(self._cudart.cudaGraphLaunch(executable, self.stream))
+
+    def refusal(self, what: str) -> Exception:
+        """What TensorRT refused, and why as far as it says so."""
+        error = self._cudart.cudaGetLastError()[0]
+        if error.name in STICKY:
+            return DeviceLost(f"GPU: {what}: {self._words(error)}")
+        free, total = self._done(self._cudart.cudaMemGetInfo())
+        reason = self.log.take()
+        return DeviceError(f"{what}: {reason} ({free / 1e9:.2f} GB of {total / 1e9:.2f} GB of GPU memory free)")
+
+    def _copy(self, target: int, source: int, nbytes: int, kind: Any) -> None:
+        self._done(self._cudart.cudaMemcpyAsync(target, source, nbytes, kind, self.stream))
+
+    def _done(self, result: tuple[Any, ...]) -> Any:
+        """What a call of CUDA returned beside its error: one value, or a list of other than one.
+
+        Raises:
+            DeviceLost: no later call will do any better.
+            DeviceError: this call failed.
+        """
+        error, *values = result
+        if error != self._cudart.cudaError_t.cudaSuccess:
+            raise (DeviceLost if error.name in STICKY else DeviceError)(f"GPU: {self._words(error)}")
+        return values[0] if len(values) == 1 else values
+
+    def _words(self, error: Any) -> str:
+        return f"{error.name}: {self._cudart.cudaGetErrorString(error)[1].decode()}"
+
+
+class CudaGraph:
+    """An instantiated graph; lives as long as the process."""
+
+    def __init__(self, device: CudaDevice, executable: Any) -> None:
+        self._device, self._executable = device, executable
+
+    def launch(self) -> None:
+        self._device.launch(self._executable)
+
+
+class CudaEngine:
+    """A plan on the GPU, with one piece of memory for the activations of all its contexts."""
+
+    def __init__(self, device: CudaDevice, plan: Path) -> None:
+        self.device, self.name = device, f"{plan.parent.name}/{plan.name}"
+        with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            self._engine = device.runtime.deserialize_cuda_engine(content)
+        if self._engine is None:
+            raise device.refusal(f"{self.name}: TensorRT does not load it")
+        names = [self._engine.get_tensor_name(k) for k in range(self._engine.num_io_tensors)]
+        self.tensors = {name: self._tensor(name) for name in names}
+        profiles = range(self._engine.num_optimization_profiles)
+        nbytes = max(self._engine.get_device_memory_size_for_profile_v2(k) for k in profiles)
+        self._activations = device.allocate(max(1, nbytes), f"activations of {self.name}")
+
+    def _tensor(self, name: str) -> Tensor:
+        trt = self.device.trt
+        is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        return Tensor(np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))), is_input)
+
+    def context(self, profile: int, kernels: str) -> Context:
+        context = self._new_context(kernels)
+        if context is None:
+            raise self.device.refusal(f"{self.name}: no context for profile {profile}")
+        context.set_device_memory(self._activations.address, self._activations.nbytes)
+        if not context.set_optimization_profile_async(profile, int(self.device.stream)):
+            raise self.device.refusal(f"{self.name}: profile {profile} cannot be chosen")
+        self.device.synchronize()
+        return CudaContext(self, context)
+
+    def _new_context(self, kernels: str) -> Any:
+        trt, ours = self.device.trt, self.device.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT proper compiles when it builds
+            return self._engine.create_execution_context(ours)
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(ours)
+        strategy = getattr(trt.DynamicShapesKernelSpecializationStrategy, kernels.upper())
+        config.dynamic_shapes_kernel_specialization_strategy = strategy
+        return self._engine.create_execution_context(config)
+
+
+class CudaContext:
+    """A context of one profile."""
+
+    def __init__(self, engine: CudaEngine, context: Any) -> None:
+        self._engine, self._context = engine, context
+
+    def set_shape(self, name: str, shape: Shape) -> None:
+        self._granted(self._context.set_input_shape(name, shape), f"{name} of shape {shape}")
+
+    def shape(self, name: str) -> Shape:
+        return tuple(self._context.get_tensor_shape(name))
+
+    def set_memory(self, name: str, memory: Memory) -> None:
+        self._granted(self._context.set_tensor_address(name, memory.address), f"memory for {name}")
+
+    def enqueue(self) -> None:
+        stream = int(self._engine.device.stream)
+        self._granted(self._context.execute_async_v3(stream), "TensorRT does not run it")
+
+    def _granted(self, granted: bool, what: str) -> None:
+        if not granted:
+            raise self._engine.device.refusal(f"{self._engine.name}: {what}")

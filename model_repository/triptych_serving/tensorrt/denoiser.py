@@ -1,0 +1,149 @@
+"""The loop's `Denoiser` on TensorRT: padded batches, one captured graph for each, conditioning that stays on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..denoiser import TIMESTEPS, Conditioning, Floats
+from ..engines import Profile
+from .device import Device, Engine, Shape
+from .lost import ends_the_process_if_lost
+from .resident import Resident
+from .runner import Runner
+
+# A batch of the model's own size is padded to the next of these; each has a graph.
+CAPTURED_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
+REQUEST_ROWS = 2  # a guided one's, the most that a request has
+
+
+class TensorRTDenoiser:
+    """`Denoiser` over an engine.
+
+    A row's bytes may depend on the number of rows that it is run with: TensorRT has other kernels for other shapes. With
+    `fixed_rows` every call has so many, padded where there are fewer, and rows of one request are never in two calls.
+
+    Args:
+        inputs: the stage's tensor specs in the manifest.
+        sizes: the named dimensions at the model's own size; its batches are captured here, before any request.
+        most_rows: that the loop puts into a batch.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        engine: Engine,
+        profiles: Sequence[Profile],
+        inputs: Mapping[str, Mapping[str, Any]],
+        sizes: Mapping[str, int],
+        *,
+        most_rows: int,
+        fixed_rows: int | None = None,
+    ) -> None:
+        self._device, self._fixed = device, fixed_rows
+        self._own = {name: tuple(sizes.get(dim, dim) for dim in spec["shape"][1:]) for name, spec in inputs.items()}
+        (self._timestep,) = (name for name in inputs if name in TIMESTEPS)
+        self._conditions = [name for name in inputs if name not in ("sample", self._timestep)]
+        self._most_rows = fixed_rows or most_rows
+        self._rows = [n for n in self._legal_rows(most_rows) if _any_holds(profiles, _of(self._own, n))]
+        if not self._rows or max(self._rows) < REQUEST_ROWS:
+            names = ", ".join(profile.name for profile in profiles)
+            raise ValueError(
+                f"rows: {self._most_rows} given; legal: {REQUEST_ROWS} or more, in one of profiles {names}"
+            )
+        captured = [_of(self._own, n) for n in self._rows]
+        kernels = "none" if fixed_rows else "lazy"  # compiled behind our back, kernels change bytes in the middle
+        self._runner = Runner(device, engine, profiles, captured, kernels=kernels)
+        self._resident = Resident(device, self._conditions)
+        self._gathered: tuple[Conditioning, ...] = ()
+        self._gathered_rows = 0
+
+    def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
+        shapes = {name: conditioning[0].arrays[name].shape[1:] for name in self._conditions}
+        shapes |= {"sample": sample.shape[1:], self._timestep: ()}
+        noise_pred = np.empty_like(sample)
+        with ends_the_process_if_lost():
+            for rows, members in self._calls(conditioning, self._most(shapes)):
+                noise_pred[rows] = self._call(sample[rows], timestep[rows], members, shapes)
+        return noise_pred
+
+    def release(self, conditioning: Conditioning) -> None:
+        with ends_the_process_if_lost():
+            self._resident.release(conditioning)
+        if conditioning in self._gathered:
+            self._gathered = ()
+
+    def _legal_rows(self, most_rows: int) -> Sequence[int]:
+        return (self._fixed,) if self._fixed else [n for n in CAPTURED_ROWS if n < most_rows] + [most_rows]
+
+    def _most(self, tails: Mapping[str, Shape]) -> int:
+        """The most rows of this size that a profile holds.
+
+        Raises:
+            ValueError: none does.
+        """
+        if self._fixed:
+            return self._fixed
+        fitting = [n for n in range(1, self._most_rows + 1) if self._runner.holds(_of(tails, n))]
+        if not fitting:
+            raise ValueError(f"no profile of the engine holds shapes {dict(tails)}")
+        return fitting[-1]
+
+    def _calls(
+        self, conditioning: Sequence[Conditioning], most: int
+    ) -> Iterator[tuple[slice, tuple[Conditioning, ...]]]:
+        """The rows that each call takes, and whose they are; requests are not split."""
+        members: list[Conditioning] = []
+        begin = end = 0
+        for one in conditioning:
+            if members and end - begin + len(one) > most:
+                yield slice(begin, end), tuple(members)
+                begin, members = end, []
+            members.append(one)
+            end += len(one)
+        yield slice(begin, end), tuple(members)
+
+    def _call(
+        self, sample: Floats, timestep: Floats, members: tuple[Conditioning, ...], tails: Mapping[str, Shape]
+    ) -> Floats:
+        rows = self._padded(len(sample), tails)
+        self._runner.put("sample", _padded(sample, rows))
+        self._runner.put(self._timestep, _padded(timestep, rows))
+        self._gather(members, rows)
+        self._runner.run(_of(tails, rows))
+        return self._runner.fetch({"out_sample": sample.shape})["out_sample"]
+
+    def _padded(self, rows: int, tails: Mapping[str, Shape]) -> int:
+        """How many rows a call of so many is run with."""
+        if self._fixed:
+            return self._fixed
+        return next((n for n in self._rows if n >= rows), rows) if tails == self._own else rows
+
+    def _gather(self, members: tuple[Conditioning, ...], rows: int) -> None:
+        """Bring all rows' conditioning side by side, the last one's again where the batch is padded; if it is not there yet."""
+        if (members, rows) == (self._gathered, self._gathered_rows):
+            return
+        self._gathered = ()  # whatever comes in between
+        slots = [(one, k) for one in members for k in range(len(one))]
+        slots += slots[-1:] * (rows - len(slots))
+        for slot, (one, k) in enumerate(slots):
+            for name, memory in self._resident[one].items():
+                size = memory.nbytes // len(one)
+                self._device.copy(memory.part(k * size, size), self._runner.memory[name].part(slot * size, size))
+        self._gathered, self._gathered_rows = members, rows
+
+
+def _of(tails: Mapping[str, Shape], rows: int) -> dict[str, Shape]:
+    """The inputs' shapes with so many rows."""
+    return {name: (rows, *tail) for name, tail in tails.items()}
+
+
+def _any_holds(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> bool:
+    return any(profile.holds(shapes) for profile in profiles)
+
+
+def _padded(array: Floats, rows: int) -> Floats:
+    """With its last row again and again."""
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

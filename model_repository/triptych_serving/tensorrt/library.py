@@ -1,0 +1,92 @@
+"""Loads TensorRT, or TensorRT-RTX, whichever wheel it comes in. The two share one Python interface."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+TARGETS = ("tensorrt", "tensorrt-rtx")
+# TensorRT-RTX on PyPI: its Python bindings in one wheel, the libraries that they need in another, made for ONNX Runtime.
+RTX_BINDINGS, RTX_LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
+# In the order in which they need each other.
+RTX_FILES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
+CUDA, CUDA_HINT = "cuda.bindings.runtime", "pip install 'cuda-bindings>=13'"
+MOST_TEXT = 400
+
+
+class LibraryMissing(Exception):
+    """TensorRT, or what it needs, is not there: `missing` says what, `mend` what to do."""
+
+    def __init__(self, missing: str, mend: str) -> None:
+        super().__init__(f"{missing}; {mend}" if mend else missing)
+        self.missing, self.mend = missing, mend
+
+
+@functools.cache
+def load(target: str) -> Any:
+    """The module of a target: `tensorrt`, `tensorrt_rtx`, or `tensorrt_rtx_bindings` with libraries from beside it.
+
+    Raises:
+        LibraryMissing: it is not installed; says what to install.
+    """
+    if target == "tensorrt":
+        return imported("tensorrt", "pip install tensorrt (its libraries come from NVIDIA's index)")
+    if importlib.util.find_spec("tensorrt_rtx") is not None:
+        return imported("tensorrt_rtx", "")
+    hint = "pip install 'triptych[tensorrt-rtx]'"
+    _preload_libraries(hint)
+    return imported(RTX_BINDINGS, hint)
+
+
+def imported(module: str, hint: str) -> Any:
+    """A module.
+
+    Raises:
+        LibraryMissing: it cannot be imported; `hint` says what mends that.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise LibraryMissing(f"{module}: cannot be imported ({error})", hint) from None
+
+
+def _preload_libraries(hint: str) -> None:
+    """The bindings ask the loader for libraries by name; those that are loaded already satisfy it from any folder."""
+    spec = importlib.util.find_spec(RTX_LIBRARIES)
+    if spec is None or not spec.submodule_search_locations:
+        raise LibraryMissing(f"{RTX_LIBRARIES}: not installed", hint)
+    folder = Path(spec.submodule_search_locations[0])
+    for pattern in RTX_FILES:
+        file = next(iter(sorted(folder.glob(pattern))), None)
+        if file is None:
+            raise LibraryMissing(f"{folder / pattern}: missing", hint)
+        ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
+
+
+def logger(trt: Any) -> Any:
+    """A logger of TensorRT's that keeps the errors: the first is the reason, those after it are its consequences."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+        def take(self) -> str:
+            """The first error since it was asked last."""
+            errors, self.errors = self.errors, []
+            return on_one_line(errors[0]) if errors else "TensorRT gives no reason"
+
+    return Log()
+
+
+def on_one_line(error: str) -> str:
+    """An error of TensorRT's, whose own first line names a place and whose next ones say what is wrong there."""
+    return " ".join(error.split())[:MOST_TEXT]

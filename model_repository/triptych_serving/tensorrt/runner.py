@@ -1,0 +1,125 @@
+"""One engine with its memory: host arrays in, a run in the narrowest profile, host arrays out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines import Profile, narrowest
+from .device import Bytes, Context, Device, Engine, Graph, Shape
+
+Shapes = Mapping[str, Shape]  # of the inputs, by name
+
+
+class Runner:
+    """Runs an engine at the shapes of its `profiles`; at those in `captured` as one CUDA graph each.
+
+    Everything is allocated here, once: memory for each tensor at its largest, page-locked arrays to copy from and to, a context
+    for each profile, and one for each graph, since a context that was captured must not change.
+
+    Args:
+        kernels: what `Engine.context` takes, for shapes that are not captured; captured ones have kernels of their own.
+
+    Raises:
+        OutOfMemory: says for which tensor.
+        DeviceError: the device or the engine refuse something.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        engine: Engine,
+        profiles: Sequence[Profile],
+        captured: Sequence[Shapes] = (),
+        *,
+        kernels: str = "none",
+    ) -> None:
+        self._device, self._engine, self._profiles = device, engine, profiles
+        self.inputs = [name for name, tensor in engine.tensors.items() if tensor.is_input]
+        self.outputs = [name for name, tensor in engine.tensors.items() if not tensor.is_input]
+        self._contexts = [engine.context(k, kernels) for k in range(len(profiles))]
+        largest = [self._largest(context, profile) for context, profile in zip(self._contexts, profiles, strict=True)]
+        nbytes = {name: max(shapes[name] for shapes in largest) for name in engine.tensors}
+        self.memory = {name: device.allocate(size, f"tensor {name}") for name, size in nbytes.items()}
+        self._host: dict[str, Bytes] = {name: device.page_locked(size) for name, size in nbytes.items()}
+        for context in self._contexts:
+            self._give_memory(context)
+        # By the inputs' shapes, each with the outputs' shapes.
+        self._graphs: dict[tuple[tuple[str, Shape], ...], tuple[Graph, Shapes]] = {}
+        for shapes in captured:
+            self._graphs[_key(shapes)] = self._captured(shapes)
+
+    def put(self, name: str, array: NDArray[Any]) -> None:
+        """Upload an input of the next run. Not twice before `fetch`: the copy may not have begun."""
+        host = self._host_array(name, array.shape)
+        np.copyto(host, array, casting="same_kind")
+        self._device.upload(host, self.memory[name].part(0, host.nbytes))
+
+    def run(self, shapes: Shapes) -> Shapes:
+        """Start a run on what lies in `memory`; the outputs' shapes.
+
+        Raises:
+            ValueError: no profile holds the shapes.
+        """
+        if captured := self._graphs.get(_key(shapes)):
+            graph, outputs = captured
+            graph.launch()
+            return outputs
+        context = self._contexts[narrowest(self._profiles, shapes)]
+        outputs = self._set_shapes(context, shapes)
+        context.enqueue()
+        return outputs
+
+    def fetch(self, shapes: Shapes) -> dict[str, NDArray[Any]]:
+        """Wait for the run; its outputs, or the first rows of them, of these shapes."""
+        host = {name: self._host_array(name, shape) for name, shape in shapes.items()}
+        for name, array in host.items():
+            self._device.download(self.memory[name].part(0, array.nbytes), array)
+        self._device.synchronize()
+        return {name: array.copy() for name, array in host.items()}
+
+    def holds(self, shapes: Shapes) -> bool:
+        """Whether a profile does."""
+        return any(profile.holds(shapes) for profile in self._profiles)
+
+    def _largest(self, context: Context, profile: Profile) -> dict[str, int]:
+        """Bytes of every tensor at the profile's largest shapes."""
+        inputs = {name: profile.shapes[name][2] for name in self.inputs}
+        shapes = {**inputs, **self._set_shapes(context, inputs)}
+        return {name: max(1, self._nbytes(name, shape)) for name, shape in shapes.items()}
+
+    def _set_shapes(self, context: Context, shapes: Shapes) -> Shapes:
+        """Of the inputs; the outputs'."""
+        for name, shape in shapes.items():
+            context.set_shape(name, shape)
+        return {name: context.shape(name) for name in self.outputs}
+
+    def _give_memory(self, context: Context) -> None:
+        for name, memory in self.memory.items():
+            context.set_memory(name, memory)
+
+    def _captured(self, shapes: Shapes) -> tuple[Graph, Shapes]:
+        """Run once, since TensorRT prepares itself in a first run, then capture."""
+        context = self._engine.context(narrowest(self._profiles, shapes), "eager")
+        self._give_memory(context)
+        outputs = self._set_shapes(context, shapes)
+        for name, shape in shapes.items():
+            self.put(name, np.zeros(shape, self._engine.tensors[name].dtype))
+        context.enqueue()
+        self._device.synchronize()
+        return self._device.capture(context.enqueue), outputs
+
+    def _host_array(self, name: str, shape: Shape) -> NDArray[Any]:
+        dtype = self._engine.tensors[name].dtype
+        return self._host[name][: self._nbytes(name, shape)].view(dtype).reshape(shape)
+
+    def _nbytes(self, name: str, shape: Shape) -> int:
+        return math.prod(shape) * self._engine.tensors[name].dtype.itemsize
+
+
+def _key(shapes: Shapes) -> tuple[tuple[str, Shape], ...]:
+    return tuple(sorted(shapes.items()))

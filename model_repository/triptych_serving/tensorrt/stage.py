@@ -1,0 +1,33 @@
+"""Encoders and decoders on an engine, arrays in and arrays out by name, as `ort.Stage`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..engines import Profile
+from .device import Device, Engine
+from .lost import ends_the_process_if_lost
+from .runner import Runner
+
+
+class TensorRTStage:
+    """One engine. Its rows are those of one batch of Triton's; it pads nothing and captures nothing."""
+
+    def __init__(self, device: Device, engine: Engine, profiles: Sequence[Profile], *, kernels: str = "none") -> None:
+        self._runner = Runner(device, engine, profiles, kernels=kernels)
+        self.inputs, self.outputs = self._runner.inputs, self._runner.outputs
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """One run of the whole batch.
+
+        Raises:
+            ValueError: no profile holds the inputs' shapes.
+        """
+        with ends_the_process_if_lost():
+            for name, array in inputs.items():
+                self._runner.put(name, array)
+            shapes = self._runner.run({name: array.shape for name, array in inputs.items()})
+            return self._runner.fetch(shapes)

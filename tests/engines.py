@@ -1,0 +1,59 @@
+"""Builds for TensorRT out of builds for the processor: the same stages and cards, with engines made by whoever asks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from triptych_export.tensorrt.engines import Engines, Target
+from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
+from triptych_serving.manifest import Manifest
+
+from . import simulated
+
+RTX = "tensorrt-rtx"
+# (folder to write PLAN into, key, the stage's facts) → what the store keeps about it.
+Make = Callable[[Path, EngineKey, dict[str, Any]], dict[str, Any]]
+
+
+def planned(
+    source: Path, build: Path, capabilities: Sequence[str], make: Make | None = None, *, target: str = RTX
+) -> Path:
+    """A copy of the build `source` with engines for these GPUs: real ones, or what `make` makes in their place."""
+    manifest = Manifest.load(source)
+    shutil.copytree(manifest.build, build)
+    document = json.loads((build / "manifest.json").read_text())
+    real = Target(RTX if make else target, tuple(capabilities), {})  # TensorRT proper need not be here to be invented
+    engines = Engines(EngineStore(build.parent / f"{build.name}-store"), real, build)
+    for name, facts in document["stages"].items():
+        wanted = engines.wanted(name, facts, manifest.model)
+        if make is not None:
+            engines._build = lambda wanted, key, _report, folder, facts=facts: make(folder, key, _facts(wanted, facts))
+        files, more = engines.make(wanted, lambda _phase, _share: None)
+        facts.update(more)
+        for file in files:
+            content = (build / file).read_bytes()
+            document["artifacts"][file] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    document["target"] = target
+    (build / "manifest.json").write_text(json.dumps(document))
+    return build
+
+
+def _facts(wanted, facts):
+    return {**facts, "profiles": [{"name": one.name, "shapes": one.shapes} for one in wanted.profiles]}
+
+
+def simulated_build(source: Path, build: Path) -> Path:
+    """With plans for `simulated.SimulatedDevice`."""
+    manifest = Manifest.load(source)
+
+    def make(folder, _key, facts):
+        onnx = manifest.build / facts["path"]
+        (folder / PLAN).write_bytes(simulated.plan(onnx, facts, manifest.model.default_sizes))
+        return {"seconds": 1.0, "peak_bytes": 1}
+
+    return planned(source, build, [simulated.MACHINE.capability], make)
