@@ -11,7 +11,7 @@ class TritonPythonModel:
         arguments = triton.ModelArguments(args)
         self.inputs = arguments.inputs
         name, manifest = arguments.parameters["stage"], arguments.manifest
-        self.stage = Stage(manifest.stage_path(name))
+        self.stage = Stage(manifest.stage_path(name), manifest.stages[name]["outputs"])
         self.stage.warm_up(manifest.stages[name]["inputs"], manifest.model.default_sizes)
 
     def execute(self, requests):
