@@ -35,8 +35,16 @@ class OptimumFolder(Weights):
         return tuple(self.folder / one for one in parts)
 
     def files(self, component: str) -> list[Path]:
-        """Graphs, and the files beside them with their weights."""
-        return [file for folder in self.folders(component) for file in [self.graph(folder), *_weights(folder)]]
+        """Graphs, and the files beside them with their weights.
+
+        Raises:
+            ExportError: a graph is missing.
+        """
+        folders = self.folders(component)
+        for folder in folders:
+            if not (folder / GRAPH).is_file():
+                raise ExportError(f"{folder.name}: no {GRAPH} in {folder}; Optimum's export has one for each part")
+        return [file for folder in folders for file in [folder / GRAPH, *_weights(folder)]]
 
     def check(self, component: str) -> None:
         """Every graph's weights must be its own folder's.
@@ -47,16 +55,6 @@ class OptimumFolder(Weights):
         for file in self.files(component):
             if not file.resolve().is_relative_to(file.parent.resolve()):
                 raise ExportError(f"{file}: leads outside {file.parent}; supported: files of the folder itself")
-
-    def graph(self, folder: Path) -> Path:
-        """The graph in a folder.
-
-        Raises:
-            ExportError: there is none.
-        """
-        if not (folder / GRAPH).is_file():
-            raise ExportError(f"{folder.name}: no {GRAPH} in {folder}; Optimum's export has one for each part")
-        return folder / GRAPH
 
 
 def open_folder(folder: Path, kind: Kind) -> Weights:
@@ -85,35 +83,41 @@ class AdaptedStage(Stage):
         return cls(folder, adapted, _no_module, sizes, "optimum", made_of="Optimum's graph", name=name)
 
     def write(self, path: Path, examples: list[Arrays]) -> list[Arrays]:
-        assert isinstance(self.weights, OptimumFolder)  # noqa: S101 - `of` takes no other
         part = self.name if self.spec.component == "vae" else self.spec.component
-        source = self.weights.graph(self.weights.folder / part)
-        edge = _edge(self)
-        model = ir.load(source)
+        source = self.weights.folder / part / GRAPH
+        edge, model = _edge(self, f"{part}/{GRAPH}"), ir.load(source)
         _check_weights(model, source)
         edge.adapt(model.graph)
-        _finish(model, self.spec, source)
+        _finish(model, edge)
         to_onnx.save(model, path)
-        session = to_onnx.open_session(source)
-        names = [output.name for output in session.get_outputs()]
-        read = {value.name for value in session.get_inputs()}
-        return [
-            edge.expected(
-                dict(zip(names, session.run(names, {n: v for n, v in edge.given(e).items() if n in read}), strict=True)), e
-            )
-            for e in examples
-        ]
+        del model
+        graph = _Graph(source)
+        read = [{name: value for name, value in edge.given(one).items() if name in graph.inputs} for one in examples]
+        return [edge.expected(graph(given), one) for given, one in zip(read, examples, strict=True)]
 
 
 def _no_module(_component: Any) -> Any:
     raise NotImplementedError("Optimum's graphs hold no torch modules")
 
 
+class _Graph:
+    """Optimum's graph as it is, arrays in and all of its outputs out by name."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = to_onnx.open_session(path)
+        self.inputs, self.outputs = (
+            [tensor.name for tensor in tensors] for tensors in (self._session.get_inputs(), self._session.get_outputs())
+        )
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        return dict(zip(self.outputs, self._session.run(self.outputs, inputs), strict=True))
+
+
 class _Edge:
     """What is changed about a graph: nothing, but for names and types. `expected` says the same in NumPy."""
 
-    def __init__(self, spec: StageSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: StageSpec, where: str) -> None:
+        self.spec, self.where = spec, where
 
     def adapt(self, graph: ir.Graph) -> None:
         """Rewrite the graph in place."""
@@ -122,7 +126,7 @@ class _Edge:
         """An example as the graph took it before."""
         return example
 
-    def expected(self, outputs: Arrays, example: Arrays) -> Arrays:
+    def expected(self, outputs: Arrays, example: Arrays) -> Arrays:  # noqa: ARG002 - the edges' common signature
         """What the adapted graph should make of an example, from what the graph itself made of it."""
         return {name: outputs[name] for name in self.spec.outputs}
 
@@ -130,13 +134,13 @@ class _Edge:
 class _TextEdge(_Edge):
     """The hidden states before each layer → for each row the one that `clip_skip` leaves last."""
 
-    def __init__(self, spec: StageSpec, layers: int) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: StageSpec, where: str, layers: int) -> None:
+        super().__init__(spec, where)
         self.states = [f"hidden_states.{layer}" for layer in range(layers)]
 
     def adapt(self, graph: ir.Graph) -> None:
         outputs = {value.name: value for value in graph.outputs}
-        _require(self.states, outputs, "outputs")
+        _require(self.states, outputs, f"{self.where}: outputs")
         clip_skip = ir.Input("clip_skip", ir.Shape(["batch", 1]), ir.TensorType(ir.DataType.INT64))
         graph.inputs.append(clip_skip)
         one, last = (_constant(graph, name, [k]) for name, k in (("axis", 1), ("last", len(self.states) - 1)))
@@ -156,8 +160,8 @@ class _TextEdge(_Edge):
 class _DecoderEdge(_Edge):
     """Scaled latents → diffusers' way to uint8 pixels, around the decoder."""
 
-    def __init__(self, spec: StageSpec, config: Mapping[str, Any]) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: StageSpec, where: str, config: Mapping[str, Any]) -> None:
+        super().__init__(spec, where)
         normalised = config.get("latents_mean") and config.get("latents_std")
         mean, std = (config["latents_mean"], config["latents_std"]) if normalised else ([0.0], [1.0])
         self.mean, self.std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
@@ -184,25 +188,25 @@ class _DecoderEdge(_Edge):
     def given(self, example: Arrays) -> Arrays:
         return {"latent_sample": example["latent_sample"] * self.std + self.mean}
 
-    def expected(self, outputs: Arrays, example: Arrays) -> Arrays:
+    def expected(self, outputs: Arrays, example: Arrays) -> Arrays:  # noqa: ARG002 - the edges' common signature
         image = np.clip(outputs["sample"] * np.float32(0.5) + np.float32(0.5), 0, 1).transpose(0, 2, 3, 1)
         return {"sample": (image * 255).round().astype(np.uint8)}
 
 
-def _edge(stage: AdaptedStage) -> _Edge:
+def _edge(stage: AdaptedStage, where: str) -> _Edge:
     config = stage.weights.config(stage.spec.component)
     if stage.spec.component.startswith("text_encoder"):
-        return _TextEdge(stage.spec, config["num_hidden_layers"])
-    return _DecoderEdge(stage.spec, config) if stage.name == "vae_decoder" else _Edge(stage.spec)
+        return _TextEdge(stage.spec, where, config["num_hidden_layers"])
+    return _DecoderEdge(stage.spec, where, config) if stage.name == "vae_decoder" else _Edge(stage.spec, where)
 
 
-def _finish(model: ir.Model, spec: StageSpec, source: Path) -> None:
+def _finish(model: ir.Model, edge: _Edge) -> None:
     """Leave the spec's inputs and outputs, with its shapes, and know the type of every value in between.
 
     Raises:
         ExportError: the graph has others, or of other types; names them.
     """
-    graph, where = model.graph, f"{source.parent.name}/{source.name}"
+    graph, spec, where = model.graph, edge.spec, edge.where
     inputs, outputs = ({str(value.name): value for value in values} for values in (graph.inputs, graph.outputs))
     if inputs.keys() != spec.inputs.keys():
         raise ExportError(f"{where}: inputs {', '.join(inputs)}; supported: {', '.join(spec.inputs)}")
@@ -234,7 +238,9 @@ def _check_weights(model: ir.Model, source: Path) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).resolve().parent != source.parent.resolve():
-            raise ExportError(f"{source.parent.name}/{source.name}: reads {tensor.location}; supported: files beside it")
+            raise ExportError(
+                f"{source.parent.name}/{source.name}: reads {tensor.location}; supported: files beside it"
+            )
 
 
 def _constant(graph: ir.Graph, name: str, content: NDArray[Any] | np.float32 | list[int]) -> ir.Value:
@@ -245,7 +251,9 @@ def _constant(graph: ir.Graph, name: str, content: NDArray[Any] | np.float32 | l
     return value
 
 
-def _add(graph: ir.Graph, op: str, inputs: list[ir.Value], before: ir.Node | None = None, **attributes: Any) -> ir.Value:
+def _add(
+    graph: ir.Graph, op: str, inputs: list[ir.Value], before: ir.Node | None = None, **attributes: Any
+) -> ir.Value:
     node = ir.node(op, inputs, attributes)
     graph.insert_before(before, node) if before is not None else graph.append(node)
     return node.outputs[0]

@@ -171,7 +171,10 @@ def _clip(weights: Weights, component: str, tokens: int) -> StageSpec:
     states = ("last_hidden_state", *before_layers, "hidden_states")
     if component == "text_encoder":
         return StageSpec(component, inputs, {"hidden_states": hidden_states}, states, {"clip_skip": 0})
-    outputs = {"hidden_states": hidden_states, "text_embeds": TensorSpec("float32", ("batch", config["projection_dim"]))}
+    outputs = {
+        "hidden_states": hidden_states,
+        "text_embeds": TensorSpec("float32", ("batch", config["projection_dim"])),
+    }
     return StageSpec(component, inputs, outputs, ("text_embeds", *states), {"clip_skip": 0})
 
 
