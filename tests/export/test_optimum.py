@@ -19,14 +19,17 @@ from triptych.server import Server
 from triptych_export import samplers
 from triptych_export.build import Options, export
 from triptych_export.errors import ExportError
+from triptych_export.precision import lower
 from triptych_export.sdxl import Sdxl
 from triptych_export.tensorrt.engines import Engines, Target
 from triptych_export.tensorrt.store import EngineStore
+from triptych_export.to_onnx import example_inputs, open_session
 from triptych_serving.manifest import Manifest
 
 from .. import plain, tiny_sdxl
 from ..optimum import environment
 from .test_export import change_json
+from .test_tensorrt import spec_of
 
 SEED = 2  # of the tiny model
 PROMPT = "a 3d render of a red apple"
@@ -135,6 +138,21 @@ def test_optimums_pipelines_draw_with_our_build(ours, pipeline, tmp_path):
     from_picture = StableDiffusionXLImg2ImgPipeline(**pipeline.components, add_watermarker=False)
     expected = theirs_of(from_picture, image, image=Image.open(source))
     assert np.abs(opened(tmp_path / f"{len(REQUESTS)}.png") - expected).max() <= 1
+
+
+def test_engines_do_without_what_is_for_optimums_pipelines(ours, tmp_path):
+    manifest = Manifest.load(ours[1])
+    for name, stage in manifest.stages.items():
+        spec = spec_of(stage)
+        example = example_inputs(spec, [{**manifest.model.smallest_sizes, "batch": 2}])[0]
+        lower(manifest.stage_path(name), tmp_path / f"{name}.onnx", "fp32", spec)
+        whole, lowered = (open_session(path) for path in (manifest.stage_path(name), tmp_path / f"{name}.onnx"))
+        assert [value.name for value in lowered.get_inputs()] == list(spec.inputs)
+        assert {value.name for value in lowered.get_outputs()} == set(spec.outputs)
+        assert not lowered.get_overridable_initializers()
+        for one, other in zip(*(session.run(list(spec.outputs), example) for session in (whole, lowered)), strict=True):
+            limit = 1 if one.dtype == np.uint8 else 1e-5  # without ONNX Runtime's optimisations
+            assert np.abs(one.astype(float) - other).max() <= limit
 
 
 def another_name(folder):
