@@ -57,6 +57,9 @@ class Family(Protocol):
     ) -> ModelCard:
         """What the served model can do."""
 
+    def layout(self) -> Mapping[str, bytes]:
+        """Small files by path, with which other programs know the build's folder."""
+
     def sources(self) -> Mapping[str, str]:
         """The weights of each component by content."""
 
@@ -118,6 +121,7 @@ class _Export:
         if self.engines is not None:
             made = {name: self._engines_of(self.engines, name, facts, card) for name, facts in stages.items()}
             stages = {name: {**facts, **made[name]} for name, facts in stages.items()}
+        workshop.layout(family.layout())
         self._write_manifest(card, stages)
         self._assemble()
         workshop.ledger.finish()

@@ -89,6 +89,10 @@ class Cascade:
         smallest = min(side for side in self._sides if 4 * side >= self._size)
         return replace(made, min_size=smallest, max_size=self._sides[-1])
 
+    def layout(self) -> dict[str, bytes]:
+        """Optimum has no pipeline for Stable Cascade."""
+        return {}
+
     def sources(self) -> dict[str, str]:
         return {
             (component if component in (name, "vqgan") else f"{name}_{component}"): weights.source(component)

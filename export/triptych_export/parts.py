@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import io
 import json
 import multiprocessing
@@ -52,6 +53,14 @@ class Stage:
     sizes: Sequence[Mapping[str, int]]  # named dimensions that it is checked at; traced at the first, all above 1
     code: str  # modules of this package that make it
     as_stored: bool = False  # whether `module` takes weights in half precision, which halves the memory
+    made_of: str = "PyTorch"  # what the graph is checked against
+
+    def write(self, path: Path, examples: list[to_onnx.Arrays]) -> list[to_onnx.Arrays]:
+        """Write the graph to `path`; what the weights make of each example without it."""
+        module = self.module(self.weights.load(self.spec.component, self.as_stored))
+        expected = to_onnx.references(module, self.spec, examples)
+        to_onnx.convert(module, self.spec, examples, path)
+        return expected
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,18 @@ class Workshop:
                 made[preview.name] = PreviewCard(**facts)
             yield stage, made[preview.name]
 
+    def layout(self, files: Mapping[str, bytes]) -> None:
+        """Small files that other programs read, by path."""
+
+        def make() -> Made:
+            for path, content in files.items():
+                (self.output / path).parent.mkdir(parents=True, exist_ok=True)
+                (self.output / path).write_bytes(content)
+            return list(files), {}
+
+        made_from = combined(f"{path} {hashlib.sha256(content).hexdigest()}" for path, content in files.items())
+        self.ledger.part("layout", made_from, make)
+
     def _make_stage(self, name: str, stage: Stage) -> Made:
         path, spec = f"{name}/model.onnx", stage.spec
         verdict = self._convert(name, stage, self.output / path)
@@ -130,18 +151,15 @@ class Workshop:
 
     def _convert(self, name: str, stage: Stage, target: Path) -> Facts:
         """Export one stage beside its place, check it there, and only then move it in."""
-        spec = stage.spec
-        examples = to_onnx.example_inputs(spec, stage.sizes)
+        examples = to_onnx.example_inputs(stage.spec, stage.sizes)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unchecked-") as folder:
             unchecked = Path(folder) / target.name
             with contextlib.redirect_stdout(io.StringIO()):
-                module = stage.module(stage.weights.load(spec.component, stage.as_stored))
-                expected = to_onnx.references(module, spec, examples)
-                to_onnx.convert(module, spec, examples, unchecked)
-            del module  # a full-size stage and ONNX Runtime's copy of it do not fit side by side
-            gc.collect()
-            verdict: Facts = {"max_difference": to_onnx.check(name, unchecked, examples, expected)}
+                expected = stage.write(unchecked, examples)
+            gc.collect()  # a full-size module and ONNX Runtime's copy of it do not fit side by side
+            difference = to_onnx.check(name, unchecked, examples, expected, stage.made_of)
+            verdict: Facts = {"max_difference": difference, "made_of": stage.made_of}
             verdict["batch_invariant"] = to_onnx.batch_invariant(unchecked, examples[0])
             Path(f"{target}_data").unlink(missing_ok=True)  # an earlier export's, which this one may not need
             for file in Path(folder).iterdir():

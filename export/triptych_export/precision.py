@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .errors import ExportError
 from .stages import StageSpec
@@ -39,7 +40,8 @@ FIXED_INPUTS = {"Resize": (1, 2)}
 def lower(source: Path, target: Path, precision: str, spec: StageSpec) -> None:
     """Write `source`, an ONNX file that computes in float32, to `target` computing in `precision`: fp32, fp16 or bf16.
 
-    The inputs' dimensions get `spec`'s names, so that TensorRT knows which of them are one.
+    The inputs' dimensions get `spec`'s names, so that TensorRT knows which of them are one. Inputs become required and outputs
+    that `spec` does not have are dropped: these are for Optimum's pipelines.
 
     Raises:
         ExportError: a weight does not fit the precision, or the graph has branches.
@@ -47,6 +49,11 @@ def lower(source: Path, target: Path, precision: str, spec: StageSpec) -> None:
     model = ir.load(source)
     for value in model.graph.inputs:
         value.shape = ir.Shape(spec.inputs[str(value.name)].shape)
+        value.const_value = None
+        model.graph.initializers.pop(str(value.name), None)
+    for value in [value for value in model.graph.outputs if value.name not in spec.outputs]:
+        model.graph.outputs.remove(value)
+    RemoveUnusedNodesPass()(model)
     if precision != SINGLE:
         _Lowering(model.graph, HALVES[precision]).run()
         model.opset_imports[""] = max(model.opset_imports[""], BF16_OPSET if precision == "bf16" else 0)

@@ -20,6 +20,7 @@ from triptych_serving.cards import (
 
 from . import previews, samplers
 from .errors import ExportError
+from .optimum import AdaptedStage, OptimumFolder, layout, open_folder
 from .options import Options
 from .parts import Preview, Stage, Table, require_equal
 from .sdxl_stages import MODULES, base_specs, refiner_specs
@@ -61,8 +62,8 @@ class Sdxl:
             ExportError: one is not supported, or an option is another family's.
         """
         options.check("SDXL", OPTIONS)
-        refiner = None if options.refiner is None else Weights.open(options.refiner, REFINER)
-        return cls(Weights.open(folder, BASE), refiner, options)
+        refiner = None if options.refiner is None else open_folder(options.refiner, REFINER)
+        return cls(open_folder(folder, BASE), refiner, options)
 
     @property
     def tokenizers(self) -> dict[str, Weights]:
@@ -123,6 +124,10 @@ class Sdxl:
             previews=previews,
         )
 
+    def layout(self) -> dict[str, bytes]:
+        """What Optimum's pipelines read beside the graphs. Graphs that Optimum made have their own folder."""
+        return {} if isinstance(self.base, OptimumFolder) else layout(self.base)
+
     def sources(self) -> dict[str, str]:
         return {
             f"{prefix}{component}": weights.source(component)
@@ -137,6 +142,8 @@ class Sdxl:
     def _stage(self, name: str, weights: Weights, spec: StageSpec) -> Stage:
         multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
         sizes = [_sizes(batch, height * multiple, width * multiple, scale) for batch, height, width in CHECKS]
+        if isinstance(weights, OptimumFolder):
+            return AdaptedStage.of(name, weights, spec, sizes)
         return Stage(weights, spec, MODULES[name], sizes, "sdxl_stages")
 
     @cached_property
@@ -145,6 +152,9 @@ class Sdxl:
 
     @cached_property
     def _scale(self) -> LatentScale:
+        """Our own VAE encoder's graph scales the latents."""
+        if not isinstance(self.base, OptimumFolder):
+            return LatentScale(1.0, None, None)
         vae = self.base.config("vae")
         return LatentScale(vae["scaling_factor"], vae.get("latents_mean"), vae.get("latents_std"))
 

@@ -12,22 +12,28 @@ from .weights import Weights
 
 
 class ClipStage(nn.Module):
-    """A CLIP text encoder: for each row the hidden state before the last layer, or `clip_skip` layers before that."""
+    """A CLIP text encoder: for each row the hidden state before the last layer, or `clip_skip` layers before that.
+
+    It comes after what Optimum's pipelines read: the last hidden state, and those before each layer.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
-        return _skipped(self.encoder(input_ids, output_hidden_states=True).hidden_states, clip_skip)
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> tuple[Tensor, ...]:
+        output = self.encoder(input_ids, output_hidden_states=True)
+        states = output.hidden_states
+        return output.last_hidden_state, *states[:-1], _skipped(states, clip_skip)
 
 
 class ProjectedClipStage(ClipStage):
-    """A CLIP text encoder with projection: hidden state as above, and pooled, projected embedding."""
+    """A CLIP text encoder with projection: pooled, projected embedding, and the hidden states as above."""
 
-    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> tuple[Tensor, ...]:
         output = self.encoder(input_ids, output_hidden_states=True)
-        return _skipped(output.hidden_states, clip_skip), output.text_embeds
+        states = output.hidden_states
+        return output.text_embeds, output.last_hidden_state, *states[:-1], _skipped(states, clip_skip)
 
 
 def _skipped(hidden_states: tuple[Tensor, ...], clip_skip: Tensor) -> Tensor:
@@ -35,6 +41,15 @@ def _skipped(hidden_states: tuple[Tensor, ...], clip_skip: Tensor) -> Tensor:
     layers = torch.stack(hidden_states[:-1])
     wanted = (len(layers) - 1 - clip_skip)[None, :, :, None].expand(1, *layers.shape[1:])
     return torch.gather(layers, 0, wanted)[0]
+
+
+def _latent_scale(vae: Any) -> tuple[Tensor, Tensor]:
+    """Factor and shift of the VAE's latents on their way to the model's, by channel: (1, C, 1, 1) each."""
+    config = vae.config
+    normalised = config.latents_mean and config.latents_std
+    mean, std = (config.latents_mean, config.latents_std) if normalised else ([0.0], [1.0])
+    factor = config.scaling_factor / torch.tensor(std).view(1, -1, 1, 1)
+    return factor, -torch.tensor(mean).view(1, -1, 1, 1) * factor
 
 
 class UNetStage(nn.Module):
@@ -65,7 +80,10 @@ class UNetStage(nn.Module):
 
 
 class VaeDecoderStage(nn.Module):
-    """Latents to pixels: scaling, decoding, and diffusers' own way to uint8, height × width × 3."""
+    """Latents to pixels: scaling, decoding, and diffusers' own way to uint8, height × width × 3.
+
+    They come after what Optimum's pipelines read, the decoded picture in −1 … 1, (batch, 3, height, width).
+    """
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -76,26 +94,28 @@ class VaeDecoderStage(nn.Module):
         self.normalised = bool(config.latents_mean and config.latents_std)
         self.std, self.mean = nn.Buffer(std), nn.Buffer(mean)
 
-    def forward(self, latent_sample: Tensor) -> Tensor:
+    def forward(self, latent_sample: Tensor) -> tuple[Tensor, Tensor]:
         if self.normalised:
             latents = latent_sample * self.std / self.vae.config.scaling_factor + self.mean
         else:
             latents = latent_sample / self.vae.config.scaling_factor
-        image = (self.vae.decode(latents, return_dict=False)[0] * 0.5 + 0.5).clamp(0, 1)
-        pixels: Tensor = (image.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-        return pixels
+        decoded = self.vae.decode(latents, return_dict=False)[0]
+        image = (decoded * 0.5 + 0.5).clamp(0, 1)
+        return decoded, (image.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
 
 
 class VaeEncoderStage(nn.Module):
-    """Pixels in −1 … 1 to the distribution of latents: mean and log-variance, not a sample."""
+    """Pixels in −1 … 1 to the distribution of the model's latents, scaled: mean and log-variance, not a sample."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
+        factor, shift = _latent_scale(vae)
+        self.factor, self.shift = nn.Buffer(factor), nn.Buffer(shift)
 
     def forward(self, sample: Tensor) -> Tensor:
-        latent_parameters: Tensor = self.vae.encode(sample, return_dict=False)[0].parameters
-        return latent_parameters
+        latents = self.vae.encode(sample, return_dict=False)[0]
+        return torch.cat([latents.mean * self.factor + self.shift, latents.logvar + 2 * self.factor.log()], dim=1)
 
 
 MODULES: dict[str, type[nn.Module]] = {
@@ -119,7 +139,10 @@ def base_specs(weights: Weights, tokens: int) -> dict[str, StageSpec]:
         "text_encoder_2": _clip(weights, "text_encoder_2", tokens),
         "unet": _unet(weights, tokens, time_ids=6),
         "vae_decoder": StageSpec(
-            "vae", {"latent_sample": latents}, {"sample": TensorSpec("uint8", ("batch", "height", "width", 3))}
+            "vae",
+            {"latent_sample": latents},
+            {"sample": TensorSpec("uint8", ("batch", "height", "width", 3))},
+            ("decoded", "sample"),
         ),
         "vae_encoder": StageSpec(
             "vae",
@@ -144,10 +167,15 @@ def _clip(weights: Weights, component: str, tokens: int) -> StageSpec:
         "clip_skip": TensorSpec("int64", ("batch", 1), config["num_hidden_layers"]),
     }
     hidden_states = TensorSpec("float32", ("batch", tokens, config["hidden_size"]))
+    before_layers = (f"hidden_states.{layer}" for layer in range(config["num_hidden_layers"]))
+    states = ("last_hidden_state", *before_layers, "hidden_states")
     if component == "text_encoder":
-        return StageSpec(component, inputs, {"hidden_states": hidden_states})
-    text_embeds = TensorSpec("float32", ("batch", config["projection_dim"]))
-    return StageSpec(component, inputs, {"hidden_states": hidden_states, "text_embeds": text_embeds})
+        return StageSpec(component, inputs, {"hidden_states": hidden_states}, states, {"clip_skip": 0})
+    outputs = {
+        "hidden_states": hidden_states,
+        "text_embeds": TensorSpec("float32", ("batch", config["projection_dim"])),
+    }
+    return StageSpec(component, inputs, outputs, ("text_embeds", *states), {"clip_skip": 0})
 
 
 def _unet(weights: Weights, tokens: int, time_ids: int) -> StageSpec:
@@ -162,4 +190,4 @@ def _unet(weights: Weights, tokens: int, time_ids: int) -> StageSpec:
     }
     if config.get("time_cond_proj_dim"):
         inputs["timestep_cond"] = TensorSpec("float32", ("batch", config["time_cond_proj_dim"]))
-    return StageSpec("unet", inputs, {"out_sample": latents})
+    return StageSpec("unet", inputs, {"out_sample": latents}, one_for_all={"timestep": None})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,18 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage: which component it comes from, and its tensors by their names in the graph."""
+    """A stage: which component it comes from, and its tensors by their names in the graph.
+
+    The last two are for Optimum's pipelines, which run the same graph; the server and its engines do without.
+    """
 
     component: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    all_outputs: tuple[str, ...] = ()  # every output of the graph in order, where it has more
+    # Inputs that may have one row for all; left out they mean this number, where it is one.
+    one_for_all: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def graph_outputs(self) -> tuple[str, ...]:
+        return self.all_outputs or tuple(self.outputs)

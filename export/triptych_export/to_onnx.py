@@ -32,8 +32,14 @@ Arrays = dict[str, NDArray[Any]]
 
 def convert(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays], path: Path) -> None:
     """Trace `module` on the first example and save it to `path` (and `path` + "_data" where large)."""
-    program = _trace(module, spec, examples[0])
-    model = program.model
+    model = _trace(module, spec, examples[0]).model
+    for name, default in spec.one_for_all.items():
+        _take_one_for_all(model.graph, name, default)
+    save(model, path)
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a graph without notes on its origin, weights in half precision where that is exact."""
     _strip(model)
     _halve(model.graph)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
@@ -47,12 +53,12 @@ def references(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays])
         for example in examples:
             outputs = module(**{name: torch.from_numpy(array) for name, array in example.items()})
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            results.append({name: out.numpy() for name, out in zip(spec.outputs, outputs, strict=True)})
+            results.append({name: out.numpy() for name, out in zip(spec.graph_outputs, outputs, strict=True)})
     return results
 
 
-def check(stage: str, path: Path, examples: list[Arrays], expected: list[Arrays]) -> float:
-    """The largest relative difference between ONNX Runtime and PyTorch over all examples and outputs.
+def check(stage: str, path: Path, examples: list[Arrays], expected: list[Arrays], made_of: str = "PyTorch") -> float:
+    """The largest relative difference between ONNX Runtime and what it was `made_of` over all examples and outputs.
 
     Raises:
         ExportError: it exceeds TOLERANCE (pixels: more than one level); names the stage, the output and the figure.
@@ -63,7 +69,9 @@ def check(stage: str, path: Path, examples: list[Arrays], expected: list[Arrays]
         for (name, wanted), got in zip(reference.items(), outputs, strict=True):
             difference, limit = _difference(wanted, got)
             if not difference <= limit:
-                raise ExportError(f"{stage}: {name} differs from PyTorch by {difference:.2e}; legal: at most {limit:g}")
+                raise ExportError(
+                    f"{stage}: {name} differs from {made_of} by {difference:.2e}; legal: at most {limit:g}"
+                )
             worst = max(worst, difference)
     return worst
 
@@ -71,13 +79,18 @@ def check(stage: str, path: Path, examples: list[Arrays], expected: list[Arrays]
 def batch_invariant(path: Path, example: Arrays) -> bool:
     """Whether each row's bytes are the same in every batch and beside any neighbours."""
     session = open_session(path)
-    many = {name: np.concatenate([_turned(name, array, k) for k in range(8)])[:8] for name, array in example.items()}
+    many = {name: _eight_rows(name, array) for name, array in example.items()}
     whole = session.run(None, many)
     for batch in INVARIANCE_BATCHES:
-        part = session.run(None, {name: array[8 - batch :] for name, array in many.items()})
+        part = session.run(None, {name: array[8 - batch :] if array.ndim else array for name, array in many.items()})
         if any(not np.array_equal(a[8 - batch :], b) for a, b in zip(whole, part, strict=True)):
             return False
     return True
+
+
+def _eight_rows(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Eight different rows of an input; a number that is for all rows stays what it is."""
+    return np.concatenate([_turned(name, array, k) for k in range(8)])[:8] if array.ndim else array
 
 
 def _turned(name: str, array: NDArray[Any], k: int) -> NDArray[Any]:
@@ -116,7 +129,7 @@ def _random(spec: TensorSpec, sizes: Mapping[str, int], name: str, random: np.ra
         return random.integers(0, spec.limit or 2, shape)
     scale = {"timestep": 999.0, "timestep_ratio": 1.0, "time_ids": 1024.0}.get(name)
     values = random.standard_normal(shape) if scale is None else random.random(shape) * scale
-    return values.astype(spec.dtype)
+    return np.asarray(values, spec.dtype)
 
 
 def _trace(module: torch.nn.Module, spec: StageSpec, example: Arrays) -> Any:
@@ -132,7 +145,7 @@ def _trace(module: torch.nn.Module, spec: StageSpec, example: Arrays) -> Any:
             dynamo=True,
             dynamic_shapes=dynamic,
             input_names=list(spec.inputs),
-            output_names=list(spec.outputs),
+            output_names=list(spec.graph_outputs),
             opset_version=OPSET,
             verbose=False,
         )
@@ -150,6 +163,26 @@ def _quick_rules() -> Iterator[None]:
         yield
     finally:
         rewriter._DEFAULT_REWRITE_RULES = rules
+
+
+def _take_one_for_all(graph: ir.Graph, name: str, default: int | None) -> None:
+    """Let an input have a single row, which every row of the batch then gets; `default` where it is left out."""
+    given = next(value for value in graph.inputs if value.name == name)
+    like, rank = next(value for value in graph.inputs if value is not given), len(given.shape)
+    ones = ir.Value(name=f"{name}.ones", const_value=ir.tensor(np.ones(rank - 1, np.int64), name=f"{name}.ones"))
+    rows = ir.node("Shape", [like], {"start": 0, "end": 1}, name=f"{name}.rows")
+    shape = ir.node("Concat", [rows.outputs[0], ones], {"axis": 0}, name=f"{name}.shape")
+    all_rows = ir.node("Expand", [given, shape.outputs[0]], name=f"{name}.expand")
+    expanded = all_rows.outputs[0]
+    expanded.name, expanded.shape, expanded.type = f"{name}.expanded", given.shape, given.type
+    ir.convenience.replace_all_uses_with(given, expanded)
+    all_rows.replace_input_with(0, given)
+    graph.register_initializer(ones)
+    graph.insert_before(graph[0], [rows, shape, all_rows])
+    given.shape = ir.Shape([f"{name}_rows", *given.shape[1:]])
+    if default is not None:
+        given.const_value = ir.tensor(np.full([1] * rank, default, given.dtype.numpy()), name=name)
+        graph.register_initializer(given)
 
 
 def _strip(model: ir.Model) -> None:

@@ -50,18 +50,30 @@ class Weights:
             raise ExportError(f"model_index.json: _class_name {index.get('_class_name')!r}; supported: {kind.pipeline}")
         weights = cls(folder.resolve(), index, kind)
         for part in (*kind.components, *kind.tokenizers, "scheduler"):
-            if not index.get(part, [None])[0] or not (folder / part).is_dir():
+            if not index.get(part, [None])[0] or not all(one.is_dir() for one in weights.folders(part)):
                 needed = ", ".join((*kind.components, *kind.tokenizers))
                 raise ExportError(f"{part}: missing from {folder}; such a folder has {needed}")
         for component in kind.components:
             weights.files(component)
-            weights._class(component)
+            weights.check(component)
         return weights
+
+    def folders(self, part: str) -> tuple[Path, ...]:
+        """Where a part lies."""
+        return (self.folder / part,)
+
+    def check(self, component: str) -> None:
+        """A component's class must be known.
+
+        Raises:
+            ExportError: it is not.
+        """
+        self._class(component)
 
     def config(self, part: str) -> dict[str, Any]:
         """The JSON config of a component, or of the scheduler."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        document: dict[str, Any] = json.loads((self.folder / part / name).read_text())
+        document: dict[str, Any] = json.loads((self.folders(part)[0] / name).read_text())
         return document
 
     def variant(self, component: str) -> str | None:

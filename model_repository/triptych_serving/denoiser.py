@@ -31,8 +31,19 @@ class Conditioning:
         return Conditioning({name: array[-1:] for name, array in self.arrays.items()})
 
 
+def only(timestep: Floats) -> Floats:
+    """The one timestep of all rows, (R,) → ().
+
+    Raises:
+        ValueError: they have several.
+    """
+    if (timestep != timestep[0]).any():
+        raise ValueError(f"timesteps {sorted(set(timestep.tolist()))} given; legal: one for all rows")
+    return np.asarray(timestep[0])
+
+
 class Denoiser(Protocol):
-    """Predicts noise for a batch of rows, each at its own timestep.
+    """Predicts noise for a batch of rows, each at its own timestep; some models take rows of one timestep only.
 
     The result for a row must not depend on the other rows: same bytes alone and in company.
     """

@@ -17,10 +17,11 @@ def example(
     random = np.random.default_rng(0)
     sizes = {**sizes, "batch": rows}
     shapes = {name: [sizes.get(dim, dim) for dim in spec["shape"]] for name, spec in inputs.items()}
-    arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays = {name: np.asarray(random.standard_normal(shape), np.float32) for name, shape in shapes.items()}
     sample = arrays.pop("sample")
     (name,) = arrays.keys() & set(TIMESTEPS)
-    timestep = np.linspace(0, 1, len(arrays.pop(name)) + 2, dtype=np.float32)[1:-1]
+    one_for_all = not arrays.pop(name).shape
+    timestep = np.full(rows, 0.5, np.float32) if one_for_all else np.linspace(0, 1, rows + 2, dtype=np.float32)[1:-1]
     timestep *= {"timestep": 1000, "timestep_ratio": 1}[name]
     conditioning = [Conditioning({name: array[k : k + 1] for name, array in arrays.items()}) for k in range(rows)]
     return sample, timestep, conditioning

@@ -97,9 +97,10 @@ class Job:
         return self.phase.walk.denoisers[min(self.step, len(self.table) - 1)]
 
     @property
-    def kind(self) -> tuple[str, tuple[int, ...]]:
+    def kind(self) -> tuple[str, tuple[int, ...], float | None]:
         """What it has in common with all that its next step may share a batch with."""
-        return self.denoiser, self.shape
+        timestep = float(self.table.timestep[self.step]) if self.denoiser in self.phase.one_timestep else None
+        return self.denoiser, self.shape, timestep
 
     @property
     def conditioning(self) -> Conditioning:

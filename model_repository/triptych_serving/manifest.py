@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .cards import CARDS, CardError, ModelCard
+from .denoiser import TIMESTEPS
 
 FORMAT = 3
 FILE_NAME = "manifest.json"
@@ -79,6 +80,15 @@ class Manifest:
         """The ONNX file of a stage, this stage's files checked."""
         files = [self.verified(file) for file in self.stages[name]["files"]]
         return files[0]
+
+    @cached_property
+    def one_timestep(self) -> frozenset[str]:
+        """The denoisers whose graph takes one timestep for all rows of a batch, as Optimum exports them, not one for each."""
+        return frozenset(
+            name
+            for name, stage in self.stages.items()
+            if any(not stage["inputs"][step]["shape"] for step in stage["inputs"].keys() & set(TIMESTEPS))
+        )
 
     @cached_property
     def build_hash(self) -> str:

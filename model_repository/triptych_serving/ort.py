@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .denoiser import TIMESTEPS, Conditioning, Floats
+from .denoiser import TIMESTEPS, Conditioning, Floats, only
 
 
 def session(path: Path) -> ort.InferenceSession:
@@ -28,12 +28,12 @@ def session(path: Path) -> ort.InferenceSession:
 
 
 class Stage:
-    """One ONNX graph, arrays in and arrays out by name."""
+    """One ONNX graph, arrays in and arrays out by name; `outputs` where not all of them are wanted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, outputs: Iterable[str] = ()) -> None:
         self._session = session(path)
-        self.inputs = [tensor.name for tensor in self._session.get_inputs()]
-        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
+        self.inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
+        self.outputs = list(outputs) or [tensor.name for tensor in self._session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
@@ -45,11 +45,13 @@ class OrtDenoiser:
     def __init__(self, path: Path) -> None:
         self._stage = Stage(path)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
+        self._one_timestep = not self._stage.inputs[self._timestep]
         self._conditions = [name for name in self._stage.inputs if name not in ("sample", self._timestep)]
         self._members: tuple[Conditioning, ...] = ()
         self._arrays: dict[str, Floats] = {}
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
+        timestep = only(timestep) if self._one_timestep else timestep
         inputs = {"sample": sample, self._timestep: timestep, **self._stack(conditioning)}
         return self._stage(inputs)["out_sample"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +43,7 @@ class Phase:
     """Rows of one table over latents of one shape.
 
     `begin` draws the first latents from the request's stream of noise; it is given the latents that the phase before
-    ended with, or None.
+    ended with, or None. `one_timestep` names the models whose batches hold rows of one timestep only.
     """
 
     walk: Walk
@@ -53,6 +53,7 @@ class Phase:
     guidance_rescale: float = 0.0
     prediction_type: str = "epsilon"
     previews: Mapping[str, PreviewCard] = field(default_factory=dict)
+    one_timestep: Collection[str] = ()
 
     @property
     def pixels(self) -> int:

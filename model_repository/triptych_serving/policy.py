@@ -13,7 +13,7 @@ SMOOTHING = 0.1
 
 
 class Policy:
-    """Tenants in turn, the shortest remaining first with ageing, one model and latent shape a batch."""
+    """Tenants in turn, the shortest remaining first with ageing, one kind of job (`Job.kind`) a batch."""
 
     def __init__(self, max_batch_rows: int, seconds_per_cost: Mapping[str, float]) -> None:
         self.max_batch_rows = max_batch_rows
@@ -22,7 +22,7 @@ class Policy:
         self._turn = 0
 
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:
-        """The next batch: at most `max_batch_rows` rows (one request always fits), all of one model and latent shape."""
+        """The next batch: at most `max_batch_rows` rows (one request always fits), all of one kind."""
         queues = self._queues(jobs, now)
         batch: list[Job] = []
         rows = 0

@@ -58,7 +58,7 @@ def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage
 
 def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:
     if manifest.target not in TARGETS:
-        return OrtStage(manifest.stage_path(name))
+        return OrtStage(manifest.stage_path(name), manifest.stages[name]["outputs"])
     gpu = device(manifest.target)
     engine = gpu.load(engine_path(manifest, name, machine(manifest.target)))
     return TensorRTStage(gpu, engine, profiles(manifest, name), kernels="none" if reproducible else "lazy")

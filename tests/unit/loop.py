@@ -62,6 +62,7 @@ class FakeDenoiser:
 
     clock: FakeClock
     batches: list[list[int]] = field(default_factory=list)
+    timesteps: list[list[float]] = field(default_factory=list)
     error: Exception | None = None
     spoil: Conditioning | None = None
     released: list[Conditioning] = field(default_factory=list)
@@ -72,6 +73,7 @@ class FakeDenoiser:
     def predict(self, sample, timestep, conditioning):
         self.clock.now += STEP_SECONDS
         self.batches.append([len(c) for c in conditioning])
+        self.timesteps.append(timestep.tolist())
         if self.error is not None:
             raise self.error
         out = sample * np.float32(0.5) + timestep[:, None, None, None] * np.float32(1e-3)
@@ -137,11 +139,25 @@ class Loop:
             clock=self.clock,
         )
 
-    def job(self, steps=4, *, guidance=5.0, side=4, seed=0, arrived=None, id=None, job_table=None, on=None, **given):
+    def job(
+        self,
+        steps=4,
+        *,
+        guidance=5.0,
+        side=4,
+        seed=0,
+        arrived=None,
+        id=None,
+        job_table=None,
+        on=None,
+        alike=(),
+        **given,
+    ):
         settings = SdxlSettings.parse({"prompt": b"a fox", "seed": seed, "guidance_scale": guidance, **given}, card())
         way = walk(job_table or table(steps), guided=settings.guided(card()), **(on or {}))
         one = phase(way, side, guidance=settings.guidance_scale)
-        return self.of([replace(one, guidance_rescale=settings.guidance_rescale)], settings, id=id, arrived=arrived)
+        one = replace(one, guidance_rescale=settings.guidance_rescale, one_timestep=alike)
+        return self.of([one], settings, id=id, arrived=arrived)
 
     def of(self, phases, settings=None, *, id=None, arrived=None):
         """A job of these phases."""

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from triptych_serving.denoiser import only
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+from triptych_serving.sdxl.walk import BASE
 from triptych_serving.tables import guided
 
 from .loop import STEP_SECONDS, FakeReply, Loop, table
@@ -31,6 +33,24 @@ def test_requests_of_different_steps_share_batches_and_equal_themselves_alone():
     for job, options in zip(jobs, wanted, strict=True):
         assert job.reply.answers == 1
         assert np.array_equal(job.reply.latents, alone(**options))
+
+
+def test_a_model_that_takes_one_timestep_gets_rows_of_one_and_shares_what_it_can():
+    loop = Loop(max_batch_rows=16)
+    wanted = [{"steps": steps, "seed": seed} for seed, steps in enumerate([4, 9, 4])]
+    jobs = [loop.submit(**options, alike={BASE}) for options in wanted]
+    loop.finish()
+    assert all(len(set(timesteps)) == 1 for timesteps in loop.denoiser.timesteps)
+    # The two of four steps go together but for their first row, which all three share.
+    assert loop.metrics.values["batches_total"] == 1 + 3 + 8
+    for job, options in zip(jobs, wanted, strict=True):
+        assert np.array_equal(job.reply.latents, alone(**options))
+
+
+def test_several_timesteps_for_a_model_that_takes_one_are_an_error():
+    assert only(np.float32([3, 3])) == 3
+    with pytest.raises(ValueError, match=r"timesteps \[3.0, 4.0\] given; legal: one for all rows"):
+        only(np.float32([3, 4]))
 
 
 def test_longer_histories_and_noise_do_not_disturb_neighbours():

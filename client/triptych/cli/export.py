@@ -24,7 +24,10 @@ class Target(str, Enum):
 def export(
     weights: Annotated[
         Path,
-        typer.Argument(help="Folder in diffusers layout (safetensors): SDXL, or Stable Cascade's prior", exists=True),
+        typer.Argument(
+            help="Folder in diffusers layout (safetensors): SDXL, or Stable Cascade's prior; or Optimum's ONNX export of SDXL",
+            exists=True,
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Build folder; what is up to date in it is kept")],
     target: Annotated[Target, typer.Option(help="What will run the model")] = Target.CPU,
@@ -106,7 +109,11 @@ def export(
         raise typer.Exit(1) from None
     for stage, facts in manifest.stages.items():
         unit = " of 255" if any(out["dtype"] == "uint8" for out in facts["outputs"].values()) else ""
-        console.print(f"{stage:28} differs from PyTorch by {facts['max_difference']:.1e}{unit}", highlight=False)
+        console.print(
+            f"{stage:28} differs from {facts['made_of']} by {facts['max_difference']:.1e}{unit}", highlight=False
+        )
+        if stage in manifest.one_timestep:
+            console.print(f"{'':28} takes one timestep a batch: requests at different steps wait for each other")
         for capability, engine in facts.get("engines", {}).items():
             took = f"{engine['seconds']:.0f} s, at most {engine['peak_bytes'] / 1e9:.1f} GB"
             console.print(f"{'':28} {facts['precision']} engine for {capability}: {took}", highlight=False)

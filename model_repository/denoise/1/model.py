@@ -123,7 +123,7 @@ class TritonPythonModel:
     def _facts(self, manifest):
         stages = {name: stage["sha256"] for name, stage in manifest.stages.items()}
         facts = {"family": manifest.family, "target": manifest.target, "build": manifest.build_hash, "stages": stages}
-        return {"model": asdict(manifest.model), **facts}
+        return {"model": asdict(manifest.model), "one_timestep": sorted(manifest.one_timestep), **facts}
 
     def _verdict(self):
         return {"denoisers": {name: self._verdict_on(name) for name in self.denoisers}}

@@ -58,6 +58,7 @@ class Sdxl(Family[SdxlSettings, SdxlCard]):
                 settings.guidance_rescale,
                 card.prediction_type,
                 card.previews,
+                self.manifest.one_timestep,
             )
         ]
 

@@ -1,0 +1,212 @@
+"""Optimum, the real one: its folders as weights, and our builds under its pipelines."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from triptych.server import Server
+from triptych_export import samplers
+from triptych_export.build import Options, export
+from triptych_export.errors import ExportError
+from triptych_export.precision import lower
+from triptych_export.sdxl import Sdxl
+from triptych_export.tensorrt.engines import Engines, Target
+from triptych_export.tensorrt.store import EngineStore
+from triptych_export.to_onnx import example_inputs, open_session
+from triptych_serving.manifest import Manifest
+
+from .. import plain, tiny_sdxl
+from ..optimum import environment
+from .test_export import change_json
+from .test_tensorrt import spec_of
+
+SEED = 2  # of the tiny model
+PROMPT = "a 3d render of a red apple"
+REQUESTS = [
+    {"seed": 1, "num_inference_steps": 6, "guidance_scale": 5.0},
+    {"seed": 2, "num_inference_steps": 9, "guidance_scale": 7.5, "negative_prompt": "grey", "clip_skip": 1},
+    {"seed": 3, "num_inference_steps": 4, "guidance_scale": 1.0, "height": 64, "width": 96},
+]
+
+
+def as_published(folder):
+    """A folder as those of the hub are, which Optimum's older transformers can read; ours saves for newer ones."""
+    for part in ("tokenizer", "tokenizer_2"):
+        change_json(folder / "model_index.json", **{part: ["transformers", "PreTrainedTokenizerFast"]})
+        change_json(folder / part / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    for file in (folder / "text_encoder").glob("*.safetensors"):
+        tensors = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(tiny):
+    """Weights and our own export of them."""
+    return tiny(SEED)
+
+
+@pytest.fixture(scope="module")
+def theirs(ours, tmp_path_factory):
+    """Optimum's export of the same weights."""
+    folder = tmp_path_factory.mktemp("optimum")
+    environment.export(as_published(shutil.copytree(ours[0], folder / "weights")), folder / "onnx")
+    return folder / "onnx"
+
+
+@pytest.fixture(scope="module")
+def build(ours, theirs, tmp_path_factory):
+    """Our export of Optimum's."""
+    known = [
+        (name, schedule) for name, card in Manifest.load(ours[1]).model.samplers.items() for schedule in card.schedules
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samplers, "legal_pairs", lambda _config: known)  # found for the same scheduler; it takes long
+        return export(theirs, tmp_path_factory.mktemp("build"), Options(samplers=["euler:default"])).build
+
+
+@pytest.fixture(scope="module")
+def pipeline(ours):
+    return tiny_sdxl.load(ours[0])
+
+
+def theirs_of(pipeline, settings, **more):
+    given = {name: value for name, value in settings.items() if name != "seed"}
+    generator = torch.Generator("cpu").manual_seed(settings["seed"])
+    return np.asarray(pipeline(PROMPT, generator=generator, **given, **more).images[0]).astype(int)
+
+
+def opened(file):
+    return np.asarray(Image.open(file)).astype(int)
+
+
+def test_what_is_served_from_optimums_folder_is_diffusers(build, pipeline):
+    manifest = Manifest.load(build)
+    assert manifest.one_timestep == {"unet"}
+    assert manifest.stages["unet"]["inputs"]["timestep"]["shape"] == []
+    assert all(stage["batch_invariant"] for stage in manifest.stages.values())
+    wanted = [{**settings, "prompt": PROMPT} for settings in REQUESTS]
+    with Server(build, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
+        url = server.addresses.grpc
+        assert plain.verb(url, "describe")["models"]["sdxl"]["one_timestep"] == ["unet"]
+        assert plain.verb(url, "verify")["denoisers"]["unet"]["batch_invariant"]
+        alone = [plain.grpc(url, **request)["image"] for request in wanted]
+        # A batch of two timesteps would be an error: the graph takes one.
+        with ThreadPoolExecutor(len(wanted) * 2) as pool:
+            together = list(pool.map(lambda request: plain.grpc(url, **request)["image"], wanted * 2))
+    assert together == alone * 2
+    for settings, image in zip(REQUESTS, alone, strict=True):
+        difference = np.abs(opened(io.BytesIO(image)) - theirs_of(pipeline, settings)).max()
+        assert difference <= 1, f"{settings}: {difference}/255"
+        assert opened(io.BytesIO(image)).std() > 1
+
+
+def test_engines_are_built_of_optimums_graphs(build, tmp_path):
+    manifest = Manifest.load(build)
+    engines = Engines(EngineStore(tmp_path / "store"), Target("tensorrt-rtx", ("sm89",), {}), build)
+    for name, stage in manifest.stages.items():
+        wanted = engines.wanted(name, stage, manifest.model)
+        engines.output = tmp_path
+        files, facts = engines.make(wanted, lambda _phase, _share: None)
+        assert (tmp_path / files[0]).stat().st_size > 10_000
+        assert facts["precision"] == ("fp32" if name.startswith("vae") else "fp16")
+        engines.output = build
+
+
+def test_optimums_pipelines_draw_with_our_build(ours, pipeline, tmp_path):
+    folder = as_published(shutil.copytree(ours[1], tmp_path / "build"))
+    source = tmp_path / "source.png"
+    Image.effect_noise((64, 64), 80).convert("RGB").save(source)
+    image = {"seed": 4, "num_inference_steps": 8, "strength": 0.6}
+    calls = [*REQUESTS, {**image, "image": str(source)}]
+    (tmp_path / "calls.json").write_text(json.dumps([{**call, "prompt": PROMPT} for call in calls]))
+    environment.draw(folder, tmp_path / "calls.json")
+    for number, settings in enumerate(REQUESTS):
+        difference = np.abs(opened(tmp_path / f"{number}.png") - theirs_of(pipeline, settings)).max()
+        assert difference <= 1, f"{settings}: {difference}/255"
+    from_picture = StableDiffusionXLImg2ImgPipeline(**pipeline.components, add_watermarker=False)
+    expected = theirs_of(from_picture, image, image=Image.open(source))
+    assert np.abs(opened(tmp_path / f"{len(REQUESTS)}.png") - expected).max() <= 1
+
+
+def test_engines_do_without_what_is_for_optimums_pipelines(ours, tmp_path):
+    manifest = Manifest.load(ours[1])
+    for name, stage in manifest.stages.items():
+        spec = spec_of(stage)
+        example = example_inputs(spec, [{**manifest.model.smallest_sizes, "batch": 2}])[0]
+        lower(manifest.stage_path(name), tmp_path / f"{name}.onnx", "fp32", spec)
+        whole, lowered = (open_session(path) for path in (manifest.stage_path(name), tmp_path / f"{name}.onnx"))
+        assert [value.name for value in lowered.get_inputs()] == list(spec.inputs)
+        assert {value.name for value in lowered.get_outputs()} == set(spec.outputs)
+        assert not lowered.get_overridable_initializers()
+        for one, other in zip(*(session.run(list(spec.outputs), example) for session in (whole, lowered)), strict=True):
+            limit = 1 if one.dtype == np.uint8 else 1e-5  # without ONNX Runtime's optimisations
+            assert np.abs(one.astype(float) - other).max() <= limit
+
+
+def another_name(folder):
+    file = folder / "unet/model.onnx"
+    model = onnx.load(file)
+    model.graph.input[1].name = "t"
+    onnx.save(model, file)
+
+
+def without_hidden_states(folder):
+    file = folder / "text_encoder/model.onnx"
+    model = onnx.load(file)
+    del model.graph.output[2]
+    onnx.save(model, file)
+
+
+def half(folder):
+    file = folder / "vae_encoder/model.onnx"
+    model = onnx.load(file)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(model, file)
+
+
+def no_decoder(folder):
+    (folder / "vae_decoder/model.onnx").unlink()
+
+
+def weights_elsewhere(folder):
+    (folder.parent / "data").write_bytes(b"secret")
+    (folder / "unet/model.onnx_data").symlink_to(folder.parent / "data")
+
+
+def our_own(folder):
+    (folder / "manifest.json").write_text("{}")
+
+
+def write_stages(folder, path):
+    for stage in Sdxl.open(folder, Options()).stages(77).values():
+        stage.write(path, [])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (another_name, r"unet/model.onnx: inputs sample, t, .*; supported: sample, timestep, "),
+        (without_hidden_states, r"text_encoder/model.onnx: outputs .*; hidden_states.0 missing"),
+        (half, r"vae_encoder/model.onnx: sample is float16; supported: float32"),
+        (no_decoder, "vae_decoder: no model.onnx in "),
+        (weights_elsewhere, "model.onnx_data: leads outside "),
+        (our_own, "is a build; supported: the folder that it was exported from"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused_by_name(theirs, tmp_path, spoil, message):
+    folder = shutil.copytree(theirs, tmp_path / "onnx")
+    spoil(folder)
+    with pytest.raises(ExportError, match=message):
+        write_stages(folder, tmp_path / "model.onnx")
