@@ -31,7 +31,7 @@ class TimedDenoiser:
     def __init__(self, clock, costs, receive):
         self.clock, self.costs, self.receive, self.batches = clock, costs, receive, []
 
-    def predict(self, sample, timestep, conditioning):
+    def predict(self, sample, _timestep, _conditioning):
         self.batches.append((round(self.clock.now, 9), len(sample)))
         self.clock.now += self.costs.seconds("unet", len(sample), 256)
         self.receive()  # other threads submit during a step
@@ -84,7 +84,7 @@ def mixed(count, seed, *, rate=25.0):
 def by_the_engine(requests, over):
     """Run the real loop over the same arrivals with a denoiser that only takes time."""
     clock, ends, replies = FakeClock(0.0), {}, {}
-    waiting = deque(enumerate(zip(itertools.accumulate(request.interval_s for request in requests), requests)))
+    waiting = deque(enumerate(zip(itertools.accumulate(request.interval_s for request in requests), requests, strict=True)))
 
     def receive():
         while waiting and waiting[0][1][0] <= clock.now:
@@ -99,8 +99,8 @@ def by_the_engine(requests, over):
     policy = Policy(over.device.max_batch_rows, over.device.cost.per_cost())
     limit = over.device.max_queue_seconds
     engine = Engine({"unet": denoiser}, policy, Metrics(), max_queue_seconds=limit, clock=clock)
-    while waiting or engine.jobs:
-        if not engine.jobs:
+    while waiting or engine.jobs or not engine._inbox.empty():
+        if not engine.jobs and engine._inbox.empty():
             clock.now = max(clock.now, waiting[0][1][0])
             receive()
         engine.turn(wait=False)

@@ -12,7 +12,9 @@ from .generate import generate
 from .replay import replay
 from .samplers import samplers
 from .serve import serve
+from .simulate import simulate
 from .verify import verify
+from .workload import workload
 
 app = typer.Typer(
     name="triptych",
@@ -21,5 +23,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor):
+for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor, workload, simulate):
     app.command()(command)
