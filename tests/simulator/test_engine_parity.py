@@ -84,7 +84,9 @@ def mixed(count, seed, *, rate=25.0):
 def by_the_engine(requests, over):
     """Run the real loop over the same arrivals with a denoiser that only takes time."""
     clock, ends, replies = FakeClock(0.0), {}, {}
-    waiting = deque(enumerate(zip(itertools.accumulate(request.interval_s for request in requests), requests, strict=True)))
+    waiting = deque(
+        enumerate(zip(itertools.accumulate(request.interval_s for request in requests), requests, strict=True))
+    )
 
     def receive():
         while waiting and waiting[0][1][0] <= clock.now:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from triptych.errors import InvalidRequest, invalid
 from triptych_serving.denoiser import Floats
 from triptych_serving.errors import InvalidRequest as Refused
 from triptych_serving.families import Family, family
@@ -16,8 +17,6 @@ from triptych_serving.manifest import Manifest, ManifestError
 from triptych_serving.noise import TorchGenerator
 from triptych_serving.phase import Phase, Start
 from triptych_serving.settings import Settings
-
-from triptych.errors import InvalidRequest, invalid
 
 # What has no part in the time that a request takes.
 INDIFFERENT = ("prompt", "negative_prompt", "seed", "output_format")

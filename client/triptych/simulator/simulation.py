@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from triptych_serving.policy import Policy
-
 from triptych.errors import invalid
 from triptych.workload import Arrival
+from triptych_serving.policy import Policy
 
 from .balancer import BALANCERS
 from .outcome import SLO, Outcome

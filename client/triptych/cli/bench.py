@@ -1,0 +1,120 @@
+"""`triptych bench`: how fast this machine serves, beside what it could be served with otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FOLDER = Path("out/bench")
+
+
+def bench(
+    builds: Annotated[
+        list[Path] | None, typer.Argument(metavar="[BUILD]…", help="Builds to be served; default: the demo.")
+    ] = None,
+    perf_analyzer: Annotated[
+        bool, typer.Option("--perf-analyzer", help="Drive NVIDIA's perf_analyzer (from PATH, or PERF_ANALYZER).")
+    ] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these ratios.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each side of a ratio is measured, in turns.")] = 5,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The builds' weights in diffusers layout, for diffusers and Optimum."),
+    ] = None,
+    workload: Annotated[Path | None, typer.Option(metavar="FILE", help="Requests from `triptych workload`.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="perf_analyzer: a server that runs, rather than one of its own.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few requests and one repeat: whether it works, not how fast.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for reports and files.")
+    ] = FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure this machine, side by side with what would be used otherwise. Prints `RATIO name value target`."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if perf_analyzer:
+        _perf_analyzer(console, builds or [], url, workload, quick, output / "perf_analyzer", as_json)
+    else:
+        _ratios(console, builds or [], only or [], 1 if quick else repeats, weights, quick, output, as_json)
+
+
+def _perf_analyzer(
+    console: Console,
+    builds: list[Path],
+    url: str | None,
+    workload: Path | None,
+    quick: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
+    from triptych.bench.machine import facts
+    from triptych.bench.perf_analyzer import Plan, find, run
+    from triptych.bench.perf_analyzer.report import write
+    from triptych.bench.perf_analyzer.stages import TritonModels
+    from triptych.bench.perf_analyzer.suite import perform
+    from triptych.workload import load
+
+    binary, plan = find(), Plan.quick() if quick else Plan()
+    results = []
+    with _server(builds, url) as (address, ensembles):
+        perf = perform(binary, address, plan.timeout_s)
+        for ensemble in ensembles:
+            arrivals = list(load(workload, ensemble)) if workload else []
+            for result in run(perf, TritonModels(address), ensemble, output, plan, arrivals):
+                console.print(f"{result.measurement.model} {result.measurement.level.name}: {result.mean_s:.3f} s")
+                results.append(result)
+    markdown, document = write(output, results, {"models": ", ".join(ensembles), **facts()})
+    sys.stdout.write(document.read_text("utf-8") if as_json else f"{markdown}\n{document}\n")
+
+
+@contextmanager
+def _server(builds: list[Path], url: str | None) -> Iterator[tuple[str, list[str]]]:
+    """A server's gRPC address and its ensembles; one of its own answers nothing from a cache."""
+    from triptych import Client
+    from triptych.bench.serving import started
+
+    if url:
+        with Client(url) as client:
+            yield url, list(client.models())
+    else:
+        with started(builds) as served:
+            yield served.url, served.ensembles
+
+
+def _ratios(
+    console: Console,
+    builds: list[Path],
+    only: list[str],
+    repeats: int,
+    weights: Path | None,
+    quick: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
+    from triptych.bench.ratios import Setting, chosen
+    from triptych.bench.report import Report
+
+    setting = Setting(tuple(builds), weights, repeats, quick, output)
+    report = Report.begun(setting)
+    for target in chosen(only):
+        console.print(f"measuring {target.name} …")
+        for line in report.measure(target):
+            if not as_json:
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+    markdown, document = report.write()
+    sys.stdout.write(document.read_text("utf-8") if as_json else f"{markdown}\n{document}\n")
+    raise typer.Exit(0 if report.holds else 1)
