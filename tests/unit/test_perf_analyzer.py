@@ -106,7 +106,7 @@ def test_no_two_loads_share_a_file(tmp_path):
 
 
 def test_requests_have_no_seed_that_a_cache_could_know():
-    made = list(requests("sdxl", Plan.quick().mix, 6))
+    made = list(requests(Plan.quick().mix, 6))
     assert len(made) == 6
     assert all("seed" not in request and request["num_inference_steps"] in (2, 4) for request in made)
 

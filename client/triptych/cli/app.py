@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .bench import bench
 from .demo import demo
 from .doctor import doctor
 from .export import export
@@ -23,5 +24,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor, workload, simulate):
+for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor, bench, workload, simulate):
     app.command()(command)

@@ -76,8 +76,7 @@ def _perf_analyzer(
             for result in run(perf, TritonModels(address), ensemble, output, plan, arrivals):
                 console.print(f"{result.measurement.model} {result.measurement.level.name}: {result.mean_s:.3f} s")
                 results.append(result)
-    markdown, document = write(output, results, {"models": ", ".join(ensembles), **facts()})
-    sys.stdout.write(document.read_text("utf-8") if as_json else f"{markdown}\n{document}\n")
+    _show(write(output, results, {"models": ", ".join(ensembles), **facts()}), as_json)
 
 
 @contextmanager
@@ -104,17 +103,26 @@ def _ratios(
     output: Path,
     as_json: bool,
 ) -> None:
-    from triptych.bench.ratios import Setting, chosen
+    from triptych.bench.portrait import take
     from triptych.bench.report import Report
+    from triptych.bench.target import Setting
+    from triptych.bench.targets import chosen
 
-    setting = Setting(tuple(builds), weights, repeats, quick, output)
-    report = Report.begun(setting)
-    for target in chosen(only):
+    targets, setting = chosen(only), Setting(tuple(builds), weights, repeats, quick, output)
+    report = Report(setting)
+    for target in targets:
         console.print(f"measuring {target.name} …")
         for line in report.measure(target):
             if not as_json:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
-    markdown, document = report.write()
-    sys.stdout.write(document.read_text("utf-8") if as_json else f"{markdown}\n{document}\n")
+    for name, reason in report.unmeasured.items():
+        console.print(f"not measured: {name}: {reason}", style="yellow")
+    report.portrait = None if only else take(setting)
+    _show(report.write(), as_json)
     raise typer.Exit(0 if report.holds else 1)
+
+
+def _show(written: tuple[Path, Path], as_json: bool) -> None:
+    markdown, document = written
+    sys.stdout.write(document.read_text("utf-8") if as_json else f"{markdown}\n{document}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,13 +36,17 @@ class Loads(NamedTuple):
         return max(self.requests, round(self.requests_per_user * users))
 
 
+ENSEMBLE = Loads((1, 2, 4, 8, 16), (0.5, 0.7, 0.9), 32)
+STAGE = Loads((1, 4), (0.7,), 32)
+
+
 @dataclass(frozen=True)
 class Plan:
     """All of a run: the loads for the ensemble and for each stage, and what is asked for."""
 
-    ensemble: Loads = Loads((1, 2, 4, 8, 16), (0.5, 0.7, 0.9), 32)
-    stage: Loads = Loads((1, 4), (0.7,), 32)
-    mix: Mix = Mix()  # noqa: RUF009 - frozen
+    ensemble: Loads = ENSEMBLE
+    stage: Loads = STAGE
+    mix: Mix = field(default_factory=Mix)
     timeout_s: float = 1800.0  # for one level
 
     @classmethod
@@ -101,14 +105,14 @@ def perform(binary: Path, url: str, timeout_s: float) -> Run:
     return perf
 
 
-def requests(ensemble: str, mix: Mix, count: int) -> Iterator[Mapping[str, Any]]:
+def requests(mix: Mix, count: int) -> Iterator[Mapping[str, Any]]:
     """Parameters of requests that no cache answers: without a seed every picture is a new one."""
     for arrival in islice(make(mix, rate=1.0), count):
         yield {name: value for name, value in arrival.parameters.items() if name != "seed"}
 
 
 def _subjects(models: Models, ensemble: str, folder: Path, plan: Plan) -> Iterator[Subject]:
-    asked = list(requests(ensemble, plan.mix, REQUESTS))
+    asked = list(requests(plan.mix, REQUESTS))
     path = data.write(folder / f"{ensemble}.data.json", [data.scalars(ensemble, request) for request in asked])
     yield Subject(ensemble, path, plan.ensemble)
     recorded: dict[str, list[Mapping[str, Any]]] = {}

@@ -1,0 +1,60 @@
+"""What the measurements ask for; always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from triptych.workload import Arrival, Mix, make
+
+from .load import draw_all
+
+STEPS = (4, 20, 50)
+MIXED = Mix({"num_inference_steps": STEPS})
+# Of eight users no two ask for the same.
+USERS = 8
+VARIED = tuple(
+    {"num_inference_steps": steps, "guidance_scale": guidance}
+    for steps, guidance in ((20, 4.0), (25, 5.0), (12, 7.5), (30, 3.0), (20, 1.0), (15, 6.0), (28, 4.5), (22, 8.0))
+)
+SAME = {"num_inference_steps": 20, "guidance_scale": 4.0}
+
+
+def varied(count: int) -> list[dict[str, Any]]:
+    """Requests with different steps and guidance."""
+    return [{**_prompt(k), **VARIED[k % USERS]} for k in range(count)]
+
+
+def same(count: int, **settings: Any) -> list[dict[str, Any]]:
+    """Requests that differ in their seeds only."""
+    return [{**_prompt(k), **(settings or SAME)} for k in range(count)]
+
+
+def mixed(rate: float, count: int, seed: int = 0) -> list[Arrival]:
+    """Poisson arrivals of 4, 20 and 50 steps; `rate` in requests per second."""
+    return list(make(MIXED, rate=rate, count=count, seed=seed))
+
+
+def solo_seconds(url: str) -> dict[int, float]:
+    """Seconds of a picture alone on an idle server, by its steps: the better of two."""
+    return {steps: min(_alone(url, steps) for _ in range(2)) for steps in STEPS}
+
+
+def rate_at(load: float, solo: Mapping[int, float]) -> float:
+    """Requests per second that keep one request at a time busy for a share `load` of the time."""
+    return load / fmean(solo.values())
+
+
+def in_time(latencies: Sequence[float], arrivals: Sequence[Arrival], solo: Mapping[int, float], times: float) -> float:
+    """The share of requests that were answered within so many times their solo time."""
+    limits = (times * solo[arrival.parameters["num_inference_steps"]] for arrival in arrivals)
+    return fmean(latency <= limit for latency, limit in zip(latencies, limits, strict=True))
+
+
+def _alone(url: str, steps: int) -> float:
+    return draw_all(url, same(1, num_inference_steps=steps), users=1)
+
+
+def _prompt(k: int) -> dict[str, Any]:
+    return {"prompt": "a 3d render of a red apple", "seed": k}

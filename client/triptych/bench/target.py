@@ -1,0 +1,74 @@
+"""What is to be shown: a name, two sides that are measured in turns, and the bounds of their ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+# One measurement: a figure for each of a target's ratios, by the ratio's name.
+Side = Callable[[], Mapping[str, float]]
+
+
+class Pair(NamedTuple):
+    """The two sides of a target; a ratio is the first's figure ÷ the second's."""
+
+    first: Side
+    second: Side
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run of the benchmark was asked for.
+
+    `weights` is the folder in diffusers layout that the first build was exported from; without it what needs it is left out.
+    """
+
+    builds: tuple[Path, ...] = ()
+    weights: Path | None = None
+    repeats: int = 5
+    quick: bool = False
+    output: Path = Path("out/bench")
+
+    def count(self, requests: int) -> int:
+        """So many requests, or a few where only the harness is tried."""
+        return min(requests, 3) if self.quick else requests
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where a ratio should lie: at least or at most `limit`; `aim` is what is hoped for."""
+
+    limit: float
+    at_least: bool
+    aim: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies there."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='}{self.limit:g}"
+
+
+def at_least(limit: float, aim: float | None = None) -> Bound:
+    """A ratio that is the better the larger it is."""
+    return Bound(limit, at_least=True, aim=aim)
+
+
+def at_most(limit: float) -> Bound:
+    """A ratio that is the better the smaller it is."""
+    return Bound(limit, at_least=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One comparison. `sides` sets both up, servers and all, and takes them down; `what` says what is divided by what."""
+
+    name: str
+    what: str
+    bounds: Mapping[str, Bound]
+    sides: Callable[[Setting], AbstractContextManager[Pair]]
+    needs_weights: bool = False
