@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PROMPT ?= a 3d render of a red apple
 
-.PHONY: demo test check clean
+.PHONY: demo test bench check clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
 
 test: $(VENV)/.test ## everything, on the real Triton
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serve; WEIGHTS=FOLDER adds diffusers and Optimum
+	$(BIN)/triptych bench $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(BUILD)
 
 check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .
@@ -31,4 +34,9 @@ $(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.server
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[bench]'
 	@touch $@ $(VENV)/.server

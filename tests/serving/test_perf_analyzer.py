@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -27,3 +28,30 @@ def test_perf_analyzer_drives_the_ensemble(url, tmp_path):
     assert "throughput" in done.stdout
     # The profile holds the images' raw bytes, so it is no JSON that a parser takes.
     assert (tmp_path / "profile.json").read_bytes().count(b'"response_timestamps"') >= 6
+
+
+@pytest.mark.skipif(not BINARY, reason="no perf_analyzer on PATH or in PERF_ANALYZER (its wheel needs glibc ≥ 2.38)")
+def test_the_quick_suite_leaves_perf_analyzers_own_files_and_our_report(url, tmp_path):
+    command = [sys.executable, "-c", "from triptych.cli import main; main()", "bench", "--perf-analyzer", "--quick"]
+    workload = tmp_path / "workload.jsonl"
+    workload.write_text(json.dumps({"interval_s": 0.1, "prompt": "a fox", "num_inference_steps": 1}) + "\n")
+    done = subprocess.run(
+        [*command, "--url", url, "--workload", workload, "-o", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "PERF_ANALYZER": BINARY},
+    )
+    assert done.returncode == 0, done.stderr
+    markdown, document = done.stdout.split()
+    measured = json.loads(open(document).read())["measurements"]
+    levels = {(one["model"], one["mode"]) for one in measured}
+    assert {("sdxl", "concurrency"), ("sdxl", "request_rate"), ("sdxl", "fixed_schedule")} <= levels
+    assert {"tokenizer", "text_encoder", "text_encoder_2", "denoise", "vae_decoder", "image_encoder"} <= {
+        one["model"] for one in measured
+    }
+    for one in measured:
+        assert one["requests"] >= 1
+        assert 0 < one["latency_s"]["p50"] <= one["latency_s"]["p99"]
+        assert all((tmp_path / "out/perf_analyzer" / name).stat().st_size for name in one["files"])
+    assert "## `sdxl`" in open(markdown).read()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .errors import BenchError
@@ -16,6 +17,7 @@ from .plots import draw
 from .portrait import Portrait
 from .target import Bound, Setting, Target
 
+NO_WEIGHTS = "no weights given; --weights takes the folder in diffusers layout that the build was exported from"
 HEADER = ("ratio", "value", "target", "holds", "smallest to largest", "first", "second")
 
 
@@ -54,27 +56,31 @@ class Ratio:
 
 @dataclass
 class Report:
-    """What is measured so far. `unmeasured` has reasons by target."""
+    """What is measured so far. By target: `skipped` why it was not tried, `failed` why it came to nothing."""
 
     setting: Setting
     facts: Mapping[str, str] = field(default_factory=facts)
     ratios: list[Ratio] = field(default_factory=list)
     meanings: dict[str, str] = field(default_factory=dict)
-    unmeasured: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     portrait: Portrait | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether no measured ratio misses its target."""
-        return all(ratio.holds for ratio in self.ratios)
+        """Whether all that was tried could be measured, and no ratio misses its target."""
+        return not self.failed and all(ratio.holds for ratio in self.ratios)
 
     def measure(self, target: Target) -> Iterator[str]:
         """Measure a target; a line for each of its ratios. One that cannot be measured is noted and left out."""
+        if target.needs_weights and self.setting.weights is None:
+            self.skipped[target.name] = NO_WEIGHTS
+            return
         try:
             with target.sides(self.setting) as pair:
                 samples = interleave(pair, self.setting.repeats)
         except BenchError as error:
-            self.unmeasured[target.name] = str(error)
+            self.failed[target.name] = str(error)
             return
         for name, bound in target.bounds.items():
             ratio = Ratio(name, samples[name], bound)
@@ -98,7 +104,8 @@ class Report:
             "repeats": self.setting.repeats,
             "quick": self.setting.quick,
             "ratios": [ratio.to_json() for ratio in self.ratios],
-            "unmeasured": self.unmeasured,
+            "skipped": self.skipped,
+            "failed": self.failed,
             "portrait": self.portrait and self.portrait.to_json(),
         }
 
@@ -109,8 +116,8 @@ class Report:
             yield "**A quick run: few requests. It shows that the benchmark works, not how fast anything is.**"
         yield table(HEADER, map(_row, self.ratios))
         yield table(("ratio", "what is divided by what"), self.meanings.items())
-        if self.unmeasured:
-            yield "Not measured:\n\n" + table(("target", "because"), self.unmeasured.items())
+        if missing := {**self.skipped, **self.failed}:
+            yield "Not measured:\n\n" + table(("target", "because"), missing.items())
         yield from (f"![{path.stem.replace('-', ' ')}]({path.name})" for path in plots)
 
 
@@ -128,6 +135,4 @@ def _row(ratio: Ratio) -> tuple[object, ...]:
 
 
 def _median_of(figures: Sequence[float]) -> str:
-    from statistics import median
-
     return f"{median(figures):.4g}"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from triptych.demo import demo_builds
-from triptych.server import Server
+from triptych.server import Server, ServerError
 from triptych.server.supervisor import prepare
 from triptych_serving.policy import Policy
+
+from .errors import BenchError
 
 ROOT = Path(__file__).parents[2]
 # The model's module takes the name when it is loaded, and so the last of two meanings.
@@ -38,11 +40,17 @@ def started(builds: Sequence[Path] = (), policy: type[Policy] | None = None) -> 
     """A server of `builds` (default: the demo) until the end of the block; with `policy` in the place of the loop's own.
 
     Raises:
-        ServerError: it does not start.
+        BenchError: it does not start.
     """
     chosen = list(builds) or demo_builds()
     fill = prepare if policy is None else partial(with_policy, policy)
-    with Server(chosen, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, prepare=fill) as server:
+    server = Server(chosen, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, prepare=fill)
+    try:
+        server.start()
+    except ServerError as error:
+        raise BenchError(f"the server does not start: {error}") from error
+    with ExitStack() as stack:
+        stack.callback(server.stop)
         yield Served(server.addresses.grpc, _ensembles(server.addresses.grpc))
 
 

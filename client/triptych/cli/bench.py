@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from triptych.bench.target import Setting
 
 FOLDER = Path("out/bench")
 
@@ -44,22 +46,17 @@ def bench(
     """Measure this machine, side by side with what would be used otherwise. Prints `RATIO name value target`."""
     from rich.console import Console
 
+    from triptych.bench.target import Setting
+
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output)
     if perf_analyzer:
-        _perf_analyzer(console, builds or [], url, workload, quick, output / "perf_analyzer", as_json)
+        _perf_analyzer(console, setting, url, workload, as_json)
     else:
-        _ratios(console, builds or [], only or [], 1 if quick else repeats, weights, quick, output, as_json)
+        _ratios(console, setting, only or [], as_json)
 
 
-def _perf_analyzer(
-    console: Console,
-    builds: list[Path],
-    url: str | None,
-    workload: Path | None,
-    quick: bool,
-    output: Path,
-    as_json: bool,
-) -> None:
+def _perf_analyzer(console: Console, setting: Setting, url: str | None, workload: Path | None, as_json: bool) -> None:
     from triptych.bench.machine import facts
     from triptych.bench.perf_analyzer import Plan, find, run
     from triptych.bench.perf_analyzer.report import write
@@ -67,20 +64,20 @@ def _perf_analyzer(
     from triptych.bench.perf_analyzer.suite import perform
     from triptych.workload import load
 
-    binary, plan = find(), Plan.quick() if quick else Plan()
+    binary, plan, folder = find(), Plan.quick() if setting.quick else Plan(), setting.output / "perf_analyzer"
     results = []
-    with _server(builds, url) as (address, ensembles):
+    with _server(setting.builds, url) as (address, ensembles):
         perf = perform(binary, address, plan.timeout_s)
         for ensemble in ensembles:
             arrivals = list(load(workload, ensemble)) if workload else []
-            for result in run(perf, TritonModels(address), ensemble, output, plan, arrivals):
+            for result in run(perf, TritonModels(address), ensemble, folder, plan, arrivals):
                 console.print(f"{result.measurement.model} {result.measurement.level.name}: {result.mean_s:.3f} s")
                 results.append(result)
-    _show(write(output, results, {"models": ", ".join(ensembles), **facts()}), as_json)
+    _show(write(folder, results, {"models": ", ".join(ensembles), **facts()}), as_json)
 
 
 @contextmanager
-def _server(builds: list[Path], url: str | None) -> Iterator[tuple[str, list[str]]]:
+def _server(builds: Sequence[Path], url: str | None) -> Iterator[tuple[str, list[str]]]:
     """A server's gRPC address and its ensembles; one of its own answers nothing from a cache."""
     from triptych import Client
     from triptych.bench.serving import started
@@ -93,31 +90,20 @@ def _server(builds: list[Path], url: str | None) -> Iterator[tuple[str, list[str
             yield served.url, served.ensembles
 
 
-def _ratios(
-    console: Console,
-    builds: list[Path],
-    only: list[str],
-    repeats: int,
-    weights: Path | None,
-    quick: bool,
-    output: Path,
-    as_json: bool,
-) -> None:
+def _ratios(console: Console, setting: Setting, only: list[str], as_json: bool) -> None:
     from triptych.bench.portrait import take
     from triptych.bench.report import Report
-    from triptych.bench.target import Setting
     from triptych.bench.targets import chosen
 
-    targets, setting = chosen(only), Setting(tuple(builds), weights, repeats, quick, output)
-    report = Report(setting)
+    targets, report = chosen(only), Report(setting)
     for target in targets:
         console.print(f"measuring {target.name} …")
         for line in report.measure(target):
             if not as_json:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
-    for name, reason in report.unmeasured.items():
-        console.print(f"not measured: {name}: {reason}", style="yellow")
+    for name, reason in {**report.skipped, **report.failed}.items():
+        console.print(f"not measured: {name}: {reason}", style="red" if name in report.failed else "yellow")
     report.portrait = None if only else take(setting)
     _show(report.write(), as_json)
     raise typer.Exit(0 if report.holds else 1)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from ..errors import BenchError
 from ..load import draw_all
 from ..peers import Peer, diffusers
 from ..requests import USERS, varied
@@ -26,13 +25,8 @@ def sides(setting: Setting) -> Iterator[Pair]:
 
 @contextmanager
 def beside(setting: Setting, peer: Callable[[Path], AbstractContextManager[Peer]], name: str) -> Iterator[Pair]:
-    """Ours and a peer that serves the same requests one by one.
-
-    Raises:
-        BenchError: no weights were given.
-    """
-    if setting.weights is None:
-        raise BenchError(f"{name}: no weights given; --weights takes the folder that the build was exported from")
+    """Ours and a peer that serves the same requests one by one."""
+    assert setting.weights is not None  # noqa: S101 - the target says that it needs them
     requests = varied(setting.count(IMAGES))
     with peer(setting.weights) as other, started(setting.builds) as served:
         draw_all(served.url, requests[:1], users=1)
