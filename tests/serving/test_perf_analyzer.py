@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_the_quick_suite_leaves_perf_analyzers_own_files_and_our_report(url, tmp
     )
     assert done.returncode == 0, done.stderr
     markdown, document = done.stdout.split()
-    measured = json.loads(open(document).read())["measurements"]
+    measured = json.loads(Path(document).read_text())["measurements"]
     levels = {(one["model"], one["mode"]) for one in measured}
     assert {("sdxl", "concurrency"), ("sdxl", "request_rate"), ("sdxl", "fixed_schedule")} <= levels
     assert {"tokenizer", "text_encoder", "text_encoder_2", "denoise", "vae_decoder", "image_encoder"} <= {
@@ -54,4 +55,4 @@ def test_the_quick_suite_leaves_perf_analyzers_own_files_and_our_report(url, tmp
         assert one["requests"] >= 1
         assert 0 < one["latency_s"]["p50"] <= one["latency_s"]["p99"]
         assert all((tmp_path / "out/perf_analyzer" / name).stat().st_size for name in one["files"])
-    assert "## `sdxl`" in open(markdown).read()
+    assert "## `sdxl`" in Path(markdown).read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,9 +106,11 @@ async def _draw(client: AsyncClient, parameters: Mapping[str, Any]) -> Mapping[s
 
 
 async def _watch(client: AsyncClient, began: float, counters: list[Counted]) -> None:
+    """Read the counters until cancelled; a server that does not answer costs readings, never the measurement."""
     while True:
-        stats = await client.stats()
-        counters.append(Counted(time.monotonic() - began, stats["batches_total"], stats["rows_total"]))
+        with contextlib.suppress(TriptychError):
+            stats = await client.stats()
+            counters.append(Counted(time.monotonic() - began, stats["batches_total"], stats["rows_total"]))
         await asyncio.sleep(WATCH_S)
 
 
