@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from triptych.bench.bare import BareSdxl
 from triptych.bench.capacity import highest_rate
+from triptych.bench.cost import cost_model, measure, write
 from triptych.bench.errors import BenchError
 from triptych.bench.interleave import Samples, interleave
 from triptych.bench.load import Answer, Counted, Run
@@ -29,12 +30,12 @@ from triptych.bench.portrait import AtLoad, Portrait, split
 from triptych.bench.report import Ratio, Report
 from triptych.bench.requests import in_time, rate_at, same, varied
 from triptych.bench.serving import with_policy
-from triptych.bench.target import Pair, Setting, Target, at_least, at_most
+from triptych.bench.target import Pair, Setting, Target, at_least, at_most, within
 from triptych.bench.targets import TARGETS, chosen
 from triptych.bench.targets.vs_diffusers_batch import best_batch
 from triptych.demo import demo_build
 from triptych.errors import InvalidRequest
-from triptych.simulator import simulate
+from triptych.simulator import CostModel, simulate
 from triptych.workload import Arrival
 from triptych_export.peers.answering import seconds
 
@@ -64,7 +65,13 @@ def test_sides_are_measured_in_turns():
 
 @pytest.mark.parametrize(
     ("bound", "holding", "failing", "text"),
-    [(at_least(1.5, aim=2), 1.5, 1.499, ">=1.5"), (at_most(1.05), 1.05, 1.051, "<=1.05")],
+    [
+        (at_least(1.5, aim=2), 1.5, 1.499, ">=1.5"),
+        (at_most(1.05), 1.05, 1.051, "<=1.05"),
+        (within(0.2), 1.2, 1.21, "0.8..1.2"),
+        (within(0.2), 0.8, 0.79, "0.8..1.2"),
+        (at_most(1.05), 0.0, float("nan"), "<=1.05"),
+    ],
 )
 def test_a_bound_knows_its_side(bound, holding, failing, text):
     assert bound.holds(holding)
@@ -387,3 +394,12 @@ def test_nothing_of_the_benchmark_imports_torch():
 
 
 ROOT = Path(__file__).parents[2] / "client"
+
+
+def test_a_cost_file_is_measured_written_and_read(tmp_path):
+    document = measure(demo_build(), rows=(1, 2), repeats=1)
+    write(tmp_path / "cost.json", document)
+    assert json.loads((tmp_path / "cost.json").read_text()) == document
+    read, made = CostModel.load(tmp_path / "cost.json"), cost_model(document)
+    assert read.seconds("unet", 2, 256) == made.seconds("unet", 2, 256) > 0
+    assert (read.encode_s, read.decode_s, read.shared) == (document["encode_s"], document["decode_s"], True)

@@ -42,10 +42,18 @@ class BareSdxl:
 
     def draw(self, steps: int) -> bytes:
         """The calls of one guided picture of the model's own size; returns a PNG of noise."""
-        for encoder in self._encoders:
-            encoder()
+        self.encode()
         for _ in range(steps):
             self._unet()
+        return self.decode()
+
+    def encode(self) -> None:
+        """What comes before the steps."""
+        for encoder in self._encoders:
+            encoder()
+
+    def decode(self) -> bytes:
+        """What comes after them."""
         return encode(self._decoder()["sample"][0], "png", {}, "")
 
 

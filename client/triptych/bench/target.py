@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,28 +40,35 @@ class Setting:
 
 @dataclass(frozen=True)
 class Bound:
-    """Where a ratio should lie: at least or at most `limit`; `aim` is what is hoped for."""
+    """Where a ratio should lie, the ends included; `aim` is what is hoped for."""
 
-    limit: float
-    at_least: bool
+    low: float = -math.inf
+    high: float = math.inf
     aim: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether `value` lies there."""
-        return value >= self.limit if self.at_least else value <= self.limit
+        """Whether `value` lies there; what is no number does not."""
+        return self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return f"{'>=' if self.at_least else '<='}{self.limit:g}"
+        if self.high == math.inf:
+            return f">={self.low:g}"
+        return f"<={self.high:g}" if self.low == -math.inf else f"{self.low:g}..{self.high:g}"
 
 
 def at_least(limit: float, aim: float | None = None) -> Bound:
     """A ratio that is the better the larger it is."""
-    return Bound(limit, at_least=True, aim=aim)
+    return Bound(low=limit, aim=aim)
 
 
 def at_most(limit: float) -> Bound:
     """A ratio that is the better the smaller it is."""
-    return Bound(limit, at_least=False)
+    return Bound(high=limit)
+
+
+def within(share: float) -> Bound:
+    """A ratio that should be 1, give or take `share`."""
+    return Bound(1 - share, 1 + share)
 
 
 @dataclass(frozen=True)

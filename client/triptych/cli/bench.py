@@ -32,6 +32,9 @@ def bench(
         typer.Option(metavar="DIR", help="The builds' weights in diffusers layout, for diffusers and Optimum."),
     ] = None,
     workload: Annotated[Path | None, typer.Option(metavar="FILE", help="Requests from `triptych workload`.")] = None,
+    cost: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure batches for `triptych simulate`, and write them there.")
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="perf_analyzer: a server that runs, rather than one of its own.")
     ] = None,
@@ -50,10 +53,21 @@ def bench(
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output)
-    if perf_analyzer:
+    if cost:
+        _cost(setting, cost)
+    elif perf_analyzer:
         _perf_analyzer(console, setting, url, workload, as_json)
     else:
         _ratios(console, setting, only or [], as_json)
+
+
+def _cost(setting: Setting, path: Path) -> None:
+    from triptych.bench.cost import measure, write
+    from triptych.demo import demo_build
+
+    build = setting.builds[0] if setting.builds else demo_build()
+    write(path, measure(build, repeats=setting.repeats))
+    sys.stdout.write(f"{path}\n")
 
 
 def _perf_analyzer(console: Console, setting: Setting, url: str | None, workload: Path | None, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from triptych.bench.targets import (
     cold_start,
     growth,
     overhead,
+    simulator,
     slo_rate,
     step_batching,
     vs_diffusers,
@@ -26,6 +27,7 @@ TARGETS: tuple[Target, ...] = (
     vs_diffusers.TARGET,
     vs_diffusers_batch.TARGET,
     vs_optimum.TARGET,
+    simulator.TARGET,
     cold_start.TARGET,
     growth.TARGET,
 )
