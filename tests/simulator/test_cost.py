@@ -53,7 +53,7 @@ def test_more_rows_never_take_less(measured, rows, pixels):
 
 
 def test_a_model_that_was_not_measured_is_named():
-    with pytest.raises(InvalidRequest, match="points: none of refiner_unet given; legal: .* as unet"):
+    with pytest.raises(InvalidRequest, match=r"points: none of refiner_unet given; legal: .* as unet"):
         flat(0.01).seconds("refiner_unet", 1, 256)
 
 
@@ -121,7 +121,7 @@ def test_a_picture_to_begin_with_cannot_be_simulated():
 
 
 def test_no_build_is_named(tmp_path):
-    with pytest.raises(InvalidRequest, match="build: .* given; legal: a folder that `triptych export` made"):
+    with pytest.raises(InvalidRequest, match=r"build: .* given; legal: a folder that `triptych export` made"):
         Planner(tmp_path)
 
 

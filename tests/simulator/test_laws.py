@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triptych.bench.policies import OneAtATime
 from triptych.simulator import Device, Farm, simulate
 from triptych.simulator.balancer import BALANCERS
 from triptych.simulator.outcome import Ending
@@ -93,6 +94,17 @@ def test_alone_a_request_takes_its_solo_time():
     assert report["within_slo"] == 1
 
 
+def test_a_shared_device_does_the_work_beside_the_loop_as_well():
+    """All encoders' and decoders' seconds but the first request's and the last's, which no step is beside."""
+    one, outcome = server(farm(flat(0.1, encode_s=0.01, decode_s=0.03, shared=True), max_batch_rows=2))
+    for k in range(10):
+        one.arrive(str(k), planner()(arrival(0, 5, guidance_scale=5.0).parameters), 0.001 * k)
+    while one.next_event < math.inf:
+        one.advance()
+    assert outcome.batches == {2: 50}
+    assert one.busy_s == pytest.approx(50 * 0.1 + 9 * 0.01 + 9 * 0.03)
+
+
 @pytest.mark.parametrize("load", [0.3, 0.7])
 def test_one_row_batches_of_one_step_are_an_m_d_1_queue(load):
     """Pollaczek–Khinchine: with deterministic service D, the mean wait is ρD / 2(1 − ρ)."""
@@ -136,12 +148,6 @@ def test_least_requests_spares_the_short_behind_the_long():
     requests = [arrival(0.05, 100 if k % 2 else 1) for k in range(200)]
     device = Device(flat(0.01), 2)
     mean = {
-        name: simulate(requests, planner(), Farm(device, 2, name, steady))["latency_s"]["p99"] for name in BALANCERS
+        name: simulate(requests, planner(), Farm(device, 2, name, OneAtATime))["latency_s"]["p99"] for name in BALANCERS
     }
     assert mean["least-requests"] < mean["round-robin"]
-
-
-def steady(rows, seconds):
-    from triptych.bench.policies import OneAtATime
-
-    return OneAtATime(rows, seconds)

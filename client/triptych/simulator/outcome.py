@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from collections import Counter
 from enum import Enum
@@ -37,14 +38,21 @@ class Outcome:
         self.waits = array("d")  # from the loop's door to the first step
         self.good = 0
         self.found = 0  # requests under way that the counted ones found when they came, summed
+        self._under_way = 0
+        self._ends: list[float] = []  # of those still to be answered; a heap
 
-    def arrive(self, now: float, outstanding: int) -> None:
-        """Note what an arrival found."""
+    def arrive(self, now: float) -> None:
+        """Note an arrival, and what it found: times do not go back from one arrival to the next."""
+        while self._ends and self._ends[0] <= now:
+            heapq.heappop(self._ends)
+            self._under_way -= 1
         if now >= self.warmup_s:
-            self.found += outstanding
+            self.found += self._under_way
+        self._under_way += 1
 
     def end(self, job: SimulatedJob, ending: Ending, now: float) -> None:
-        """Note the end of a request."""
+        """Note the end of a request, which may lie ahead."""
+        heapq.heappush(self._ends, now)
         if job.arrived < self.warmup_s:
             return
         self.endings[ending] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -95,7 +94,7 @@ class SimulatedServer:
         self.jobs: dict[str, SimulatedJob] = {}
         self.busy_s = 0.0
         self._encoding: deque[SimulatedJob] = deque()  # on their way to the loop, in the order of their arrival there
-        self._answers: list[float] = []  # when what is being decoded will be answered; a heap
+        self._answers: deque[float] = deque()  # when what is being decoded will be answered, the next first
         self._pending_cost: Counter[str] = Counter()
         self._hurried = 0  # jobs with a deadline
         self._batch: Batch | None = None
@@ -103,8 +102,7 @@ class SimulatedServer:
 
     def outstanding(self, now: float) -> int:
         """Requests that came here and are not answered at `now`."""
-        while self._answers and self._answers[0] <= now:
-            heapq.heappop(self._answers)
+        self._forget_answered(now)
         return len(self.jobs) + len(self._encoding) + len(self._answers)
 
     def arrive(self, id: str, plan: Plan, now: float) -> None:
@@ -154,8 +152,8 @@ class SimulatedServer:
             self.outcome.end(job, Ending.EXPIRED, now)
 
     def _begin_step(self, now: float) -> None:
-        self._batch = None
         self._rest(now)
+        self._batch = None
         jobs = cast("list[SimulatedJob]", self.policy.pick(self.jobs.values(), now))
         if not jobs:
             return
@@ -206,8 +204,13 @@ class SimulatedServer:
         answered = now + self.device.cost.decode_s
         self._owe(self.device.cost.decode_s, now)
         self._remove(job)
-        heapq.heappush(self._answers, answered)
+        self._forget_answered(now)
+        self._answers.append(answered)
         self.outcome.end(job, Ending.COMPLETED, answered)
+
+    def _forget_answered(self, now: float) -> None:
+        while self._answers and self._answers[0] <= now:
+            self._answers.popleft()
 
     def _remove(self, job: SimulatedJob) -> None:
         del self.jobs[job.id]
@@ -221,6 +224,7 @@ class SimulatedServer:
             self._owed_s += seconds
 
     def _rest(self, now: float) -> None:
+        """Let idle time since the last account pay for what is owed; the time of a step is the step's."""
         if self._batch is None:
             self._owed_s = max(0.0, self._owed_s - (now - self._owed_at))
         self._owed_at = now

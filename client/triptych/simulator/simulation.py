@@ -56,19 +56,16 @@ class Events:
 
     def run(self, until: float) -> float:
         """Let everything happen that happens by `until`; returns the time of the last event, -inf where none was."""
-        heap, servers, at = self._heap, self._servers, -math.inf
+        heap, servers, last = self._heap, self._servers, -math.inf
         while heap and heap[0][0] <= until:
-            at, k = heap[0]
-            if at == servers[k].next_event:  # else it has been noted again since
-                servers[k].advance()
-                following = servers[k].next_event
-            else:
-                following = math.inf
-            if following < math.inf:
-                heapq.heapreplace(heap, (following, k))
-            else:
-                heapq.heappop(heap)
-        return at
+            time, k = heapq.heappop(heap)
+            if time != servers[k].next_event:  # noted again since, for an earlier time
+                continue
+            last = time
+            servers[k].advance()
+            if servers[k].next_event < math.inf:
+                self.note(k)
+        return last
 
 
 def simulate(
@@ -107,7 +104,7 @@ def _serve(
         now += arrival.interval_s
         events.run(now)
         plan, k = planner(arrival.parameters), choose(servers, now)
-        outcome.arrive(now, sum(server.outstanding(now) for server in servers))
+        outcome.arrive(now)
         before = servers[k].next_event
         servers[k].arrive(str(number), plan, now)
         if servers[k].next_event != before:
