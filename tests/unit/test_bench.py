@@ -28,7 +28,7 @@ from triptych.bench.plots import draw
 from triptych.bench.policies import OneAtATime, SameStep
 from triptych.bench.portrait import AtLoad, Portrait, split
 from triptych.bench.report import Ratio, Report
-from triptych.bench.requests import in_time, rate_at, same, varied
+from triptych.bench.requests import arrivals_at, in_time, rate_at, same, varied
 from triptych.bench.serving import with_policy
 from triptych.bench.target import Pair, Setting, Target, at_least, at_most, within
 from triptych.bench.targets import TARGETS, chosen
@@ -36,7 +36,7 @@ from triptych.bench.targets.vs_diffusers_batch import best_batch
 from triptych.demo import demo_build
 from triptych.errors import InvalidRequest
 from triptych.simulator import CostModel, simulate
-from triptych.workload import Arrival
+from triptych.workload import Arrival, save
 from triptych_export.peers.answering import seconds
 
 from ..simulator.farms import arrival, farm, flat, planner
@@ -403,3 +403,9 @@ def test_a_cost_file_is_measured_written_and_read(tmp_path):
     read, made = CostModel.load(tmp_path / "cost.json"), cost_model(document)
     assert read.seconds("unet", 2, 256) == made.seconds("unet", 2, 256) > 0
     assert (read.encode_s, read.decode_s, read.shared) == (document["encode_s"], document["decode_s"], True)
+
+
+def test_a_workload_takes_the_place_of_chance(tmp_path):
+    save(tmp_path / "w.jsonl", [Arrival(0.5, {"prompt": "a fox", "seed": 3})])
+    arrivals = arrivals_at(Setting(workload=tmp_path / "w.jsonl"), "nowhere", 0.7, 40)
+    assert arrivals(0) == arrivals(1) == [Arrival(0.5, {"prompt": "a fox", "seed": 3})]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from triptych.workload import Arrival, Mix, make
+from triptych.workload import Arrival, Mix, load, make
 
 from .load import draw_all
+from .target import Setting
 
 STEPS = (4, 20, 50)
 MIXED = Mix({"num_inference_steps": STEPS})
@@ -36,14 +37,27 @@ def mixed(rate: float, count: int, seed: int = 0) -> list[Arrival]:
     return list(make(MIXED, rate=rate, count=count, seed=seed))
 
 
+def arrivals_at(setting: Setting, url: str, share: float, count: int) -> Callable[[int], list[Arrival]]:
+    """Arrivals for each repeat: those of the setting's workload at their own times, or `count` mixed ones.
+
+    The mixed ones keep one request at a time busy for `share` of the time, on the server at `url`; they are others in each
+    repeat.
+    """
+    if setting.workload:
+        given = list(load(setting.workload))
+        return lambda _repeat: given
+    rate = rate_at(share, solo_seconds(url))
+    return lambda repeat: mixed(rate, setting.count(count), repeat)
+
+
 def solo_seconds(url: str) -> dict[int, float]:
     """Seconds of a picture alone on an idle server, by its steps: the better of two."""
     return {steps: min(_alone(url, steps) for _ in range(2)) for steps in STEPS}
 
 
-def rate_at(load: float, solo: Mapping[int, float]) -> float:
-    """Requests per second that keep one request at a time busy for a share `load` of the time."""
-    return load / fmean(solo.values())
+def rate_at(share: float, solo: Mapping[int, float]) -> float:
+    """Requests per second that keep one request at a time busy for `share` of the time."""
+    return share / fmean(solo.values())
 
 
 def in_time(latencies: Sequence[float], arrivals: Sequence[Arrival], solo: Mapping[int, float], times: float) -> float:

@@ -25,6 +25,7 @@ class Setting:
     """What a run of the benchmark was asked for.
 
     `weights` is the folder in diffusers layout that the first build was exported from; without it what needs it is left out.
+    `workload` is a file of requests, in the place of those drawn by chance where a latency is measured.
     """
 
     builds: tuple[Path, ...] = ()
@@ -32,6 +33,7 @@ class Setting:
     repeats: int = 5
     quick: bool = False
     output: Path = Path("out/bench")
+    workload: Path | None = None
 
     def count(self, requests: int) -> int:
         """So many requests, or a few where only the harness is tried."""

@@ -52,11 +52,11 @@ def bench(
     from triptych.bench.target import Setting
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output)
+    setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output, workload)
     if cost:
         _cost(setting, cost)
     elif perf_analyzer:
-        _perf_analyzer(console, setting, url, workload, as_json)
+        _perf_analyzer(console, setting, url, as_json)
     else:
         _ratios(console, setting, only or [], as_json)
 
@@ -70,7 +70,7 @@ def _cost(setting: Setting, path: Path) -> None:
     sys.stdout.write(f"{path}\n")
 
 
-def _perf_analyzer(console: Console, setting: Setting, url: str | None, workload: Path | None, as_json: bool) -> None:
+def _perf_analyzer(console: Console, setting: Setting, url: str | None, as_json: bool) -> None:
     from triptych.bench.machine import facts
     from triptych.bench.perf_analyzer import Plan, find, run
     from triptych.bench.perf_analyzer.report import write
@@ -83,7 +83,7 @@ def _perf_analyzer(console: Console, setting: Setting, url: str | None, workload
     with _server(setting.builds, url) as (address, ensembles):
         perf = perform(binary, address, plan.timeout_s)
         for ensemble in ensembles:
-            arrivals = list(load(workload, ensemble)) if workload else []
+            arrivals = list(load(setting.workload, ensemble)) if setting.workload else []
             for result in run(perf, TritonModels(address), ensemble, folder, plan, arrivals):
                 console.print(f"{result.measurement.model} {result.measurement.level.name}: {result.mean_s:.3f} s")
                 results.append(result)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 
 from triptych import Client
 
 from ..load import replay
-from ..requests import mixed, rate_at, solo_seconds
+from ..requests import arrivals_at
 from ..serving import started
 from ..target import Pair, Setting, Target, at_most
 
@@ -23,12 +24,11 @@ REQUESTS = 60
 def sides(setting: Setting) -> Iterator[Pair]:
     """Milliseconds of one run: the p99 wait for a first step; a step in the mean."""
     with started(setting.builds) as served:
-        rate, count = rate_at(LOAD, solo_seconds(served.url)), setting.count(REQUESTS)
-        seeds, step_ms = iter(range(10_000)), [0.0]
+        arrivals, repeats, step_ms = arrivals_at(setting, served.url, LOAD, REQUESTS), count(), [0.0]
 
         def wait() -> dict[str, float]:
             before = _totals(served.url)
-            run = replay(served.url, mixed(rate, count, next(seeds)))
+            run = replay(served.url, arrivals(next(repeats)))
             seconds, batches = (after - earlier for after, earlier in zip(_totals(served.url), before, strict=True))
             step_ms[0] = 1000 * seconds / batches
             return {NAME: float(np.percentile([answer.timings["queue_ms"] for answer in run.answers], 99))}

@@ -12,7 +12,7 @@ from triptych.simulator import Device, Farm, Planner, simulate
 
 from ..cost import cost_model, measure
 from ..load import replay
-from ..requests import mixed, rate_at, solo_seconds
+from ..requests import arrivals_at
 from ..serving import started
 from ..target import Pair, Setting, Target, within
 
@@ -27,7 +27,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
     build = setting.builds[0] if setting.builds else demo_build()
     farm, planner = Farm(Device(cost_model(measure(build)))), Planner(build)
     with started(setting.builds) as served:
-        arrivals = mixed(rate_at(LOAD, solo_seconds(served.url)), setting.count(REQUESTS))
+        arrivals = arrivals_at(setting, served.url, LOAD, REQUESTS)(0)
 
         def foretold() -> dict[str, float]:
             latency = simulate(arrivals, planner, farm)["latency_s"]

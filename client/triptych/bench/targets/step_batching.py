@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 
+from triptych.workload import Arrival
+
 from ..load import replay
 from ..policies import SameStep
-from ..requests import mixed, rate_at, solo_seconds
+from ..requests import arrivals_at
 from ..serving import started
 from ..target import Pair, Setting, Side, Target, at_least
 
@@ -26,15 +29,15 @@ def sides(setting: Setting) -> Iterator[Pair]:
     Each repeat has other arrivals, the same for both sides.
     """
     with started(setting.builds, SameStep) as theirs, started(setting.builds) as ours:
-        rate = rate_at(LOAD, solo_seconds(ours.url))
-        yield Pair(*(_side(served.url, rate, setting.count(REQUESTS)) for served in (theirs, ours)))
+        arrivals = arrivals_at(setting, ours.url, LOAD, REQUESTS)
+        yield Pair(_side(theirs.url, arrivals), _side(ours.url, arrivals))
 
 
-def _side(url: str, rate: float, count: int) -> Side:
-    seeds = iter(range(10_000))
+def _side(url: str, arrivals: Callable[[int], Sequence[Arrival]]) -> Side:
+    repeats = count()
 
     def measure() -> dict[str, float]:
-        latencies = replay(url, mixed(rate, count, next(seeds))).latencies_s
+        latencies = replay(url, arrivals(next(repeats))).latencies_s
         return {MEAN: float(np.mean(latencies)), P99: float(np.percentile(latencies, 99))}
 
     return measure
