@@ -41,9 +41,9 @@ def simulate(
     from triptych.simulator import simulate as run
     from triptych.workload import Mix, load, make
 
-    arrivals = load(workload) if workload else make(Mix(), rate=rate, count=n, seed=seed)
     device = Device(CostModel.load(cost), max_batch_rows, max_queue_seconds)
     planner = Planner(build or demo_build(), max_size=max_size)
+    arrivals = load(workload, planner.model) if workload else make(Mix(), rate=rate, count=n, seed=seed)
     report = run(arrivals, planner, Farm(device, servers, balancer), slo=slo, warmup_s=warmup)
     sys.stdout.write((json.dumps(report) if as_json else _words(report)) + "\n")
 

@@ -45,6 +45,11 @@ class Planner:
         self._family = _family(build, max_size)
         self._plans: dict[tuple[tuple[str, Any], ...], Plan] = {}
 
+    @property
+    def model(self) -> str:
+        """The ensemble that serves the build."""
+        return self._family.manifest.family
+
     def __call__(self, parameters: Mapping[str, Any]) -> Plan:
         """The plan of one request, given by the ensemble's input names.
 

@@ -8,7 +8,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from triptych.request import check
@@ -57,4 +56,4 @@ def _items(value: Any) -> Iterable[Any]:
 
 def _text(item: Any) -> Any:
     """JSON holds no bytes; every text tensor of ours is UTF-8."""
-    return item.decode() if isinstance(item, bytes) else np.asarray(item).item()
+    return item.decode() if isinstance(item, bytes) else item

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ def write(folder: Path, results: Sequence[Result], facts: Mapping[str, Any]) -> 
 def _sections(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[str]:
     yield "# perf_analyzer"
     yield table(("", ""), facts.items())
-    for model, of_model in groupby(results, key=lambda result: result.measurement.model):
-        measured = list(of_model)
+    for model in dict.fromkeys(result.measurement.model for result in results):
+        measured = [result for result in results if result.measurement.model == model]
         yield f"## `{model}`"
         yield table(HEADER, map(_row, measured))
         if any(result.parts for result in measured):
@@ -61,8 +60,10 @@ def _notes(result: Result) -> Iterator[str]:
 
 def _parts(results: Sequence[Result]) -> str:
     names = list(dict.fromkeys(name for result in results for name in result.parts))
-    rows = [
-        (_row(result)[0], *(f"{1000 * result.parts[name].latency_s:.1f}" for name in names if name in result.parts))
-        for result in results
-    ]
+    rows = [(_row(result)[0], *(_part(result, name) for name in names)) for result in results]
     return table(("load", *(f"`{name}`" for name in names)), rows)
+
+
+def _part(result: Result, name: str) -> str:
+    """Milliseconds; nothing where perf_analyzer said nothing."""
+    return f"{1000 * result.parts[name].latency_s:.1f}" if name in result.parts else ""
