@@ -42,6 +42,17 @@ def test_a_workload_is_written_once_and_simulated_as_it_is_made(triptych):
     assert json.loads(out) == simulate(make(mix, rate=5, count=30, seed=7), planner(), farm)
 
 
+def test_the_loops_policy_is_beside_others(triptych):
+    mean = {}
+    for policy in ("loop", "same-step", "one-at-a-time"):
+        code, out, _ = triptych(
+            "simulate", "--cost", "cost.json", "--rate", "3", "-n", "200", "--policy", policy, "--json"
+        )
+        assert code == 0
+        mean[policy] = json.loads(out)["latency_s"]["mean"]
+    assert mean["loop"] < mean["same-step"] < mean["one-at-a-time"]
+
+
 def test_without_json_it_is_words(triptych):
     code, out, _ = triptych("simulate", "--cost", "cost.json", "--rate", "3", "-n", "50")
     assert code == 0
@@ -58,6 +69,7 @@ def test_without_json_it_is_words(triptych):
         (("workload", "w", "--choose", "num_inference_steps"), "--choose: 'num_inference_steps' given"),
         (("workload", "w", "--arrivals", "often"), "arrivals: 'often' given; legal: poisson, bursts, constant"),
         (("simulate", "--cost", "cost.json", "--balancer", "luck"), "balancer: 'luck' given"),
+        (("simulate", "--cost", "cost.json", "--policy", "luck"), "--policy: 'luck' given; legal: loop, same-step, "),
         (("simulate", "--cost", "cost.json", "--build", "."), "build: "),
     ],
 )

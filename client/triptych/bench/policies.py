@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from triptych_serving.job import Job
 from triptych_serving.policy import Policy
@@ -31,6 +31,10 @@ class SameStep(Policy):
         first = next(iter(jobs))
         alike = [job for job in jobs if _course(job) == _course(first)]
         return alike[: max(1, self.max_batch_rows // first.rows)]
+
+
+# By the name that the command line has for each; `loop` is the product's.
+POLICIES: Mapping[str, type[Policy]] = {"loop": Policy, "same-step": SameStep, "one-at-a-time": OneAtATime}
 
 
 def _course(job: Job) -> tuple[object, ...]:

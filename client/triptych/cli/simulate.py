@@ -31,20 +31,27 @@ def simulate(
     ),
     max_batch_rows: Annotated[int, typer.Option(min=1, help="As in denoise/config.pbtxt.")] = 16,
     max_queue_seconds: Annotated[float, typer.Option(min=0, help="As in denoise/config.pbtxt.")] = 600,
+    policy: Annotated[
+        str, typer.Option(metavar="[loop|same-step|one-at-a-time]", help="The loop's own, or what others do.")
+    ] = "loop",
     slo: Annotated[float, typer.Option(min=1, help="A request is good within so many times its time alone.")] = 5.0,
     warmup: Annotated[float, typer.Option(min=0, help="Seconds at the beginning that are not counted.")] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Predict latency, goodput and rejections of 1 to 64 servers, with the loop's own scheduling and no model."""
+    from triptych.bench.policies import POLICIES
     from triptych.demo import demo_build
+    from triptych.errors import invalid
     from triptych.simulator import CostModel, Device, Farm, Planner
     from triptych.simulator import simulate as run
     from triptych.workload import Mix, load, make
 
+    if policy not in POLICIES:
+        raise invalid("--policy", repr(policy), ", ".join(POLICIES))
     device = Device(CostModel.load(cost), max_batch_rows, max_queue_seconds)
     planner = Planner(build or demo_build(), max_size=max_size)
     arrivals = load(workload, planner.model) if workload else make(Mix(), rate=rate, count=n, seed=seed)
-    report = run(arrivals, planner, Farm(device, servers, balancer), slo=slo, warmup_s=warmup)
+    report = run(arrivals, planner, Farm(device, servers, balancer, POLICIES[policy]), slo=slo, warmup_s=warmup)
     sys.stdout.write((json.dumps(report) if as_json else _words(report)) + "\n")
 
 
