@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,7 +53,7 @@ def _points(manifest: Manifest, name: str, rows: Sequence[int], repeats: int) ->
     denoiser, specs = OrtDenoiser(manifest.stage_path(name)), manifest.stages[name]["inputs"]
     for count in rows:
         sample, timestep, conditioning = example(specs, manifest.model.default_sizes, count)
-        seconds = _seconds(lambda batch=(sample, timestep, conditioning): denoiser.predict(*batch), repeats)
+        seconds = _seconds(partial(denoiser.predict, sample, timestep, conditioning), repeats)
         height, width = sample.shape[2:]
         yield {"denoiser": name, "height": height, "width": width, "rows": count, "seconds": seconds}
 

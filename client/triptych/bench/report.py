@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import machine
 from .errors import BenchError
 from .interleave import Samples, interleave
-from .machine import facts
 from .markdown import table
 from .plots import draw
 from .portrait import Portrait
@@ -59,7 +59,7 @@ class Report:
     """What is measured so far. By target: `skipped` why it was not tried, `failed` why it came to nothing."""
 
     setting: Setting
-    facts: Mapping[str, str] = field(default_factory=facts)
+    facts: Mapping[str, str] = field(default_factory=machine.facts)
     ratios: list[Ratio] = field(default_factory=list)
     meanings: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)

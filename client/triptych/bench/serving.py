@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +43,7 @@ def started(builds: Sequence[Path] = (), policy: type[Policy] | None = None) -> 
         BenchError: it does not start.
     """
     chosen = list(builds) or demo_builds()
-    fill = prepare if policy is None else partial(with_policy, policy)
+    fill: Callable[[Sequence[Path], Path], None] = prepare if policy is None else partial(with_policy, policy)
     server = Server(chosen, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, prepare=fill)
     try:
         server.start()
