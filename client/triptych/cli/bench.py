@@ -82,9 +82,10 @@ def _perf_analyzer(console: Console, setting: Setting, url: str | None, as_json:
     results = []
     with _server(setting.builds, url) as (address, ensembles):
         perf = perform(binary, address, plan.timeout_s)
+        # A workload is written for one ensemble: the first.
+        scheduled = {ensembles[0]: list(load(setting.workload, ensembles[0]))} if setting.workload else {}
         for ensemble in ensembles:
-            arrivals = list(load(setting.workload, ensemble)) if setting.workload else []
-            for result in run(perf, TritonModels(address), ensemble, folder, plan, arrivals):
+            for result in run(perf, TritonModels(address), ensemble, folder, plan, scheduled.get(ensemble, ())):
                 console.print(f"{result.measurement.model} {result.measurement.level.name}: {result.mean_s:.3f} s")
                 results.append(result)
     _show(write(folder, results, {"models": ", ".join(ensembles), **facts()}), as_json)
