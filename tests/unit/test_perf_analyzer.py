@@ -23,7 +23,7 @@ FOUR = Level(Mode.CONCURRENCY, 2, 4)
 
 
 def measurement(folder, level=FOUR, model="sdxl"):
-    return Measurement(model, folder / "data.json", level, folder)
+    return Measurement("sdxl", model, folder / "data.json", level, folder)
 
 
 def recorded(folder, name="concurrency", level=FOUR):
@@ -232,7 +232,7 @@ def answered(throughput):
 
 def test_rates_are_shares_of_the_best_throughput(tmp_path):
     perf, seen = answered(2.0)
-    found = list(sweep(perf, Subject("sdxl", tmp_path / "d", Loads((1, 4), (0.5, 0.9), 8)), tmp_path))
+    found = list(sweep(perf, Subject("sdxl", "sdxl", tmp_path / "d", Loads((1, 4), (0.5, 0.9), 8)), tmp_path))
     assert len(found) == 4
     assert seen == [
         Level(Mode.CONCURRENCY, 1, 8),
@@ -285,4 +285,4 @@ def test_the_report_is_for_people_and_for_programs(tmp_path):
     assert "1027.9" in text  # the decoder's part
     assert document["facts"] == {"processor": "2 × some"}
     assert document["measurements"][0]["latency_s"]["mean"] == pytest.approx(2.580067, abs=1e-3)
-    assert all((tmp_path / name).is_file() for name in document["measurements"][0]["files"])
+    assert all((tmp_path.parent / name).is_file() for name in document["measurements"][0]["files"])

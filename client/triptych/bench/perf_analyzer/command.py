@@ -49,8 +49,9 @@ class Level:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run: a model, its input data, a load, and the folder and name that its files get."""
+    """One run: a model, its input data, a load, and the folder that its files go to, one for each ensemble."""
 
+    ensemble: str  # which the model belongs to, or is
     model: str
     data: Path
     level: Level
@@ -70,6 +71,11 @@ class Measurement:
     def log(self) -> Path:
         """What perf_analyzer said."""
         return self._file("log")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that a run leaves."""
+        return self.csv, self.profile, self.log
 
     def command(self, binary: Path, url: str) -> list[str]:
         """The command line; `url` is the server's gRPC address."""

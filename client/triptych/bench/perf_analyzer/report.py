@@ -31,12 +31,16 @@ def write(folder: Path, results: Sequence[Result], facts: Mapping[str, Any]) -> 
 def _sections(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[str]:
     yield "# perf_analyzer"
     yield table(("", ""), facts.items())
-    for model in dict.fromkeys(result.measurement.model for result in results):
-        measured = [result for result in results if result.measurement.model == model]
-        yield f"## `{model}`"
+    for ensemble, model in dict.fromkeys(map(_whose, results)):
+        measured = [result for result in results if _whose(result) == (ensemble, model)]
+        yield f"## `{model}`" if model == ensemble else f"### `{model}` of `{ensemble}`"
         yield table(HEADER, map(_row, measured))
         if any(result.parts for result in measured):
             yield f"Mean milliseconds of a request in each stage, queue included:\n\n{_parts(measured)}\n\n{LATE_ANSWERS}"
+
+
+def _whose(result: Result) -> tuple[str, str]:
+    return result.measurement.ensemble, result.measurement.model
 
 
 def _row(result: Result) -> tuple[object, ...]:

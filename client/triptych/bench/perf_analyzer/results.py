@@ -49,6 +49,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """For our report."""
         return {
+            "ensemble": self.measurement.ensemble,
             "model": self.measurement.model,
             "mode": self.measurement.level.mode.value,
             "value": self.measurement.level.value,
@@ -60,7 +61,7 @@ class Result:
             },
             "cache_hit_s": self.cache_hit_s,
             "delayed": self.delayed,
-            "files": [path.name for path in (self.measurement.csv, self.measurement.profile, self.measurement.log)],
+            "files": [f"{path.parent.name}/{path.name}" for path in self.measurement.files],
         }
 
 

@@ -56,8 +56,9 @@ class Plan:
 
 
 class Subject(NamedTuple):
-    """A model with the file of what it is sent."""
+    """A model of an ensemble, or that itself, with the file of what it is sent."""
 
+    ensemble: str
     model: str
     data: Path
     loads: Loads
@@ -75,12 +76,13 @@ def run(
         BenchError: perf_analyzer failed.
         TriptychError: the server did.
     """
+    folder = folder / ensemble  # two ensembles share models, which read different things in each
     folder.mkdir(parents=True, exist_ok=True)
     for subject in _subjects(models, ensemble, folder, plan):
         yield from sweep(perf, subject, folder)
     if workload:
         path = data.write(folder / f"{ensemble}.schedule.json", data.schedule(ensemble, workload))
-        yield perf(Measurement(ensemble, path, Level(Mode.SCHEDULE, len(workload), len(workload)), folder))
+        yield perf(Measurement(ensemble, ensemble, path, Level(Mode.SCHEDULE, len(workload), len(workload)), folder))
 
 
 def sweep(perf: Run, subject: Subject, folder: Path) -> Iterator[Result]:
@@ -114,17 +116,18 @@ def requests(mix: Mix, count: int) -> Iterator[Mapping[str, Any]]:
 def _subjects(models: Models, ensemble: str, folder: Path, plan: Plan) -> Iterator[Subject]:
     asked = list(requests(plan.mix, REQUESTS))
     path = data.write(folder / f"{ensemble}.data.json", [data.scalars(ensemble, request) for request in asked])
-    yield Subject(ensemble, path, plan.ensemble)
+    yield Subject(ensemble, ensemble, path, plan.ensemble)
     recorded: dict[str, list[Mapping[str, Any]]] = {}
     for request in asked[:RECORDED]:
         for stage in record(models, ensemble, request):
             recorded.setdefault(stage.model, []).extend(data.tensors(stage.inputs, batched=stage.batched))
     for model, read_by_it in recorded.items():
-        yield Subject(model, data.write(folder / f"{model}.data.json", read_by_it), plan.stage)
+        path = data.write(folder / f"{model}.data.json", read_by_it)
+        yield Subject(ensemble, model, path, plan.stage)
 
 
 def _measurement(subject: Subject, folder: Path, level: Level) -> Measurement:
-    return Measurement(subject.model, subject.data, level, folder)
+    return Measurement(subject.ensemble, subject.model, subject.data, level, folder)
 
 
 def _execute(command: Sequence[str], measurement: Measurement, timeout_s: float) -> None:
