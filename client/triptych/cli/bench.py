@@ -32,6 +32,9 @@ def bench(
         typer.Option(metavar="DIR", help="The builds' weights in diffusers layout, for diffusers and Optimum."),
     ] = None,
     workload: Annotated[Path | None, typer.Option(metavar="FILE", help="Requests from `triptych workload`.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An earlier run's report.json: say which ratios differ by 15%.")
+    ] = None,
     cost: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure batches for `triptych simulate`, and write them there.")
     ] = None,
@@ -58,7 +61,7 @@ def bench(
     elif perf_analyzer:
         _perf_analyzer(console, setting, url, as_json)
     else:
-        _ratios(console, setting, only or [], as_json)
+        _ratios(console, setting, only or [], against, as_json)
 
 
 def _cost(setting: Setting, path: Path) -> None:
@@ -105,12 +108,13 @@ def _server(builds: Sequence[Path], url: str | None) -> Iterator[tuple[str, list
             yield served.url, served.ensembles
 
 
-def _ratios(console: Console, setting: Setting, only: list[str], as_json: bool) -> None:
+def _ratios(console: Console, setting: Setting, only: list[str], against: Path | None, as_json: bool) -> None:
+    from triptych.bench.against import changes, load
     from triptych.bench.portrait import take
     from triptych.bench.report import Report
     from triptych.bench.targets import chosen
 
-    targets, report = chosen(only), Report(setting)
+    targets, then, report = chosen(only), load(against) if against else {}, Report(setting)
     for target in targets:
         console.print(f"measuring {target.name} …")
         for line in report.measure(target):
@@ -119,6 +123,8 @@ def _ratios(console: Console, setting: Setting, only: list[str], as_json: bool) 
                 sys.stdout.flush()
     for name, reason in {**report.skipped, **report.failed}.items():
         console.print(f"not measured: {name}: {reason}", style="red" if name in report.failed else "yellow")
+    for change in changes(then, {ratio.name: ratio.value for ratio in report.ratios}):
+        console.print(change.line, style=None if change.agrees else "yellow")
     report.portrait = None if only else take(setting)
     _show(report.write(), as_json)
     raise typer.Exit(0 if report.holds else 1)
