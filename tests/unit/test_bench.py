@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from triptych.bench.against import Change, changes, load
 from triptych.bench.bare import BareSdxl
 from triptych.bench.capacity import highest_rate
-from triptych.bench.cost import cost_model, measure, write
+from triptych.bench.cost import attainable, cost_model, measure, write
 from triptych.bench.errors import BenchError
 from triptych.bench.interleave import Samples, interleave
 from triptych.bench.load import Answer, Counted, Run
@@ -426,3 +426,22 @@ def test_an_earlier_run_that_is_none_is_refused(tmp_path):
     (tmp_path / "r.json").write_text('{"ratios": [{}]}')
     with pytest.raises(InvalidRequest, match="--against: "):
         load(tmp_path / "r.json")
+
+
+def test_what_a_device_can_gain_by_batches_is_in_its_times():
+    points = [
+        {"denoiser": "unet", "rows": rows, "seconds": seconds} for rows, seconds in ((1, 1.0), (2, 1.5), (8, 3.0))
+    ]
+    document = {"points": points, "encode_s": 1.0, "decode_s": 1.0}
+    assert attainable(document, 10) == pytest.approx((2 + 15) / (2 + 7.5))
+
+
+def test_where_a_machine_leaves_no_room_less_is_enough(tmp_path):
+    @contextmanager
+    def sides(_setting):
+        yield Pair(lambda: {"rate": 1.2}, lambda: {"rate": 1.0}, {"rate": 1.1})
+
+    report = Report(Setting(output=tmp_path, repeats=1))
+    assert list(report.measure(Target("rate", "rates", {"rate": at_least(1.5)}, sides))) == ["RATIO rate 1.200 >=1.1"]
+    assert report.holds
+    assert at_least(1.5).eased(9.0) == at_least(1.5)

@@ -15,7 +15,7 @@ from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest
 from triptych_serving.ort import OrtDenoiser
 
-from .bare import BareSdxl
+from .bare import GUIDED, BareSdxl
 
 ROWS = (1, 2, 4, 8, 16)
 REPEATS = 5
@@ -47,6 +47,19 @@ def cost_model(document: dict[str, Any]) -> CostModel:
     )
     stages = {name: document[name] for name in ("encode_s", "decode_s", "shared")}
     return CostModel(points, **stages)
+
+
+def attainable(document: dict[str, Any], steps: float) -> float:
+    """How many times as many guided requests a device can serve in full batches as one at a time, by its own times.
+
+    Args:
+        document: of `measure`.
+        steps: of a request, in the mean.
+    """
+    by_rows = {one["rows"]: one["seconds"] for one in document["points"] if one["denoiser"] == "unet"}
+    beside = document["encode_s"] + document["decode_s"]
+    alone, best = by_rows[GUIDED], GUIDED * min(seconds / rows for rows, seconds in by_rows.items())
+    return float((beside + steps * alone) / (beside + steps * best))
 
 
 def _points(manifest: Manifest, name: str, rows: Sequence[int], repeats: int) -> Iterator[dict[str, Any]]:

@@ -83,7 +83,7 @@ class Report:
             self.failed[target.name] = str(error)
             return
         for name, bound in target.bounds.items():
-            ratio = Ratio(name, samples[name], bound)
+            ratio = Ratio(name, samples[name], bound.eased(pair.eased.get(name, bound.low)))
             self.ratios.append(ratio)
             self.meanings[name] = target.what
             yield ratio.line

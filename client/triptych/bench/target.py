@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 # One measurement: a figure for each of a target's ratios, by the ratio's name.
@@ -14,10 +15,14 @@ Side = Callable[[], Mapping[str, float]]
 
 
 class Pair(NamedTuple):
-    """The two sides of a target; a ratio is the first's figure ÷ the second's."""
+    """The two sides of a target; a ratio is the first's figure ÷ the second's.
+
+    `eased` are lower bounds, by ratio, that are enough on this machine: where its model leaves no room for more.
+    """
 
     first: Side
     second: Side
+    eased: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class Bound:
     def holds(self, value: float) -> bool:
         """Whether `value` lies there; what is no number does not."""
         return self.low <= value <= self.high
+
+    def eased(self, low: float) -> Bound:
+        """The same where less is enough."""
+        return replace(self, low=min(self.low, low))
 
     def __str__(self) -> str:
         if self.high == math.inf:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from statistics import fmean
+
+from triptych.demo import demo_build
 
 from ..capacity import highest_rate
+from ..cost import attainable, measure
 from ..load import replay
 from ..policies import OneAtATime
-from ..requests import in_time, mixed, rate_at, solo_seconds
+from ..requests import STEPS, in_time, mixed, rate_at, solo_seconds
 from ..serving import started
 from ..target import Pair, Setting, Side, Target, at_least
 
@@ -17,17 +21,21 @@ TIMES = 5.0
 REQUESTS = 40
 # Where the search begins, as a share of what one request at a time can carry.
 BEGIN = 0.7
+# The share of what the model's own time for a row allows that is enough.
+OF_LIMIT = 0.9
 
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Pair]:
     """The highest rate with 95% of requests within 5 times their solo time: ours; one request at a time.
 
-    Both are held to the same solo times.
+    Both are held to the same solo times. Where rows are hardly cheaper together, a share of what that allows is enough.
     """
+    limit = attainable(measure(setting.builds[0] if setting.builds else demo_build()), fmean(STEPS))
     with started(setting.builds) as ours, started(setting.builds, OneAtATime) as theirs:
         solo = solo_seconds(ours.url)
-        yield Pair(*(_side(served.url, solo, setting.count(REQUESTS)) for served in (ours, theirs)))
+        count = setting.count(REQUESTS)
+        yield Pair(_side(ours.url, solo, count), _side(theirs.url, solo, count), {NAME: OF_LIMIT * limit})
 
 
 def _side(url: str, solo: Mapping[int, float], count: int) -> Side:
