@@ -31,7 +31,8 @@ def least_requests() -> Balancer:
     def choose(servers: Sequence[Loaded], now: float) -> int:
         first = next(turns) % len(servers)
         order = (*range(first, len(servers)), *range(first))
-        return min(order, key=lambda k: servers[k].outstanding(now))
+        chosen: int = min(order, key=lambda k: servers[k].outstanding(now))
+        return chosen
 
     return choose
 
