@@ -72,9 +72,8 @@ def export(
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
     _require_exporter()
-    os.environ.setdefault(
-        "ORT_DISABLE_TELEMETRY", "1"
-    )  # ONNX Runtime's wheels report to their maker unless told not to
+    # ONNX Runtime's wheels report to their maker unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from triptych_export.build import Options
     from triptych_export.build import export as build
     from triptych_export.errors import ExportError
