@@ -17,7 +17,8 @@ class Pipeline:
 
     def __init__(self, weights: str) -> None:
         torch.set_num_threads(threads())
-        self._pipeline: Any = StableDiffusionXLPipeline.from_pretrained(weights, torch_dtype=torch.float32)
+        pipeline: Any = StableDiffusionXLPipeline  # its loader is untyped
+        self._pipeline = pipeline.from_pretrained(weights, torch_dtype=torch.float32)
         self._pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, requests: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
