@@ -10,7 +10,7 @@ PROMPT ?= a flat icon of a penguin
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
 
-test: $(VENV)/.test ## everything, on the real Triton
+test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer ## everything, on the real Triton
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serve; WEIGHTS=FOLDER adds diffusers and Optimum
@@ -35,6 +35,12 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.server
+
+# NVIDIA's, with the libraries that it needs; where it cannot be had, tests that drive it are skipped.
+$(VENV)/perf_analyzer/perf_analyzer: tests/get_perf_analyzer.py | $(VENV)/.test
+	@mkdir -p $(@D)
+	-@$(BIN)/python $< $(@D)
+	@test ! -e $@ || touch $@
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0

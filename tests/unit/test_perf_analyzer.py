@@ -77,11 +77,11 @@ def test_an_older_glibc_is_named(tmp_path):
     [
         (FOUR, "--request-count 4 --concurrency-range 2", "--max-threads"),
         (
-            Level(Mode.RATE, 1.25, 8),
-            "--request-count 8 --request-rate-range 1.25 --request-distribution poisson",
+            Level(Mode.RATE, 0.75, 8),
+            "--request-count 8 --request-rate-range 0.75:0.75 --request-distribution poisson --max-threads 8",
             "-range 2",
         ),
-        (Level(Mode.SCHEDULE, 5, 5), "--fixed-schedule --max-threads 256", "--request-count"),
+        (Level(Mode.SCHEDULE, 5, 5), "--fixed-schedule --max-threads 5", "--request-count"),
     ],
 )
 def test_a_load_is_spelled_as_perf_analyzer_takes_it(level, wanted, unwanted, tmp_path):

@@ -23,7 +23,20 @@ from .environment import environment
 from .peer import Peer
 
 PROGRAMS = "triptych_export.peers"
-OPTIMUM = ("optimum-onnx[onnxruntime]", "diffusers>=0.35", "torch==2.13.0", "accelerate>=1.10")
+# Optimum's newest, with the newest of everything that goes with it, and the ONNX Runtime that ours was measured with; all
+# pinned, since pip takes minutes to find versions that go together.
+OPTIMUM = (
+    "optimum-onnx==0.1.0",
+    "optimum==2.1.0",
+    "transformers==4.57.3",
+    "diffusers==0.37.1",
+    "accelerate==1.12.0",
+    "huggingface_hub==0.36.2",
+    "tokenizers==0.22.2",
+    "onnx==1.23.2",
+    "onnxruntime==1.31.1",
+    "torch==2.13.0",
+)
 END_S = 10.0
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-# Of its own accord it has four threads at a request rate, and so never more than four requests under way.
+# Of its own accord it has four threads at a request rate, and so never more than four requests under way. Each thread takes
+# its turn and, when all is done, still waits for its next one: more of them than requests would only make the end late.
 MAX_THREADS = 256
 
 
@@ -40,10 +41,11 @@ class Level:
         """
         if self.mode is Mode.CONCURRENCY:
             return [*_count(self.requests), "--concurrency-range", str(math.ceil(self.value))]
-        threads = ["--max-threads", str(MAX_THREADS)]
+        threads = ["--max-threads", str(min(self.requests, MAX_THREADS))]
         if self.mode is Mode.SCHEDULE:
             return ["--fixed-schedule", *threads]
-        rate = ["--request-rate-range", f"{self.value:g}", "--request-distribution", "poisson"]
+        span = f"{self.value:g}:{self.value:g}"  # without an end it is 1, which makes a range of rates below that
+        rate = ["--request-rate-range", span, "--request-distribution", "poisson"]
         return [*_count(self.requests), *rate, *threads]
 
 

@@ -131,6 +131,8 @@ def _measurement(subject: Subject, folder: Path, level: Level) -> Measurement:
 
 
 def _execute(command: Sequence[str], measurement: Measurement, timeout_s: float) -> None:
+    for path in measurement.files:  # of an earlier run: perf_analyzer writes no profile over another
+        path.unlink(missing_ok=True)
     with measurement.log.open("w", encoding="utf-8") as log:
         try:
             done = subprocess.run(command, stdout=log, stderr=log, timeout=timeout_s, check=False)  # noqa: S603
