@@ -31,6 +31,10 @@ from .watch import ARRIVAL_SECONDS, Watchers
 RECONNECT_SECONDS = 5.0
 # How often the loop looks after its watchers while there is nothing to step.
 IDLE_SECONDS = 0.1
+# How often a job's caller is asked whether it is still there, and metrics are published: each time a message to Triton's
+# process and back, several of which would cost more than the loop's own work for a step.
+ASK_SECONDS = 0.5
+PUBLISH_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ class Engine:
         self._early: list[Callable[[], None]] = []
         self._admission = threading.Lock()
         self._pending_cost: Counter[str] = Counter()
+        self._published = clock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
 
@@ -143,7 +148,7 @@ class Engine:
                 limit = job.settings.deadline_ms
                 self.metrics.add("expired_total")
                 self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
-            elif job.reply.is_cancelled() or self._abandoned(job, now):
+            elif self._has_gone(job, now) or self._abandoned(job, now):
                 self.metrics.add("cancelled_total")
                 self._end(job, Status.CANCELLED, Cancelled("cancelled: the client has gone"))
 
@@ -204,7 +209,11 @@ class Engine:
 
     def _tell(self) -> None:
         self._watchers.tell(self.jobs, self.policy)
-        self._measure()
+        now = self._clock()
+        if not self.jobs or now - self._published >= PUBLISH_SECONDS:
+            self._measure()
+            self.metrics.flush()
+            self._published = now
 
     def _report(self, reply: Reply) -> None:
         self._measure()
@@ -276,6 +285,12 @@ class Engine:
             self._early.append(partial(self._cancel, id, tenant, reply, asked))
         else:
             reply.fail(InvalidRequest("id", id, "the id of a request of this tenant"))
+
+    def _has_gone(self, job: Job, now: float) -> bool:
+        if now - job.asked < ASK_SECONDS:
+            return False
+        job.asked = now
+        return job.reply.is_cancelled()
 
     def _abandoned(self, job: Job, now: float) -> bool:
         if not job.settings.cancel_on_disconnect:

@@ -1,5 +1,6 @@
 """The loop, turn by turn: who shares a batch, who waits, how everything ends exactly once."""
 
+import math
 import threading
 import time
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from triptych_serving.engine import ASK_SECONDS, PUBLISH_SECONDS
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+from triptych_serving.metrics import Metrics
 from triptych_serving.tables import guided
 
 from .loop import STEP_SECONDS, FakeReply, Loop, table
@@ -208,9 +211,23 @@ def test_a_gone_client_frees_its_slot():
     job = loop.submit(steps=50)
     loop.turn(2)
     job.reply.gone = True
-    loop.turn()
+    loop.turn(math.ceil(ASK_SECONDS / STEP_SECONDS) + 1)
     assert not loop.engine.jobs
     assert job.reply.answers == 1
+    assert job.reply.asked <= 2  # each time is a message to Triton and back
+
+
+def test_metrics_are_published_now_and_then_and_when_nothing_is_left_to_do():
+    told = []
+    loop = Loop()
+    loop.engine.metrics = Metrics(lambda name, value: told.append((name, value)))
+    loop.submit(steps=20)
+    loop.turn()
+    assert told == []
+    loop.finish()
+    assert sum(value for name, value in told if name == "batches_total") == 20
+    assert sum(name == "batches_total" for name, _ in told) <= 2 + 20 * STEP_SECONDS / PUBLISH_SECONDS
+    assert [value for name, value in told if name == "running"][-1] == 0
 
 
 def test_watching_tells_position_steps_and_the_end():
