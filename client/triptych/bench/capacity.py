@@ -8,14 +8,14 @@ from collections.abc import Callable
 from .errors import BenchError
 
 SHARE = 0.95
-FACTOR = 1.25
+FACTOR = 1.5
 PROBES = 10
 
 
 def highest_rate(within: Callable[[float], float], guess: float, *, share: float = SHARE) -> float:
     """The rate at which `share` of the requests is still answered in time.
 
-    From `guess` (requests per second) in steps of a quarter, up while it holds and down while it does not; between the last
+    From `guess` (requests per second) in steps of a half, up while it holds and down while it does not; between the last
     two rates by a straight line over the logarithm of the rate.
 
     Args:

@@ -15,8 +15,8 @@ from .serving import started
 from .target import Setting
 
 # Shares of what one request at a time can carry.
-LOADS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.4)
-REQUESTS = 30
+LOADS = (0.4, 0.7, 0.9, 1.1, 1.3)
+REQUESTS = 20
 SHOWN = 0.9
 PARTS = ("encoding", "queue", "steps", "decoding and file")
 

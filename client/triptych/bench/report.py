@@ -78,7 +78,7 @@ class Report:
             return
         try:
             with target.sides(self.setting) as pair:
-                samples = interleave(pair, self.setting.repeats)
+                samples = interleave(pair, min(self.setting.repeats, target.most_repeats))
         except BenchError as error:
             self.failed[target.name] = str(error)
             return
@@ -111,7 +111,7 @@ class Report:
 
     def _sections(self, plots: Sequence[Path]) -> Iterator[str]:
         yield "# Benchmark"
-        yield table(("", ""), [*self.facts.items(), ("repeats of each side", str(self.setting.repeats))])
+        yield table(("", ""), [*self.facts.items(), ("repeats of each side, at most", str(self.setting.repeats))])
         if self.setting.quick:
             yield "**A quick run: few requests. It shows that the benchmark works, not how fast anything is.**"
         yield table(HEADER, map(_row, self.ratios))

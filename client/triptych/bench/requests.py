@@ -12,7 +12,6 @@ from .load import draw_all
 from .target import Setting
 
 STEPS = (4, 20, 50)
-MIXED = Mix({"num_inference_steps": STEPS})
 # Of eight users no two ask for the same.
 USERS = 8
 VARIED = tuple(
@@ -32,9 +31,9 @@ def same(count: int, **settings: Any) -> list[dict[str, Any]]:
     return [{**_prompt(k), **(settings or SAME)} for k in range(count)]
 
 
-def mixed(rate: float, count: int, seed: int = 0) -> list[Arrival]:
-    """Poisson arrivals of 4, 20 and 50 steps; `rate` in requests per second."""
-    return list(make(MIXED, rate=rate, count=count, seed=seed))
+def mixed(rate: float, count: int, seed: int = 0, steps: Sequence[int] = STEPS) -> list[Arrival]:
+    """Poisson arrivals of these steps; `rate` in requests per second."""
+    return list(make(Mix({"num_inference_steps": tuple(steps)}), rate=rate, count=count, seed=seed))
 
 
 def arrivals_at(setting: Setting, url: str, share: float, count: int) -> Callable[[int], list[Arrival]]:
@@ -50,9 +49,9 @@ def arrivals_at(setting: Setting, url: str, share: float, count: int) -> Callabl
     return lambda repeat: mixed(rate, setting.count(count), repeat)
 
 
-def solo_seconds(url: str) -> dict[int, float]:
+def solo_seconds(url: str, steps: Sequence[int] = STEPS) -> dict[int, float]:
     """Seconds of a picture alone on an idle server, by its steps: the better of two."""
-    return {steps: min(_alone(url, steps) for _ in range(2)) for steps in STEPS}
+    return {count: min(_alone(url, count) for _ in range(2)) for count in steps}
 
 
 def rate_at(share: float, solo: Mapping[int, float]) -> float:

@@ -91,3 +91,4 @@ class Target:
     bounds: Mapping[str, Bound]
     sides: Callable[[Setting], AbstractContextManager[Pair]]
     needs_weights: bool = False
+    most_repeats: int = 1_000_000  # of what takes minutes each time

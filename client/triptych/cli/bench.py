@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def bench(
 
     from triptych.bench.target import Setting
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers and peers end as well
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output, workload)
     if cost:

@@ -15,7 +15,7 @@ from ..serving import started
 from ..target import Pair, Setting, Target, at_most
 
 NAME = "overhead"
-IMAGES = 8
+IMAGES = 4
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from ..target import Pair, Setting, Target, within
 
 MEAN, P99 = "simulator_mean", "simulator_p99"
 LOAD = 0.7
-REQUESTS = 60
+REQUESTS = 30
+REPEATS = 2
 
 
 @contextmanager
@@ -46,4 +47,5 @@ TARGET = Target(
     "request at a time carries",
     {MEAN: within(0.2), P99: within(0.2)},
     sides,
+    most_repeats=REPEATS,
 )

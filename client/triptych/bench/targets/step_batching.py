@@ -19,7 +19,8 @@ from ..target import Pair, Setting, Side, Target, at_least
 MEAN, P99 = "step_batching_mean", "step_batching_p99"
 # Of what one request at a time can carry: a load that every policy carries.
 LOAD = 0.7
-REQUESTS = 40
+REQUESTS = 24
+REPEATS = 3
 
 
 @contextmanager
@@ -49,4 +50,5 @@ TARGET = Target(
     "requests from their start ÷ ours",
     {MEAN: at_least(1.5, aim=2.0), P99: at_least(1.2, aim=1.5)},
     sides,
+    most_repeats=REPEATS,
 )

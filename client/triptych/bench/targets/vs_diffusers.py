@@ -13,7 +13,7 @@ from ..serving import started
 from ..target import Pair, Setting, Target, at_least
 
 NAME = "vs_diffusers"
-IMAGES = 16
+IMAGES = 8
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ..serving import started
 from ..target import Pair, Setting, Target, at_least
 
 NAME = "vs_diffusers_batch"
-IMAGES = 16
+IMAGES = 8
 BATCHES = (1, 2, 4, 8)
 
 
