@@ -1,11 +1,12 @@
 """Export a full-size model with random weights in half precision; prints seconds and peak memory. By hand: needs an hour and
-20 GB of disk for SDXL, 26 GB for Stable Cascade.
+20 GB of disk for SDXL, 30 GB with its refiner, 26 GB for Stable Cascade; engines as much again.
 
-python -m tests.full_size sdxl|stable_cascade FOLDER TOKENIZER
+python -m tests.full_size sdxl|sdxl_refined|stable_cascade FOLDER TOKENIZER [--engines sm89]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,16 @@ UNET = {
     "transformer_layers_per_block": [1, 2, 10],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "use_linear_projection": True,
+}
+REFINER = {
+    **UNET,
+    "attention_head_dim": [6, 12, 24, 24],
+    "block_out_channels": [384, 768, 1536, 1536],
+    "cross_attention_dim": 1280,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "projection_class_embeddings_input_dim": 2560,
+    "transformer_layers_per_block": 4,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
 }
 VAE = {
     "block_out_channels": [128, 256, 512, 512],
@@ -108,6 +120,27 @@ def make_sdxl(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
     index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     make(folder / "weights", index, parts, scheduler, dict.fromkeys(("tokenizer", "tokenizer_2"), tokenizer))
     return folder / "weights", Options(samplers=["euler:default"])
+
+
+def make_refined(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
+    """The same with its refiner, whose second encoder and VAE are the base's."""
+    weights, options = make_sdxl(folder, tokenizer)
+    refiner, index = folder / "refiner", json.loads((weights / "model_index.json").read_text())
+    own = {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}
+    shared = {name: index[name] for name in ("text_encoder_2", "vae")}
+    index = {**own, **shared, "force_zeros_for_empty_prompt": False}
+    scheduler = EulerDiscreteScheduler.from_pretrained(weights / "scheduler")
+    make(
+        refiner,
+        index,
+        {"unet": ("diffusers", lambda: UNet2DConditionModel(**REFINER))},
+        scheduler,
+        {"tokenizer_2": tokenizer},
+    )
+    for name in shared:
+        if not (refiner / name).exists():
+            shutil.copytree(weights / name, refiner / name, copy_function=os.link)
+    return weights, replace(options, refiner=refiner)
 
 
 def make_cascade(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
@@ -183,9 +216,20 @@ def fill(module: torch.nn.Module) -> None:
             buffer.fill_(float("var" in name))
 
 
+FAMILIES = {"sdxl": make_sdxl, "sdxl_refined": make_refined, "stable_cascade": make_cascade}
+
+
 def main() -> None:
-    family, folder, tokenizer = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    weights, options = {"sdxl": make_sdxl, "stable_cascade": make_cascade}[family](folder, tokenizer)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--engines", help="build TensorRT-RTX engines for this compute capability too, like sm89")
+    given = parser.parse_args()
+    weights, options = FAMILIES[given.family](given.folder, given.tokenizer)
+    if given.engines:
+        target = {"target": "tensorrt-rtx", "compute_capabilities": [given.engines]}
+        options = replace(options, **target, engine_store=given.folder / "store")
     started = time.monotonic()
 
     def report(what: str, share: float) -> None:
@@ -193,10 +237,14 @@ def main() -> None:
         sys.stdout.write(f"{time.monotonic() - started:7.0f} s  peak {peak:5.1f} GB  {share:4.0%} {what}\n")
         sys.stdout.flush()
 
-    manifest = export(weights, folder / "build", options, report)
+    manifest = export(weights, given.folder / "build", options, report)
     for name, stage in manifest.stages.items():
-        size = sum(manifest.artifacts[file]["bytes"] for file in stage["files"])
+        size = sum(manifest.artifacts[file]["bytes"] for file in stage["files"] if not file.endswith(".plan"))
         sys.stdout.write(f"{name}: {size / 1e9:.2f} GB, max difference {stage['max_difference']:.1e}\n")
+        for engine in stage.get("engines", {}).values():
+            plan = manifest.artifacts[engine["path"]]["bytes"] / 1e9
+            peak = engine["peak_bytes"] / 1e9
+            sys.stdout.write(f"{engine['path']}: {plan:.2f} GB, {engine['seconds']:.0f} s, peak {peak:.1f} GB\n")
 
 
 if __name__ == "__main__":

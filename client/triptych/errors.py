@@ -26,6 +26,8 @@ _NEVER_ARRIVED = (
     "errors resolving",
     "no available versions",
 )
+# Triton's words about a process that died or that it took for dead; the job is then on no server any more.
+_STUB_LOST = re.compile(r"Stub process .*is not healthy|Failed to obtain the health mutex")
 _FIELD = re.compile(r"(\w+): ")
 
 
@@ -94,6 +96,8 @@ def translate(error: InferenceServerException, request_id: str) -> TriptychError
         return DeadlineExceeded(message, request_id)
     if code == "CANCELLED":
         return RequestCancelled(message, request_id)
+    if _STUB_LOST.search(message):
+        return ServerUnavailable(f"the server restarts ({message})", request_id, nothing_accepted=True)
     return ServerError(message, request_id)
 
 

@@ -84,7 +84,7 @@ def _turned(name: str, array: NDArray[Any], k: int) -> NDArray[Any]:
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """A session as the server opens it; for large files without the copies that optimisation makes."""
+    """A session as the server opens it; for large files without the copies that optimisation makes and an arena keeps."""
     from triptych_serving.ort import session
 
     if not Path(f"{path}_data").exists():
@@ -92,6 +92,7 @@ def open_session(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -36,6 +36,7 @@ class ModelArguments:
         paths = {key.removeprefix(BUILD): path for key, path in self.parameters.items() if key.startswith(BUILD)}
         # In the families' own order: Triton keeps parameters in none.
         self.manifests = {name: Manifest.load(folder / paths[name]) for name in CARDS if name in paths}
+        errors.begin(config["name"])
 
     @property
     def manifest(self) -> Manifest:
@@ -76,8 +77,30 @@ def response(**arrays: NDArray[Any]) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in arrays.items()])
 
 
+class Errors:
+    """`triptych_errors_total{stage}`: the errors that a model of ours answered itself.
+
+    Failures that Triton counts beyond them it made up: it took the model's process for dead.
+    """
+
+    def begin(self, model: str) -> None:
+        self._family = pb_utils.MetricFamily(
+            name="triptych_errors_total",
+            description="Errors that a model answered itself",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._counter = self._family.Metric(labels={"stage": model})
+
+    def count(self) -> None:
+        self._counter.increment(1)
+
+
+errors = Errors()
+
+
 def failure(error: Exception) -> Any:
     """The response that carries an error, under the code its kind has in `errors`."""
+    errors.count()
     codes = pb_utils.TritonError
     kinds = ((InvalidRequest, codes.INVALID_ARG), (Overloaded, codes.UNAVAILABLE), (Cancelled, codes.CANCELLED))
     code = next((code for kind, code in kinds if isinstance(error, kind)), codes.INTERNAL)

@@ -9,7 +9,7 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from triptych import AsyncClient
+from triptych import AsyncClient, ServerUnavailable
 from triptych.demo import demo_build
 from triptych.server import Server
 from triptych_serving.manifest import Manifest
@@ -75,8 +75,18 @@ async def served(url, requests, choose=None):
     async with AsyncClient(url, timeout=300) as client:
         while len(made) < len(requests):
             group = requests[len(made) : len(made) + (choose.randint(1, 64) if choose else 1)]
-            made += await asyncio.gather(*(client.submit(**request).get() for request in group))
+            made += await asyncio.gather(*(patiently(client, request) for request in group))
     return [image.data for image in made]
+
+
+async def patiently(client, request):
+    """Sent once more where a machine that stood still made Triton take a process for dead; see test_standstill.py."""
+    try:
+        return await client.submit(**request).get()
+    except ServerUnavailable:
+        while not await client.ready():
+            await asyncio.sleep(0.1)
+        return await client.submit(**request).get()
 
 
 def assert_bytes_are_kept(build, count, seed):

@@ -181,6 +181,7 @@ async def test_what_cannot_be_sent_is_refused_by_name(given, message):
         ("CANCELLED", "in ensemble 'sdxl', deadline_ms: 5 ms passed at step 1", DeadlineExceeded),
         ("CANCELLED", "in ensemble 'sdxl', cancelled: on request", RequestCancelled),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
+        ("INTERNAL", "in ensemble 'sdxl', Stub process 'vae_encoder_0_0' is not healthy.", ServerUnavailable),
         ("INTERNAL", "in ensemble 'sdxl', [request id: 5] denoise: the model failed", ServerError),
     ],
 )
@@ -193,7 +194,7 @@ def test_foreign_errors_become_ours(code, message, kind):
     if kind is Overloaded:
         assert error.retry_after_s == 5
     if kind is ServerUnavailable:
-        assert error.nothing_accepted == ("connect to" in message)
+        assert error.nothing_accepted == ("connect to" in message or "Stub process" in message)
 
 
 def test_the_sync_client_is_the_same_client():

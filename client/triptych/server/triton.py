@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from triptych.server.failures import taken_for_dead
 from triptych.server.layout import Addresses, command, environment, remove_shm
 
 # `prctl(PR_SET_PDEATHSIG, SIGKILL)` survives exec. A launcher sets it, since code between fork and exec is unsafe in a
@@ -28,6 +29,7 @@ os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"""
 _FATAL = re.compile(rb"^E.*(failed to load '|failed to start |Poll failed|model_repository_manager)")
 _ERROR = re.compile(r'^E\S+ \S+ \d+ \S+\] "?(.*?)"?\s*$')
 _LOAD_ERROR = re.compile(r"failed to load '([^']+)' version \d+: (?:Internal: )?(?:TritonModelException: )?(.*)", re.S)
+FAILURES_S = 0.5  # between two looks at the failures that Triton counts
 _HARMLESS = "CudaDriverHelper has not been initialized"
 
 
@@ -40,6 +42,7 @@ class Triton:
         self._addresses, self._prefix, self._write_log = addresses, run.name, write_log
         self._lines: deque[str] = deque(maxlen=200)
         self._fatal = threading.Event()
+        self._look_again = 0.0
         self._stubs: list[tuple[str, psutil.Process]] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *command(run, addresses, grace_s, cache_mb)],
@@ -79,12 +82,17 @@ class Triton:
         return False
 
     def _healthy(self) -> bool:
-        connection = http.client.HTTPConnection(self._addresses.reachable, self._addresses.http_port, timeout=2)
+        return self._get(self._addresses.http_port, "/v2/health/ready") is not None
+
+    def _get(self, port: int, path: str) -> str | None:
+        """A page of Triton's, or None where it cannot be had."""
+        connection = http.client.HTTPConnection(self._addresses.reachable, port, timeout=2)
         try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.read().decode() if answer.status == 200 else None
         except (OSError, http.client.HTTPException):
-            return False
+            return None
         finally:
             connection.close()
 
@@ -98,7 +106,15 @@ class Triton:
         if not self.running():
             return f"tritonserver ended ({_ending(self._process.returncode)})"
         dead = [name for name, stub in self._stubs if _is_gone(stub)]
-        return ", ".join(f"the process of model {name!r} died" for name in dead)
+        return ", ".join(f"the process of model {name!r} died" for name in dead) or self._misjudgement()
+
+    def _misjudgement(self) -> str:
+        """Looked for at times: Triton's figures take it about a millisecond."""
+        if time.monotonic() < self._look_again:
+            return ""
+        self._look_again = time.monotonic() + FAILURES_S
+        misjudged = taken_for_dead(self._get(self._addresses.metrics_port, "/metrics") or "")
+        return ", ".join(f"Triton took the process of model {name!r} for dead" for name in misjudged)
 
     def unloaded(self) -> bool:
         """Whether every stub is gone, as in a drain when nothing is in flight any more."""

@@ -1,0 +1,72 @@
+"""A machine that stands still for longer than Triton's patience: nothing wrong is served, and service resumes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+
+import psutil
+import pytest
+from PIL import Image
+
+from triptych import AsyncClient, TriptychError
+from triptych.demo import demo_build
+from triptych.server import Server
+from triptych.server.failures import taken_for_dead
+
+STANDSTILL_S = 1.6  # Triton's patience is a second
+REQUESTS = 12
+
+
+START = io.BytesIO()
+Image.linear_gradient("L").convert("RGB").save(START, "PNG")
+
+
+async def ended(client, seed):
+    """The file, or None for a named error."""
+    try:
+        return (await client.submit("a fox", seed=seed, num_inference_steps=6, init_image=START.getvalue()).get()).data
+    except TriptychError:
+        return None
+
+
+async def all_at_once(url, meanwhile=lambda: None):
+    async with AsyncClient(url, timeout=60) as client:
+        jobs = [asyncio.ensure_future(ended(client, seed)) for seed in range(REQUESTS)]
+        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)  # the others are all on their way
+        meanwhile()
+        return await asyncio.gather(*jobs)
+
+
+def stand_still():
+    processes = psutil.Process().children(recursive=True)
+    for process in processes:
+        process.suspend()
+    time.sleep(STANDSTILL_S)
+    for process in processes:
+        process.resume()
+
+
+def test_a_machine_that_stands_still_costs_requests_but_makes_no_wrong_picture():
+    with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
+        url = server.addresses.grpc
+        right = asyncio.run(all_at_once(url))
+        assert None not in right
+        disturbed = asyncio.run(all_at_once(url, stand_still))
+        assert not [seed for seed, data in enumerate(disturbed) if data not in (None, right[seed])]
+        ends = time.monotonic() + 60
+        while asyncio.run(all_at_once(url)) != right:
+            assert time.monotonic() < ends, "it does not serve again"
+
+
+@pytest.mark.parametrize(
+    ("failed", "answered", "misjudged"), [(1, 0, ["tokenizer"]), (1, 1, []), (0, 3, []), (3, 2, ["tokenizer"])]
+)
+def test_failures_that_no_model_made_are_seen(failed, answered, misjudged):
+    page = f"""nv_inference_request_failure{{model="tokenizer",reason="BACKEND",version="1"}} {failed}
+nv_inference_request_failure{{model="tokenizer",reason="CANCELED",version="1"}} 9
+nv_inference_request_failure{{model="a_plan_of_tritons_own",reason="BACKEND",version="1"}} 7
+triptych_errors_total{{stage="tokenizer"}} {answered}
+"""
+    assert taken_for_dead(page) == misjudged
