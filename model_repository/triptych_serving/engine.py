@@ -31,10 +31,8 @@ from .watch import ARRIVAL_SECONDS, Watchers
 RECONNECT_SECONDS = 5.0
 # How often the loop looks after its watchers while there is nothing to step.
 IDLE_SECONDS = 0.1
-# How often a job's caller is asked whether it is still there, and metrics are published: each time a message to Triton's
-# process and back, several of which would cost more than the loop's own work for a step.
-ASK_SECONDS = 0.5
-PUBLISH_SECONDS = 0.5
+# How often metrics are published while there is work: each is a message to Triton's process and back.
+PUBLISH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +146,7 @@ class Engine:
                 limit = job.settings.deadline_ms
                 self.metrics.add("expired_total")
                 self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
-            elif self._has_gone(job, now) or self._abandoned(job, now):
+            elif job.reply.is_cancelled() or self._abandoned(job, now):
                 self.metrics.add("cancelled_total")
                 self._end(job, Status.CANCELLED, Cancelled("cancelled: the client has gone"))
 
@@ -285,12 +283,6 @@ class Engine:
             self._early.append(partial(self._cancel, id, tenant, reply, asked))
         else:
             reply.fail(InvalidRequest("id", id, "the id of a request of this tenant"))
-
-    def _has_gone(self, job: Job, now: float) -> bool:
-        if now - job.asked < ASK_SECONDS:
-            return False
-        job.asked = now
-        return job.reply.is_cancelled()
 
     def _abandoned(self, job: Job, now: float) -> bool:
         if not job.settings.cancel_on_disconnect:

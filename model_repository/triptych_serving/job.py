@@ -62,7 +62,6 @@ class Job:
     ) -> None:
         self.id, self.settings, self.reply, self.arrived = id, settings, reply, arrived
         self.submitted = time.monotonic() if submitted is None else submitted
-        self.asked = self.submitted  # when its caller was last known to be there
         self.status = Status.QUEUED
         self.started: float | None = None
         self.served = 0.0  # seconds of steps that it was part of

@@ -34,7 +34,6 @@ class FakeReply:
     error: Exception | None = None
     gone: bool = False
     answers: int = 0
-    asked: int = 0
 
     def send(self, report, latents=None):
         self.report, self.latents = report, latents
@@ -46,7 +45,6 @@ class FakeReply:
 
     def is_cancelled(self):
         assert self.answers == 0, "asked after the answer: Triton would crash"
-        self.asked += 1
         return self.gone
 
 

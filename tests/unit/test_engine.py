@@ -1,6 +1,5 @@
 """The loop, turn by turn: who shares a batch, who waits, how everything ends exactly once."""
 
-import math
 import threading
 import time
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from triptych_serving.engine import ASK_SECONDS, PUBLISH_SECONDS
+from triptych_serving.engine import PUBLISH_SECONDS
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from triptych_serving.metrics import Metrics
 from triptych_serving.tables import guided
@@ -211,10 +210,9 @@ def test_a_gone_client_frees_its_slot():
     job = loop.submit(steps=50)
     loop.turn(2)
     job.reply.gone = True
-    loop.turn(math.ceil(ASK_SECONDS / STEP_SECONDS) + 1)
+    loop.turn()
     assert not loop.engine.jobs
     assert job.reply.answers == 1
-    assert job.reply.asked <= 2  # each time is a message to Triton and back
 
 
 def test_metrics_are_published_now_and_then_and_when_nothing_is_left_to_do():

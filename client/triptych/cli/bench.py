@@ -123,6 +123,7 @@ def _ratios(console: Console, setting: Setting, only: list[str], against: Path |
             if not as_json:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
+        report.write()  # whoever stops here has what was measured
     for name, reason in {**report.skipped, **report.failed}.items():
         console.print(f"not measured: {name}: {reason}", style="red" if name in report.failed else "yellow")
     for change in changes(then, {ratio.name: ratio.value for ratio in report.ratios}):

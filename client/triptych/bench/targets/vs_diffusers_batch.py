@@ -20,9 +20,9 @@ BATCHES = (1, 2, 4, 8)
 def sides(setting: Setting) -> Iterator[Pair]:
     """Pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
     assert setting.weights is not None  # noqa: S101 - the target says that it needs them
-    requests = same(IMAGES)
+    requests = same(setting.count(IMAGES))
     with diffusers(setting.weights) as other, started(setting.builds) as served:
-        batch = best_batch(other, len(requests))
+        batch = 1 if setting.quick else best_batch(other, len(requests))
         draw_all(served.url, requests[:1], users=1)
         yield Pair(
             lambda: {NAME: len(requests) / draw_all(served.url, requests, USERS)},
