@@ -64,6 +64,7 @@ def _saved(path: Path, fill: Callable[[Any], None]) -> Path:
         fill(axes)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
         figure.savefig(path, dpi=DPI)
     return path
 
