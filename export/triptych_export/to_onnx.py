@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from onnxscript import rewriter
 
 from .errors import ExportError
 from .stages import StageSpec, TensorSpec
@@ -122,7 +124,7 @@ def _trace(module: torch.nn.Module, spec: StageSpec, example: Arrays) -> Any:
         name: {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
         for name, tensor in spec.inputs.items()
     }
-    with warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), torch.inference_mode(), _quick_rules():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             module,
@@ -134,6 +136,20 @@ def _trace(module: torch.nn.Module, spec: StageSpec, example: Arrays) -> Any:
             opset_version=OPSET,
             verbose=False,
         )
+
+
+@contextlib.contextmanager
+def _quick_rules() -> Iterator[None]:
+    """Rewriting without the rule that goes through the whole graph at each of its nodes, which takes Stage B half an hour.
+
+    It would make one Split of two Slices; networks that are split in two are traced to Splits as it is.
+    """
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name != "SlicesSplit")
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 def _strip(model: ir.Model) -> None:
