@@ -16,6 +16,7 @@ from triptych_serving.policy import Policy
 from .errors import BenchError
 
 ROOT = Path(__file__).parents[2]
+STARTS = 3
 # The model's module takes the name when it is loaded, and so the last of two meanings.
 _OTHER_POLICY = """
 
@@ -44,14 +45,20 @@ def started(builds: Sequence[Path] = (), policy: type[Policy] | None = None) -> 
     """
     chosen = list(builds) or demo_builds()
     fill: Callable[[Sequence[Path], Path], None] = prepare if policy is None else partial(with_policy, policy)
-    server = Server(chosen, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, prepare=fill)
-    try:
-        server.start()
-    except ServerError as error:
-        raise BenchError(f"the server does not start: {error}") from error
+    server = _start(lambda: Server(chosen, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, prepare=fill))
     with ExitStack() as stack:
         stack.callback(server.stop)
         yield Served(server.addresses.grpc, _ensembles(server.addresses.grpc))
+
+
+def _start(make: Callable[[], Server], starts: int = STARTS) -> Server:
+    """A started server. Triton's stubs give up waiting for each other where a machine is too busy, so more than one try."""
+    try:
+        return make().start()
+    except ServerError as error:
+        if starts > 1:
+            return _start(make, starts - 1)
+        raise BenchError(f"the server does not start: {error}") from error
 
 
 def with_policy(policy: type[Policy], builds: Sequence[Path], repository: Path) -> None:
