@@ -31,6 +31,8 @@ from .watch import ARRIVAL_SECONDS, Watchers
 RECONNECT_SECONDS = 5.0
 # How often the loop looks after its watchers while there is nothing to step.
 IDLE_SECONDS = 0.1
+# How often metrics are published while there is work: each is a message to Triton's process and back.
+PUBLISH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Engine:
         self._early: list[Callable[[], None]] = []
         self._admission = threading.Lock()
         self._pending_cost: Counter[str] = Counter()
+        self._published = clock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
 
@@ -207,7 +210,11 @@ class Engine:
 
     def _tell(self) -> None:
         self._watchers.tell(self.jobs, self.policy)
-        self._measure()
+        now = self._clock()
+        if not self.jobs or now - self._published >= PUBLISH_SECONDS:
+            self._measure()
+            self.metrics.flush()
+            self._published = now
 
     def _report(self, reply: Reply) -> None:
         self._measure()

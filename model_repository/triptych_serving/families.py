@@ -15,7 +15,7 @@ from .denoiser import Floats
 from .encoded import Read
 from .errors import InvalidRequest
 from .manifest import Manifest
-from .phase import Phase
+from .phase import Outline, Phase
 from .pictures import Picture
 from .settings import Settings
 from .tables import SamplerTables, load_tables
@@ -45,6 +45,14 @@ class Family(ABC, Generic[AnySettings, AnyCard]):
         self, settings: AnySettings, tokenizers: Sequence[PromptTokenizer]
     ) -> dict[str, NDArray[np.int64]]:
         """What the text encoders read, each (rows, …): the negative prompt's row first where guidance is on."""
+
+    @abstractmethod
+    def outline(self, settings: AnySettings) -> list[Outline]:
+        """What each phase will do, without what it does it to.
+
+        Raises:
+            InvalidRequest: the settings leave a model without a step.
+        """
 
     @abstractmethod
     def phases(self, settings: AnySettings, read: Read) -> list[Phase]:

@@ -27,17 +27,25 @@ METRICS: dict[str, tuple[Kind, str]] = {
 
 
 class Metrics:
-    """Current values by name; every change is handed to `publish(name, value or increment)`."""
+    """Current values by name. `flush` hands what changed since the last to `publish(name, value or increment)`.
+
+    Not at every change: each is a message to Triton's process and back, for which the loop would wait several times a step.
+    """
 
     def __init__(self, publish: Callable[[str, float], None] = lambda _name, _value: None) -> None:
         self.values = dict.fromkeys(METRICS, 0.0)
         self._publish = publish
+        self._changed: dict[str, float] = {}
 
     def set(self, name: str, value: float) -> None:
         if self.values[name] != value:
-            self.values[name] = value
-            self._publish(name, value)
+            self.values[name] = self._changed[name] = value
 
     def add(self, name: str, value: float = 1.0) -> None:
         self.values[name] += value
-        self._publish(name, value)
+        self._changed[name] = self._changed.get(name, 0.0) + value
+
+    def flush(self) -> None:
+        changed, self._changed = self._changed, {}
+        for name, value in changed.items():
+            self._publish(name, value)

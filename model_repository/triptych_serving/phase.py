@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,13 @@ class Start:
     latents: Floats
     conditionings: Mapping[str, Conditioning]
     blend: Blend | None = None
+
+
+class Outline(NamedTuple):
+    """A phase before there is anything to do it to: its rows, and the shape of its latents."""
+
+    walk: Walk
+    shape: tuple[int, int, int]  # (C, h, w)
 
 
 @dataclass(frozen=True, eq=False)

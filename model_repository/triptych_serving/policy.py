@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from .job import Job
 
@@ -28,7 +30,7 @@ class Policy:
         rows = 0
         while queues and rows < self.max_batch_rows:
             for tenant, queue in list(queues.items()):
-                job = queue.pop()
+                job = heapq.heappop(queue).job
                 if not batch or (job.kind == batch[0].kind and rows + job.rows <= self.max_batch_rows):
                     batch.append(job)
                     rows += job.rows
@@ -43,7 +45,7 @@ class Policy:
         queues = self._queues(jobs, now)
         ordered: list[Job] = []
         while queues:
-            ordered += [queue.pop() for queue in queues.values()]
+            ordered += [heapq.heappop(queue).job for queue in queues.values()]
             queues = {tenant: queue for tenant, queue in queues.items() if queue}
         return ordered
 
@@ -65,13 +67,27 @@ class Policy:
             before += seconds
         return estimates
 
-    def _queues(self, jobs: Collection[Job], now: float) -> dict[str, list[Job]]:
-        """Each tenant's jobs, the most urgent last; the tenant served longest ago first."""
-        queues: dict[str, list[Job]] = {}
-        for job in sorted(jobs, key=lambda job: self._urgency(job, now), reverse=True):
-            queues.setdefault(job.settings.tenant, []).append(job)
+    def _queues(self, jobs: Collection[Job], now: float) -> dict[str, list[_Place]]:
+        """A heap of each tenant's jobs, the most urgent first; the tenant served longest ago first.
+
+        Heaps, since a batch takes a few jobs of however many wait.
+        """
+        queues: dict[str, list[_Place]] = {}
+        for k, job in enumerate(jobs):
+            queues.setdefault(job.settings.tenant, []).append(_Place(self._urgency(job, now), k, job))
+        for queue in queues.values():
+            heapq.heapify(queue)
         self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}
         return {tenant: queues[tenant] for tenant in sorted(queues, key=self._turns.__getitem__)}
 
     def _urgency(self, job: Job, now: float) -> float:
+        """Seconds of work left, less the wait; the least is the most urgent."""
         return self.seconds(job.cost) - AGEING * job.waited(now)
+
+
+class _Place(NamedTuple):
+    """A job in its tenant's heap; of equally urgent ones that which came first is ahead."""
+
+    urgency: float
+    came: int
+    job: Job

@@ -29,6 +29,15 @@ class Walk:
         return [2 if guided else 1 for guided in self.guided]
 
     @cached_property
+    def alike(self) -> list[int]:
+        """Steps from each on, itself counted, that go to the same model with as many rows; R."""
+        runs: list[int] = []
+        kinds = list(zip(self.denoisers, self.rows, strict=True))
+        for k in range(len(kinds) - 1, -1, -1):
+            runs.append(runs[-1] + 1 if k + 1 < len(kinds) and kinds[k] == kinds[k + 1] else 1)
+        return runs[::-1]
+
+    @cached_property
     def remaining(self) -> list[Mapping[str, int]]:
         """Rows that are left for each model, before each step and after the last; R + 1."""
         left = [dict.fromkeys(self.denoisers, 0)]

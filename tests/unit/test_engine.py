@@ -10,6 +10,8 @@ import torch
 from triptych_serving.denoiser import only
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from triptych_serving.sdxl.walk import BASE
+from triptych_serving.engine import PUBLISH_SECONDS
+from triptych_serving.metrics import Metrics
 from triptych_serving.tables import guided
 
 from .loop import STEP_SECONDS, FakeReply, Loop, table
@@ -231,6 +233,19 @@ def test_a_gone_client_frees_its_slot():
     loop.turn()
     assert not loop.engine.jobs
     assert job.reply.answers == 1
+
+
+def test_metrics_are_published_now_and_then_and_when_nothing_is_left_to_do():
+    told = []
+    loop = Loop()
+    loop.engine.metrics = Metrics(lambda name, value: told.append((name, value)))
+    loop.submit(steps=20)
+    loop.turn()
+    assert told == []
+    loop.finish()
+    assert sum(value for name, value in told if name == "batches_total") == 20
+    assert sum(name == "batches_total" for name, _ in told) <= 2 + 20 * STEP_SECONDS / PUBLISH_SECONDS
+    assert [value for name, value in told if name == "running"][-1] == 0
 
 
 def test_watching_tells_position_steps_and_the_end():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .bench import bench
 from .demo import demo
 from .doctor import doctor
 from .export import export
@@ -13,7 +14,9 @@ from .prune import prune
 from .replay import replay
 from .samplers import samplers
 from .serve import serve
+from .simulate import simulate
 from .verify import verify
+from .workload import workload
 
 app = typer.Typer(
     name="triptych",
@@ -22,5 +25,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export, prune, fetch, doctor):
+for command in (generate, replay, samplers, verify, serve, demo, export, prune, fetch, doctor, bench, workload, simulate):
     app.command()(command)

@@ -18,7 +18,7 @@ from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_all
 from ..families import Family
 from ..noise import TorchGenerator
-from ..phase import Phase, Start, noise_alone
+from ..phase import Outline, Phase, Start, noise_alone
 from ..tokenizers import PromptTokenizer
 from ..walk import Walk
 from .settings import CascadeSettings
@@ -40,13 +40,26 @@ class StableCascade(Family[CascadeSettings, CascadeCard]):
         (tokenizer,) = tokenizers
         return {"input_ids": tokenizer(prompts), "attention_mask": tokenizer.attention_mask(prompts)}
 
+    def outline(self, settings: CascadeSettings) -> list[Outline]:
+        card, sizes = self.card, self.card.sizes(settings.height, settings.width)
+        prior = self._walk(PRIOR, card.prior_table, settings.prior_num_inference_steps, settings.prior_guided)
+        decoder = self._walk(DECODER, card.decoder_table, settings.num_inference_steps, settings.decoder_guided)
+        return [
+            Outline(prior, (card.prior_channels, sizes["prior_height"], sizes["prior_width"])),
+            Outline(decoder, (card.latent_channels, sizes["latent_height"], sizes["latent_width"])),
+        ]
+
     def phases(self, settings: CascadeSettings, read: Read) -> list[Phase]:
         sizes = self.card.sizes(settings.height, settings.width)
         hidden_states, text_embeds = read_all(read, "hidden_states", "text_embeds")
         pooled = text_embeds
         if self.card.own_text_encoder:
             (pooled,) = read_all(read, "decoder_text_embeds")
-        return [self._prior(settings, sizes, hidden_states, text_embeds), self._decoder(settings, sizes, pooled)]
+        prior, decoder = self.outline(settings)
+        return [
+            self._prior(settings, prior, sizes, hidden_states, text_embeds),
+            self._decoder(settings, decoder, sizes, pooled),
+        ]
 
     def unused_stages(self, settings: CascadeSettings) -> set[str]:  # noqa: ARG002 - every request runs all
         return set()
@@ -65,7 +78,12 @@ class StableCascade(Family[CascadeSettings, CascadeCard]):
         }
 
     def _prior(
-        self, settings: CascadeSettings, sizes: Mapping[str, int], hidden_states: Floats, text_embeds: Floats
+        self,
+        settings: CascadeSettings,
+        outline: Outline,
+        sizes: Mapping[str, int],
+        hidden_states: Floats,
+        text_embeds: Floats,
     ) -> Phase:
         guided = settings.prior_guided
         inputs = self.manifest.stages[PRIOR]["inputs"]
@@ -76,19 +94,16 @@ class StableCascade(Family[CascadeSettings, CascadeCard]):
             "clip_img": np.zeros((1 + guided, *inputs["clip_img"]["shape"][1:]), np.float32),
         }
         conditioning = checked(Conditioning(arrays), self.manifest.stages[PRIOR], 1 + guided, sizes)
-        way = self._walk(PRIOR, self.card.prior_table, settings.prior_num_inference_steps, guided)
-        shape = (self.card.prior_channels, sizes["prior_height"], sizes["prior_width"])
+        way, shape = outline
 
         def begin(generator: TorchGenerator, _previous: Floats | None) -> Start:
             return noise_alone(way, shape, generator, {PRIOR: conditioning})
 
         return Phase(way, shape, settings.prior_guidance_scale, begin, previews=self.card.previews)
 
-    def _decoder(self, settings: CascadeSettings, sizes: Mapping[str, int], pooled: Floats) -> Phase:
-        guided = settings.decoder_guided
-        way = self._walk(DECODER, self.card.decoder_table, settings.num_inference_steps, guided)
-        shape = (self.card.latent_channels, sizes["latent_height"], sizes["latent_width"])
-        begin = partial(self._begin_decoder, way, shape, _rows(pooled, guided)[:, None], sizes)
+    def _decoder(self, settings: CascadeSettings, outline: Outline, sizes: Mapping[str, int], pooled: Floats) -> Phase:
+        way, shape = outline
+        begin = partial(self._begin_decoder, way, shape, _rows(pooled, settings.decoder_guided)[:, None], sizes)
         return Phase(way, shape, settings.decoder_guidance_scale, begin, previews=self.card.previews)
 
     def _begin_decoder(

@@ -14,7 +14,7 @@ from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_one
 from ..families import Family
 from ..noise import TorchGenerator
-from ..phase import Phase, Start
+from ..phase import Outline, Phase, Start
 from ..tokenizers import PromptTokenizer
 from ..walk import Walk
 from .conditioning import conditionings
@@ -39,10 +39,14 @@ class Sdxl(Family[SdxlSettings, SdxlCard]):
         skipped_layers = np.array(clip_skip, np.int64)[:, None]
         return {"input_ids": input_ids, "input_ids_2": input_ids_2, "skipped_layers": skipped_layers}
 
-    def phases(self, settings: SdxlSettings, read: Read) -> list[Phase]:
+    def outline(self, settings: SdxlSettings) -> list[Outline]:
         card, sizes = self.card, self.card.sizes(settings.height, settings.width)
         way = walk(settings, self.tables(card.samplers[settings.sampler].schedules[settings.schedule]), card)
-        shape = (card.latent_channels, sizes["latent_height"], sizes["latent_width"])
+        return [Outline(way, (card.latent_channels, sizes["latent_height"], sizes["latent_width"]))]
+
+    def phases(self, settings: SdxlSettings, read: Read) -> list[Phase]:
+        card, sizes = self.card, self.card.sizes(settings.height, settings.width)
+        ((way, shape),) = self.outline(settings)
         rows = 1 + settings.guided(card)
         made = {
             stage: checked(conditioning, self.manifest.stages[stage], rows, sizes)

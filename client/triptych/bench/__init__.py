@@ -1,0 +1,1 @@
+"""Measurements against what people would otherwise use, side by side in one run."""

@@ -1,0 +1,89 @@
+"""The cost file of this machine, for `triptych simulate`: seconds of batches, measured in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from triptych.simulator import CostModel
+from triptych_serving.invariance import example
+from triptych_serving.manifest import Manifest
+from triptych_serving.ort import OrtDenoiser
+
+from .bare import GUIDED, BareSdxl
+
+ROWS = (1, 2, 4, 8, 16)
+REPEATS = 5
+
+
+def measure(build: Path, rows: Sequence[int] = ROWS, repeats: int = REPEATS) -> dict[str, Any]:
+    """Batches of so many rows through each of a build's denoisers at the model's own size, the median of `repeats`.
+
+    Returns:
+        A document as `CostModel.load` reads it; seconds. On a CPU all stages share the device.
+    """
+    manifest = Manifest.load(build)
+    names = [name for name in manifest.model.denoisers if name in manifest.stages]
+    points = [point for name in names for point in _points(manifest, name, rows, repeats)]
+    return {"model": manifest.model.name, "points": points, **_stages(manifest, repeats), "shared": True}
+
+
+def write(path: Path, document: dict[str, Any]) -> None:
+    """Write a cost file, a point a line."""
+    points = ",\n  ".join(json.dumps(point) for point in document["points"])
+    others = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in document.items() if name != "points"]
+    path.write_text("{\n" + ",\n".join([*others, f' "points": [\n  {points}\n ]']) + "\n}\n", "utf-8")
+
+
+def cost_model(document: dict[str, Any]) -> CostModel:
+    """A measured document as the simulator takes it."""
+    points = (
+        (one["denoiser"], one["height"] * one["width"], one["rows"], one["seconds"]) for one in document["points"]
+    )
+    stages = {name: document[name] for name in ("encode_s", "decode_s", "shared")}
+    return CostModel(points, **stages)
+
+
+def attainable(document: dict[str, Any], steps: float) -> float:
+    """How many times as many guided requests a device can serve in full batches as one at a time, by its own times.
+
+    Args:
+        document: of `measure`.
+        steps: of a request, in the mean.
+    """
+    by_rows = {one["rows"]: one["seconds"] for one in document["points"] if one["denoiser"] == "unet"}
+    beside = document["encode_s"] + document["decode_s"]
+    alone, best = by_rows[GUIDED], GUIDED * min(seconds / rows for rows, seconds in by_rows.items())
+    return float((beside + steps * alone) / (beside + steps * best))
+
+
+def _points(manifest: Manifest, name: str, rows: Sequence[int], repeats: int) -> Iterator[dict[str, Any]]:
+    denoiser, specs = OrtDenoiser(manifest.stage_path(name)), manifest.stages[name]["inputs"]
+    for count in rows:
+        sample, timestep, conditioning = example(specs, manifest.model.default_sizes, count)
+        seconds = _seconds(partial(denoiser.predict, sample, timestep, conditioning), repeats)
+        height, width = sample.shape[2:]
+        yield {"denoiser": name, "height": height, "width": width, "rows": count, "seconds": seconds}
+
+
+def _stages(manifest: Manifest, repeats: int) -> dict[str, float]:
+    """Seconds before and after the loop; of SDXL, whose stages are known here."""
+    if manifest.family != "sdxl":
+        return {"encode_s": 0.0, "decode_s": 0.0}
+    bare = BareSdxl(manifest.build)
+    return {"encode_s": _seconds(bare.encode, repeats), "decode_s": _seconds(bare.decode, repeats)}
+
+
+def _seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median; the first time, which warms up, does not count."""
+    measured = []
+    for _ in range(repeats + 1):
+        began = time.monotonic()
+        work()
+        measured.append(time.monotonic() - began)
+    return median(measured[1:])

@@ -1,0 +1,38 @@
+"""Both sides in turns, A B A B …: whatever slows the machine down for a while slows both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from .target import Pair
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The figures of both sides, one a repeat."""
+
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """The first's median ÷ the second's."""
+        return median(self.first) / median(self.second)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The smallest and the largest ratio of one repeat."""
+        ratios = [one / other for one, other in zip(self.first, self.second, strict=True)]
+        return min(ratios), max(ratios)
+
+
+def interleave(pair: Pair, repeats: int) -> dict[str, Samples]:
+    """Measure both sides `repeats` times in turns; samples by the ratio's name."""
+    rounds = [(pair.first(), pair.second()) for _ in range(repeats)]
+    return {name: Samples(_column(rounds, 0, name), _column(rounds, 1, name)) for name in rounds[0][0]}
+
+
+def _column(rounds: list[tuple[Mapping[str, float], Mapping[str, float]]], side: int, name: str) -> tuple[float, ...]:
+    return tuple(measured[side][name] for measured in rounds)

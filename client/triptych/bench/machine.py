@@ -1,0 +1,37 @@
+"""What a measurement was made on: without it a figure means nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("triptych", "onnxruntime", "numpy", "torch", "diffusers", "optimum-onnx")
+
+
+def facts() -> dict[str, str]:
+    """Processor, number of them that may be used, system and versions of what is installed."""
+    cpus = len(os.sched_getaffinity(0))
+    return {"processor": f"{cpus} × {_processor()}", "system": platform.platform(), **versions()}
+
+
+def versions() -> Mapping[str, str]:
+    """Versions of the packages that matter, of those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

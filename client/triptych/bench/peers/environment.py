@@ -1,0 +1,34 @@
+"""Virtual environments for peers whose packages do not go with ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import BenchError
+
+MARK = "triptych-requirements.txt"
+
+
+def environment(folder: Path, requirements: Sequence[str]) -> Path:
+    """The Python of a virtual environment with these packages; made, or made anew where it has others.
+
+    Raises:
+        BenchError: pip fails, with its last words.
+    """
+    python, mark, wanted = folder / "bin/python", folder / MARK, "\n".join(requirements) + "\n"
+    if python.is_file() and mark.is_file() and mark.read_text("utf-8") == wanted:
+        return python
+    _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
+    mark.write_text(wanted, "utf-8")
+    return python
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        raise BenchError(f"{' '.join(command[:4])} … failed: {words[-1] if words else done.returncode}")

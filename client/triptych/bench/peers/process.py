@@ -1,0 +1,138 @@
+"""A peer in a process of its own, which may be another Python's: a JSON line for each question, one for each answer.
+
+    → {"requests": [{"prompt": "a fox", "seed": 3, "num_inference_steps": 20, "guidance_scale": 4.0}], "batch": 1}
+    ← {"seconds": 0.71}
+
+Its first line, when it is loaded, is `{"ready": {"torch": "2.13.0", …}}`; `{"error": "…"}` stands for any answer that cannot be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import BenchError
+from .environment import environment
+from .peer import Peer
+
+PROGRAMS = "triptych_export.peers"
+# Optimum's newest, with the newest of everything that goes with it, and the ONNX Runtime that ours was measured with; all
+# pinned, since pip takes minutes to find versions that go together.
+OPTIMUM = (
+    "optimum-onnx==0.1.0",
+    "optimum==2.1.0",
+    "transformers==4.57.3",
+    "diffusers==0.37.1",
+    "accelerate==1.12.0",
+    "huggingface_hub==0.36.2",
+    "tokenizers==0.22.2",
+    "onnx==1.23.2",
+    "onnxruntime==1.31.1",
+    "torch==2.13.0",
+)
+END_S = 10.0
+
+
+class ProcessPeer:
+    """`Peer` over a program that speaks as above."""
+
+    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+        """Start the program and wait until it is loaded.
+
+        Raises:
+            BenchError: it ends or fails before that.
+        """
+        self.name = name
+        self._process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ and dict(environ)
+        )
+        try:
+            self.versions: dict[str, str] = self._answer("ready")
+        except BaseException:
+            self.close()
+            raise
+
+    def draw(self, requests: Sequence[Mapping[str, Any]], *, batch: int = 1) -> float:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            self._process.stdin.write(json.dumps({"requests": [dict(one) for one in requests], "batch": batch}) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise BenchError(f"{self.name}: it has ended ({error})") from None
+        return float(self._answer("seconds"))
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.terminate()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answer(self, key: str) -> Any:
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        line = self._process.stdout.readline()
+        try:
+            answer = json.loads(line)
+            return answer[key]
+        except ValueError:
+            raise BenchError(f"{self.name}: {line.strip() or 'it ended without a word'}") from None
+        except (KeyError, TypeError):
+            raise BenchError(f"{self.name}: {answer.get('error', line)}") from None
+
+
+@contextmanager
+def diffusers(weights: Path) -> Iterator[Peer]:
+    """diffusers' own SDXL pipeline, float32, on the threads that ONNX Runtime has.
+
+    Raises:
+        BenchError: diffusers or torch is not installed here, or does not load the weights.
+    """
+    for package in ("torch", "diffusers"):
+        if find_spec(package) is None:
+            raise BenchError(f"diffusers: {package} is not installed here; pip install 'triptych[export]'")
+    with _running("diffusers", [sys.executable, *_program("diffusers_pipeline"), str(weights)], os.environ) as peer:
+        yield peer
+
+
+@contextmanager
+def optimum(weights: Path, folder: Path) -> Iterator[Peer]:
+    """Optimum's ONNX Runtime pipeline, in an environment of its own inside `folder`, made where it is missing.
+
+    Raises:
+        BenchError: the environment cannot be made, or the weights are not loaded.
+    """
+    python = environment(folder / "optimum", OPTIMUM)
+    ours = {**os.environ, "PYTHONPATH": str(_package_root())}
+    with _running("optimum", [str(python), *_program("optimum_pipeline"), str(weights), str(folder)], ours) as peer:
+        yield peer
+
+
+@contextmanager
+def _running(name: str, command: Sequence[str], environ: Mapping[str, str]) -> Iterator[ProcessPeer]:
+    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    peer = ProcessPeer(name, command, {**environ, **threads})
+    try:
+        yield peer
+    finally:
+        peer.close()
+
+
+def _program(name: str) -> tuple[str, str]:
+    return "-m", f"{PROGRAMS}.{name}"
+
+
+def _package_root() -> Path:
+    """The folder that holds `triptych_export`, for a Python that has it not installed."""
+    spec = find_spec("triptych_export")
+    if spec is None or not spec.submodule_search_locations:
+        raise BenchError("optimum: triptych_export is not installed here; pip install 'triptych[export]'")
+    return Path(next(iter(spec.submodule_search_locations))).parent

@@ -1,0 +1,138 @@
+"""All ratios of a run: lines as they come, JSON for programs, Markdown with plots for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from . import machine
+from .errors import BenchError
+from .interleave import Samples, interleave
+from .markdown import table
+from .plots import draw
+from .portrait import Portrait
+from .target import Bound, Setting, Target
+
+NO_WEIGHTS = "no weights given; --weights takes the folder in diffusers layout that the build was exported from"
+HEADER = ("ratio", "value", "target", "holds", "smallest to largest", "first", "second")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One measured ratio beside its bound."""
+
+    name: str
+    samples: Samples
+    bound: Bound
+
+    @property
+    def value(self) -> float:
+        return self.samples.ratio
+
+    @property
+    def holds(self) -> bool:
+        return self.bound.holds(self.value)
+
+    @property
+    def line(self) -> str:
+        """`RATIO name value target`."""
+        return f"RATIO {self.name} {self.value:.3f} {self.bound}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "value": self.value,
+            "target": str(self.bound),
+            "aim": self.bound.aim,
+            "holds": self.holds,
+            "first": list(self.samples.first),
+            "second": list(self.samples.second),
+        }
+
+
+@dataclass
+class Report:
+    """What is measured so far. By target: `skipped` why it was not tried, `failed` why it came to nothing."""
+
+    setting: Setting
+    facts: Mapping[str, str] = field(default_factory=machine.facts)
+    ratios: list[Ratio] = field(default_factory=list)
+    meanings: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    portrait: Portrait | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether all that was tried could be measured, and no ratio misses its target."""
+        return not self.failed and all(ratio.holds for ratio in self.ratios)
+
+    def measure(self, target: Target) -> Iterator[str]:
+        """Measure a target; a line for each of its ratios. One that cannot be measured is noted and left out."""
+        if target.needs_weights and self.setting.weights is None:
+            self.skipped[target.name] = NO_WEIGHTS
+            return
+        try:
+            with target.sides(self.setting) as pair:
+                samples = interleave(pair, min(self.setting.repeats, target.most_repeats))
+        except BenchError as error:
+            self.failed[target.name] = str(error)
+            return
+        for name, bound in target.bounds.items():
+            ratio = Ratio(name, samples[name], bound.eased(pair.eased.get(name, bound.low)))
+            self.ratios.append(ratio)
+            self.meanings[name] = target.what
+            yield ratio.line
+
+    def write(self) -> tuple[Path, Path]:
+        """Write `report.md` with its plots, and `report.json`; returns their paths."""
+        folder = self.setting.output
+        folder.mkdir(parents=True, exist_ok=True)
+        markdown, document = folder / "report.md", folder / "report.json"
+        document.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
+        plots = draw(self.portrait, folder) if self.portrait else []
+        markdown.write_text("\n\n".join(self._sections(plots)) + "\n", "utf-8")
+        return markdown, document
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "facts": dict(self.facts),
+            "repeats": self.setting.repeats,
+            "quick": self.setting.quick,
+            "ratios": [ratio.to_json() for ratio in self.ratios],
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "portrait": self.portrait and self.portrait.to_json(),
+        }
+
+    def _sections(self, plots: Sequence[Path]) -> Iterator[str]:
+        yield "# Benchmark"
+        yield table(("", ""), [*self.facts.items(), ("repeats of each side, at most", str(self.setting.repeats))])
+        if self.setting.quick:
+            yield "**A quick run: few requests. It shows that the benchmark works, not how fast anything is.**"
+        yield table(HEADER, map(_row, self.ratios))
+        yield table(("ratio", "what is divided by what"), self.meanings.items())
+        if missing := {**self.skipped, **self.failed}:
+            yield "Not measured:\n\n" + table(("target", "because"), missing.items())
+        yield from (f"![{path.stem.replace('-', ' ')}]({path.name})" for path in plots)
+
+
+def _row(ratio: Ratio) -> tuple[object, ...]:
+    low, high = ratio.samples.spread
+    sides = (_median_of(side) for side in (ratio.samples.first, ratio.samples.second))
+    return (
+        ratio.name,
+        ratio.value,
+        str(ratio.bound),
+        "yes" if ratio.holds else "**no**",
+        f"{low:.3g} to {high:.3g}",
+        *sides,
+    )
+
+
+def _median_of(figures: Sequence[float]) -> str:
+    return f"{median(figures):.4g}"

@@ -1,0 +1,73 @@
+"""What the measurements ask for; always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from triptych.workload import Arrival, Mix, load, make
+
+from .load import draw_all
+from .target import Setting
+
+STEPS = (4, 20, 50)
+# Of eight users no two ask for the same.
+USERS = 8
+VARIED = tuple(
+    {"num_inference_steps": steps, "guidance_scale": guidance}
+    for steps, guidance in ((20, 4.0), (25, 5.0), (12, 7.5), (30, 3.0), (20, 1.0), (15, 6.0), (28, 4.5), (22, 8.0))
+)
+SAME = {"num_inference_steps": 20, "guidance_scale": 4.0}
+
+
+def varied(count: int) -> list[dict[str, Any]]:
+    """Requests with different steps and guidance."""
+    return [{**_prompt(k), **VARIED[k % USERS]} for k in range(count)]
+
+
+def same(count: int, **settings: Any) -> list[dict[str, Any]]:
+    """Requests that differ in their seeds only."""
+    return [{**_prompt(k), **(settings or SAME)} for k in range(count)]
+
+
+def mixed(rate: float, count: int, seed: int = 0, steps: Sequence[int] = STEPS) -> list[Arrival]:
+    """Poisson arrivals of these steps; `rate` in requests per second."""
+    return list(make(Mix({"num_inference_steps": tuple(steps)}), rate=rate, count=count, seed=seed))
+
+
+def arrivals_at(setting: Setting, url: str, share: float, count: int) -> Callable[[int], list[Arrival]]:
+    """Arrivals for each repeat: those of the setting's workload at their own times, or `count` mixed ones.
+
+    The mixed ones keep one request at a time busy for `share` of the time, on the server at `url`; they are others in each
+    repeat.
+    """
+    if setting.workload:
+        given = list(load(setting.workload))
+        return lambda _repeat: given
+    rate = rate_at(share, solo_seconds(url))
+    return lambda repeat: mixed(rate, setting.count(count), repeat)
+
+
+def solo_seconds(url: str, steps: Sequence[int] = STEPS) -> dict[int, float]:
+    """Seconds of a picture alone on an idle server, by its steps: the better of two."""
+    return {count: min(_alone(url, count) for _ in range(2)) for count in steps}
+
+
+def rate_at(share: float, solo: Mapping[int, float]) -> float:
+    """Requests per second that keep one request at a time busy for `share` of the time."""
+    return share / fmean(solo.values())
+
+
+def in_time(latencies: Sequence[float], arrivals: Sequence[Arrival], solo: Mapping[int, float], times: float) -> float:
+    """The share of requests that were answered within so many times their solo time."""
+    limits = (times * solo[arrival.parameters["num_inference_steps"]] for arrival in arrivals)
+    return fmean(latency <= limit for latency, limit in zip(latencies, limits, strict=True))
+
+
+def _alone(url: str, steps: int) -> float:
+    return draw_all(url, same(1, num_inference_steps=steps), users=1)
+
+
+def _prompt(k: int) -> dict[str, Any]:
+    return {"prompt": "a 3d render of a red apple", "seed": k}

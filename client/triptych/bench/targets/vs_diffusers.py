@@ -1,0 +1,46 @@
+"""Eight users who ask for different things, beside diffusers' pipeline behind a web server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from ..load import draw_all
+from ..peers import Peer, diffusers
+from ..requests import USERS, varied
+from ..serving import started
+from ..target import Pair, Setting, Target, at_least
+
+NAME = "vs_diffusers"
+IMAGES = 8
+
+
+@contextmanager
+def sides(setting: Setting) -> Iterator[Pair]:
+    """Pictures per second, 8 users with different steps and guidance: ours; diffusers, one by one."""
+    with beside(setting, diffusers, NAME) as pair:
+        yield pair
+
+
+@contextmanager
+def beside(setting: Setting, peer: Callable[[Path], AbstractContextManager[Peer]], name: str) -> Iterator[Pair]:
+    """Ours and a peer that serves the same requests one by one."""
+    assert setting.weights is not None  # noqa: S101 - the target says that it needs them
+    requests = varied(setting.count(IMAGES))
+    with peer(setting.weights) as other, started(setting.builds) as served:
+        draw_all(served.url, requests[:1], users=1)
+        yield Pair(
+            lambda: {name: len(requests) / draw_all(served.url, requests, USERS)},
+            lambda: {name: len(requests) / other.draw(requests)},
+        )
+
+
+TARGET = Target(
+    NAME,
+    "pictures per second, 8 users with different steps and guidance: ours ÷ diffusers' pipeline on the same weights and "
+    "threads, serving them one by one",
+    {NAME: at_least(2.0)},
+    sides,
+    needs_weights=True,
+)

@@ -1,0 +1,45 @@
+"""Eight users who all ask for the same settings, beside diffusers' pipeline at the batch size that suits it best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..load import draw_all
+from ..peers import Peer, diffusers
+from ..requests import USERS, same
+from ..serving import started
+from ..target import Pair, Setting, Target, at_least
+
+NAME = "vs_diffusers_batch"
+IMAGES = 8
+BATCHES = (1, 2, 4, 8)
+
+
+@contextmanager
+def sides(setting: Setting) -> Iterator[Pair]:
+    """Pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
+    assert setting.weights is not None  # noqa: S101 - the target says that it needs them
+    requests = same(setting.count(IMAGES))
+    with diffusers(setting.weights) as other, started(setting.builds) as served:
+        batch = 1 if setting.quick else best_batch(other, len(requests))
+        draw_all(served.url, requests[:1], users=1)
+        yield Pair(
+            lambda: {NAME: len(requests) / draw_all(served.url, requests, USERS)},
+            lambda: {NAME: len(requests) / other.draw(requests, batch=batch)},
+        )
+
+
+def best_batch(peer: Peer, images: int) -> int:
+    """The batch size at which a peer draws so many pictures fastest."""
+    requests = same(images)
+    return min(BATCHES, key=lambda batch: peer.draw(requests, batch=batch))
+
+
+TARGET = Target(
+    NAME,
+    "pictures per second, identical settings: ours with 8 users ÷ diffusers' pipeline at its best batch size",
+    {NAME: at_least(1.3)},
+    sides,
+    needs_weights=True,
+)

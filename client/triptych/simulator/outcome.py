@@ -1,0 +1,104 @@
+"""What came of the requests: latencies, goodput, rejections, batches."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import Counter
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .server import SimulatedJob
+
+SLO = 5.0
+QUANTILES = (50, 95, 99)
+
+
+class Ending(str, Enum):
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+
+
+class Outcome:
+    """Tallies of one run. Latencies are from arrival to answer, in seconds.
+
+    A request is good that is answered within `slo` times its solo time: what it takes alone on an idle server. Requests that
+    came before `warmup_s` are served and not counted.
+    """
+
+    def __init__(self, *, slo: float = SLO, warmup_s: float = 0.0) -> None:
+        self.slo, self.warmup_s = slo, warmup_s
+        self.endings: Counter[Ending] = Counter()
+        self.batches: Counter[int] = Counter()  # by their rows
+        self.latencies = array("d")
+        self.waits = array("d")  # from the loop's door to the first step
+        self.good = 0
+        self.found = 0  # requests under way that the counted ones found when they came, summed
+        self._under_way = 0
+        self._ends: list[float] = []  # of those still to be answered; a heap
+
+    def arrive(self, now: float) -> None:
+        """Note an arrival, and what it found: times do not go back from one arrival to the next."""
+        while self._ends and self._ends[0] <= now:
+            heapq.heappop(self._ends)
+            self._under_way -= 1
+        if now >= self.warmup_s:
+            self.found += self._under_way
+        self._under_way += 1
+
+    def end(self, job: SimulatedJob, ending: Ending, now: float) -> None:
+        """Note the end of a request, which may lie ahead."""
+        heapq.heappush(self._ends, now)
+        if job.arrived < self.warmup_s:
+            return
+        self.endings[ending] += 1
+        if ending is Ending.COMPLETED:
+            latency = now - job.arrived
+            self.latencies.append(latency)
+            self.waits.append((job.started or 0.0) - job.submitted)
+            self.good += latency <= self.slo * job.solo_s
+
+    def step(self, rows: int, times: int) -> None:
+        """Note a batch of so many rows that was run so many times."""
+        self.batches[rows] += times
+
+    @property
+    def counted(self) -> int:
+        """Requests that have ended."""
+        return sum(self.endings.values())
+
+    def report(self, *, seconds: float, utilisation: float, servers: int) -> dict[str, Any]:
+        """Figures of a run whose counted requests came within `seconds`; `utilisation` is the loops' share of the time."""
+        batches, rows = sum(self.batches.values()), sum(rows * count for rows, count in self.batches.items())
+        return {
+            "servers": servers,
+            "requests": self.counted,
+            **{ending.value: self.endings[ending] for ending in Ending},
+            "offered_per_s": _ratio(self.counted, seconds),
+            "goodput_per_s": _ratio(self.good, seconds),
+            "within_slo": _ratio(self.good, self.counted),
+            "slo": self.slo,
+            "latency_s": _spread(self.latencies),
+            "wait_s": _spread(self.waits),
+            "found_outstanding": _ratio(self.found, self.counted),
+            "utilisation": utilisation,
+            "rows_per_batch": _ratio(rows, batches),
+            "batches": {str(size): count for size, count in sorted(self.batches.items())},
+        }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _spread(seconds: array[float]) -> dict[str, float]:
+    """Mean and quantiles; nothing where nothing was measured."""
+    if not seconds:
+        return {}
+    values = np.frombuffer(seconds)
+    quantiles = dict(zip(QUANTILES, np.percentile(values, QUANTILES), strict=True))
+    return {"mean": float(values.mean()), **{f"p{q}": float(value) for q, value in quantiles.items()}}

@@ -1,0 +1,89 @@
+"""From a request's inputs to what the loop does for it, by the code that serves: a build's card and sampler tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triptych.errors import InvalidRequest, invalid
+from triptych_serving.denoiser import Floats
+from triptych_serving.errors import InvalidRequest as Refused
+from triptych_serving.families import Family, family
+from triptych_serving.manifest import Manifest, ManifestError
+from triptych_serving.noise import TorchGenerator
+from triptych_serving.phase import Phase, Start
+from triptych_serving.settings import Settings
+
+# What has no part in the time that a request takes.
+INDIFFERENT = ("prompt", "negative_prompt", "seed", "output_format")
+PROMPT = b"a"
+# The latents of a simulated job.
+NOTHING: Floats = np.zeros((1, 1, 1), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A request's settings, and its phases without their arrays."""
+
+    settings: Settings
+    phases: Sequence[Phase]
+
+
+class Planner:
+    """Plans for requests to one build; equal requests share one."""
+
+    def __init__(self, build: Path, *, max_size: int | None = None) -> None:
+        """`max_size` lifts the build's limit of sizes, in pixels: for planning with another build's sampler tables.
+
+        Raises:
+            InvalidRequest: `build` is no folder that `triptych export` made.
+        """
+        self._family = _family(build, max_size)
+        self._plans: dict[tuple[tuple[str, Any], ...], Plan] = {}
+
+    @property
+    def model(self) -> str:
+        """The ensemble that serves the build."""
+        return self._family.manifest.family
+
+    def __call__(self, parameters: Mapping[str, Any]) -> Plan:
+        """The plan of one request, given by the ensemble's input names.
+
+        Raises:
+            InvalidRequest: the server would refuse it, in the server's words.
+        """
+        key = tuple((name, _hashable(value)) for name, value in parameters.items() if name not in INDIFFERENT)
+        if key not in self._plans:
+            self._plans[key] = self._plan(dict(key))
+        return self._plans[key]
+
+    def _plan(self, parameters: Mapping[str, Any]) -> Plan:
+        if "init_image" in parameters:
+            raise invalid("init_image", "a picture", "requests that begin with noise")
+        try:
+            raw = {name: value.encode() if isinstance(value, str) else value for name, value in parameters.items()}
+            settings = self._family.parse({"prompt": PROMPT, "seed": 0, **raw})
+            return Plan(settings, [Phase(*outline, 1.0, _begin) for outline in self._family.outline(settings)])
+        except Refused as error:
+            raise InvalidRequest(str(error)) from None
+
+
+def _begin(_generator: TorchGenerator, _previous: Floats | None) -> Start:
+    return Start(NOTHING, {})
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _family(build: Path, max_size: int | None) -> Family[Any, Any]:
+    try:
+        manifest = Manifest.load(build)
+    except ManifestError as error:
+        raise invalid("build", f"{build} ({error})", "a folder that `triptych export` made") from None
+    card = manifest.model
+    return family(replace(manifest, model=replace(card, max_size=max(card.max_size, max_size or 0))))

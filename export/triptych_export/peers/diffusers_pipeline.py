@@ -1,0 +1,34 @@
+"""diffusers' `StableDiffusionXLPipeline` on the CPU: `python -m triptych_export.peers.diffusers_pipeline WEIGHTS`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from triptych_export.peers.answering import answer, threads
+
+
+class Pipeline:
+    """The pipeline as its documentation has it, float32; calls of it draw whole batches."""
+
+    def __init__(self, weights: str) -> None:
+        torch.set_num_threads(threads())
+        pipeline: Any = StableDiffusionXLPipeline  # its loader is untyped
+        self._pipeline = pipeline.from_pretrained(weights, torch_dtype=torch.float32)
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def __call__(self, requests: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        settings = {name: value for name, value in requests[0].items() if name not in ("prompt", "seed")}
+        generators = [torch.Generator("cpu").manual_seed(request["seed"]) for request in requests]
+        with torch.inference_mode():
+            drawn = self._pipeline([request["prompt"] for request in requests], generator=generators, **settings)
+        images: Sequence[Any] = drawn.images
+        return images
+
+
+if __name__ == "__main__":
+    answer(Pipeline(sys.argv[1]), ("diffusers", "torch", "transformers"))
