@@ -71,5 +71,6 @@ class Monitor:
 
     def lost(self, error: TriptychError) -> None:
         """A picture found the server gone: no need to wait for the next look."""
-        self.version += self.watcher.missed(error) != self.health
+        before = self.health
+        self.version += self.watcher.missed(error) != before
         self._usable.clear()
