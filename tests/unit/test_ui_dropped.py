@@ -191,7 +191,7 @@ def test_invokeai_is_read_and_its_rest_told(tmp_path):
 
 def test_older_invokeai_as_well(tmp_path):
     old = {"model": "x", "image": {"prompt": "a fox", "steps": 9, "seed": 3, "cfg_scale": 5, "sampler": "k_euler_a"}}
-    found = read(png(tmp_path, **{"sd__metadata": json.dumps(old)}), FORMS)
+    found = read(png(tmp_path, sd__metadata=json.dumps(old)), FORMS)
     assert found.settings["sampler"] == "euler_a"
     assert found.settings["num_inference_steps"] == 9
 
@@ -205,7 +205,7 @@ def test_other_json_is_not_invokeais(text):
 def test_no_picture_is_refused(tmp_path, data):
     path = tmp_path / "x.png"
     path.write_bytes(data)
-    with pytest.raises(InvalidRequest, match="^file: no readable picture given; legal: a PNG"):
+    with pytest.raises(InvalidRequest, match=r"^file: no readable picture given; legal: a PNG"):
         read(path, FORMS)
 
 
@@ -257,7 +257,9 @@ def test_steps_end_where_the_samplers_do():
     assert told == ["num_inference_steps: 80; lcm ends at 50"]
 
 
-@pytest.mark.parametrize(("value", "words"), [(7.300000190734863, "7.3"), (7.0, "7"), (0.1, "0.1"), (7.123457, "7.123457")])
+@pytest.mark.parametrize(
+    ("value", "words"), [(7.300000190734863, "7.3"), (7.0, "7"), (0.1, "0.1"), (7.123457, "7.123457")]
+)
 def test_floats_are_shown_as_people_wrote_them(value, words):
     assert plain(value) == words
 

@@ -60,7 +60,7 @@ def test_a_card_of_another_version_is_the_servers_error():
 
 def test_sdxls_sides_are_what_the_server_takes():
     card = Manifest.load(demo_build()).model
-    for side in range(0, card.max_size + 64):
+    for side in range(card.max_size + 64):
         given = {"prompt": b"a", "height": side, "width": card.default_width}
         try:
             SdxlSettings.parse(given, card)
@@ -74,9 +74,7 @@ def test_sdxls_sides_are_what_the_server_takes():
 def test_cascades_sides_are_the_servers(scale, multiple):
     facts = CASCADE | {"resolution_multiple": scale[0], "latent_dim_scale": scale[1], "prior_multiple": multiple}
     tables = {name: TableCard(**facts[name]) for name in ("prior_table", "decoder_table")}
-    card = CascadeCard(
-        **{**facts, **tables}, latent_channels=4, tokenizers=(), previews={}, own_text_encoder=False
-    )
+    card = CascadeCard(**{**facts, **tables}, latent_channels=4, tokenizers=(), previews={}, own_text_encoder=False)
     assert list(cascade_sides(facts)) == card.legal_sizes
     assert card.legal_sizes
 
@@ -96,7 +94,8 @@ def test_the_nearest_side_of_two_is_the_smaller():
 
 
 @pytest.mark.parametrize(
-    ("text", "seed"), [("", None), (None, None), (" 7 ", 7), ("0", 0), (str(MAX_SEED), MAX_SEED), (str(2**53 + 1), 2**53 + 1)]
+    ("text", "seed"),
+    [("", None), (None, None), (" 7 ", 7), ("0", 0), (str(MAX_SEED), MAX_SEED), (str(2**53 + 1), 2**53 + 1)],
 )
 def test_seeds_keep_all_their_digits(text, seed):
     assert parse_seed(text) == seed
@@ -204,7 +203,9 @@ def test_all_problems_are_told_at_once():
 def test_the_refiner_takes_over_strictly_inside():
     assert problems(REFINED, denoising_end=1) == ["denoising_end: 1 given; legal: over 0, under 1"]
     assert problems(REFINED, denoising_end=0.8) == []
-    assert problems(REFINED, mask="m.png", init_image="i.png") == ["denoising_end: with mask given; legal: only without mask"]
+    assert problems(REFINED, mask="m.png", init_image="i.png") == [
+        "denoising_end: with mask given; legal: only without mask"
+    ]
 
 
 def test_cascade_names_the_nearest_sizes():
@@ -218,7 +219,7 @@ def test_the_count_is_checked(n, legal):
     if legal:
         assert check_count(n, 3) == n
     else:
-        with pytest.raises(InvalidRequest, match="^n: "):
+        with pytest.raises(InvalidRequest, match=r"^n: "):
             check_count(n, 3)
 
 

@@ -145,7 +145,7 @@ async def test_a_picture_that_breaks_the_server_again_and_again_is_given_up():
 
 async def test_a_full_queue_is_waited_for_and_told():
     full = Overloaded("queue: full", retry_after_s=0.05)
-    async with page(full, full, full, b"image") as (jobs, store, _, monitor):
+    async with page(full, full, full, b"image") as (jobs, store, _, _monitor):
         batch = jobs.start(store.session("a"), "sdxl", "sdxl", requests(1))
         await until(lambda: "the queue is full" in batch.pictures[0].words)
         assert batch.pictures[0].status is Status.WAITING
@@ -177,7 +177,7 @@ async def test_the_monitor_reads_the_forms_and_notices_a_loss():
 
 
 async def test_elapsed_and_expected_time():
-    async with page(held=True, states=[running(1, 1)] * 3 + [running(1, 2)] * 200) as (jobs, store, transport, _):
+    async with page(held=True, states=[running(1, 1)] * 3 + [running(1, 2)] * 200) as (jobs, store, _, _monitor):
         batch = jobs.start(store.session("a"), "sdxl", "sdxl", requests(2))
         assert batch.remaining_s() is None
         await until(lambda: all(picture.step for picture in batch.pictures))

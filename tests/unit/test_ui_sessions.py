@@ -232,7 +232,7 @@ def test_a_password_as_it_is_is_refused_and_not_told(tmp_path, line):
     path = tmp_path / "users"
     path.touch(0o600)
     path.write_text(f"# users\n\n{line}\n")
-    with pytest.raises(InvalidRequest, match="users: .*line 3 given; legal: lines that") as error:
+    with pytest.raises(InvalidRequest, match=r"users: .*line 3 given; legal: lines that") as error:
         read_users(path)
     assert "secret" not in str(error.value)
 
@@ -254,7 +254,9 @@ def test_a_file_without_users_is_refused(tmp_path):
         read_users(path)
 
 
-@pytest.mark.parametrize(("name", "password"), [("a:b", "long enough"), ("", "long enough"), ("ada", "short"), ("a\nb", "x" * 9)])
+@pytest.mark.parametrize(
+    ("name", "password"), [("a:b", "long enough"), ("", "long enough"), ("ada", "short"), ("a\nb", "x" * 9)]
+)
 def test_bad_names_and_short_passwords_are_refused(name, password):
     with pytest.raises(InvalidRequest):
         line_for(name, password)

@@ -131,7 +131,7 @@ def test_what_is_no_axis_is_refused_by_name(name, text):
 
 def test_only_settings_of_the_model_can_be_swept():
     assert "sampler" not in sweepable(FORMS["stable_cascade"])
-    with pytest.raises(InvalidRequest, match="^axis: 'prompt'"):
+    with pytest.raises(InvalidRequest, match=r"^axis: 'prompt'"):
         axis(FORMS["sdxl"], "prompt", "a, b")
 
 
@@ -162,7 +162,7 @@ def test_a_grid_tells_each_problem_once():
 def test_a_grid_has_its_limits():
     form = FORMS["sdxl"]
     x, y = axis(form, "seed", "1-16"), axis(form, "guidance_scale", "1-5")
-    with pytest.raises(InvalidRequest, match="^grid: 80 pictures given; legal: at most 64"):
+    with pytest.raises(InvalidRequest, match=r"^grid: 80 pictures given; legal: at most 64"):
         plan(form, {"prompt": "a fox"}, x, y)
-    with pytest.raises(InvalidRequest, match="^axis: seed twice"):
+    with pytest.raises(InvalidRequest, match=r"^axis: seed twice"):
         plan(form, {"prompt": "a fox"}, x, x)

@@ -12,6 +12,7 @@ from .generate import generate
 from .replay import replay
 from .samplers import samplers
 from .serve import serve
+from .ui import ui
 from .verify import verify
 
 app = typer.Typer(
@@ -21,5 +22,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor):
+for command in (generate, replay, samplers, verify, serve, demo, export, fetch, doctor, ui):
     app.command()(command)

@@ -41,9 +41,19 @@ def read(path: Path, forms: Mapping[str, Form]) -> Dropped:
         receipt = read_receipt(path)
     except InvalidRequest:
         return _foreign(path, forms)
+    return of_receipt(receipt, forms)
+
+
+def of_receipt(receipt: Mapping[str, Any], forms: Mapping[str, Form]) -> Dropped:
+    """The settings of a receipt.
+
+    Raises:
+        InvalidRequest: of a family that is not known, or that this server does not have.
+    """
     family = family_of(receipt)
     settings = {name: receipt[name] for name in SETTINGS[family] if name in receipt}
-    return _dropped(forms, family, str(receipt.get("model", "")), "Triptych", settings, _ours(settings))
+    left_out = _ours(settings)
+    return _dropped(forms, family, str(receipt.get("model", "")), "Triptych", settings, left_out)
 
 
 def _ours(settings: dict[str, Any]) -> list[str]:

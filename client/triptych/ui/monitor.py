@@ -24,13 +24,13 @@ class Looks(Protocol):
 
 
 class Monitor:
-    """The server's health and forms, kept up to date while `run` runs. `version` grows with every change."""
+    """The server's health and forms, kept up to date while `run` runs. The versions grow with every change."""
 
     def __init__(self, client: Looks, watcher: Watcher | None = None, every_s: float = LOOK_S) -> None:
         self._client, self._every_s = client, every_s
         self.watcher = watcher or Watcher()
         self.forms: Mapping[str, Form] = {}
-        self.version = 0
+        self.version = self.forms_version = 0
         self._usable = asyncio.Event()
 
     @property
@@ -60,8 +60,10 @@ class Monitor:
         return health
 
     def _take(self, forms: Mapping[str, Form]) -> None:
-        self.version += forms != self.forms
-        self.forms = forms
+        if forms != self.forms:
+            self.forms = forms
+            self.version += 1
+            self.forms_version += 1
 
     async def usable(self, timeout_s: float) -> bool:
         """Wait until the server can be asked; False when the time ran out first."""

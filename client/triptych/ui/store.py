@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import secrets
 import shutil
 import tempfile
@@ -20,7 +21,9 @@ from triptych.types import GeneratedImage
 MAX_ENTRIES, MAX_BYTES = 200, 256 * 2**20
 MAX_SESSIONS = 1000
 EXPIRY_S = 24 * 3600.0
-TOKEN_BYTES = 32
+# The browser's half of a session: a token of 32 bytes, in a cookie that no script can read.
+COOKIE, TOKEN_BYTES = "triptych-session", 32
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class Entry:
 
 @dataclass
 class Session:
-    """One browser of one user. `version` grows with every change, so that a page knows when to draw itself anew."""
+    """One browser of one user. `version` grows with every change, so that a page knows when to draw itself anew.
+
+    `form` and `asked` are what the page's form held when something was last begun, for a page that is loaded anew.
+    """
 
     key: str
     folder: Path
@@ -54,6 +60,8 @@ class Session:
     entries: list[Entry] = field(default_factory=list)
     used_at: float = 0.0
     version: int = 0
+    form: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def touch(self) -> None:
         self.version += 1

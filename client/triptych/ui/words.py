@@ -42,13 +42,13 @@ def python_code(ensemble: str, settings: Mapping[str, Any], n: int = 1, url: str
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, value, other value) of each setting that two pictures do not share; "–" where one has none."""
     names = dict.fromkeys([*one, *other])
-    shown = ((name, _shown(one.get(name)), _shown(other.get(name))) for name in names)
+    shown = ((name, plain_value(one.get(name)), plain_value(other.get(name))) for name in names)
     return [(name, left, right) for name, left, right in shown if left != right]
 
 
 def summary(settings: Mapping[str, Any], names: Iterable[str]) -> str:
     """Some settings on one line, as `seed 7 · num_inference_steps 20`."""
-    return " · ".join(f"{name} {_shown(settings[name])}" for name in names if settings.get(name) is not None)
+    return " · ".join(f"{name} {plain_value(settings[name])}" for name in names if settings.get(name) is not None)
 
 
 def _given(settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -64,7 +64,7 @@ def _options(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         elif name in PAIRS:
             yield name, f"{value[0]},{value[1]}" if name == "crops_coords_top_left" else f"{value[1]}x{value[0]}"
         elif name not in ("prompt", "height", "width"):
-            yield name, _shown(value)
+            yield name, plain_value(value)
 
 
 def _literal(name: str, value: Any) -> str:
@@ -73,7 +73,8 @@ def _literal(name: str, value: Any) -> str:
     return repr(short(value)) if isinstance(value, float) else repr(value)
 
 
-def _shown(value: Any) -> str:
+def plain_value(value: Any) -> str:
+    """A value as the command line takes it; "–" for none, a picture by the beginning of its SHA-256."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -1,0 +1,52 @@
+"use strict";
+// Ctrl+Enter begins, wherever the cursor is; Escape is left to Gradio's own dialogs.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  const button = document.querySelector("#tp-generate");
+  if (!button || button.disabled) return;
+  event.preventDefault();
+  // A box tells its value when it loses the focus.
+  document.activeElement?.blur();
+  setTimeout(() => button.click(), 50);
+});
+
+// Light or dark as chosen here, else as the system has it.
+const THEME = "triptych-theme";
+function chosenTheme() {
+  try {
+    return localStorage.getItem(THEME);
+  } catch {
+    return null;
+  }
+}
+function applyTheme() {
+  const dark = chosenTheme() ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  document.body.classList.toggle("dark", dark === "dark");
+}
+document.addEventListener("click", (event) => {
+  if (!event.target.closest("#tp-theme")) return;
+  const dark = document.body.classList.contains("dark");
+  try {
+    localStorage.setItem(THEME, dark ? "light" : "dark");
+  } catch {
+    document.body.classList.toggle("dark", !dark);
+    return;
+  }
+  applyTheme();
+});
+
+// Gradio makes the places for words after the page has loaded; a screen reader must know those that change.
+function announce() {
+  for (const id of ["tp-news", "tp-banner"]) {
+    const place = document.getElementById(id);
+    if (place && !place.hasAttribute("aria-live")) {
+      place.setAttribute("role", "status");
+      place.setAttribute("aria-live", "polite");
+    }
+  }
+}
+document.addEventListener("DOMContentLoaded", () => {
+  if (chosenTheme()) applyTheme();
+  announce();
+  new MutationObserver(announce).observe(document.body, { childList: true, subtree: true });
+});

@@ -1,0 +1,220 @@
+"""The page: what stands where. What its parts do is in `wiring`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from .fields import FILES, Fields
+
+TITLE = "Triptych"
+EXAMPLES = (
+    "a 3d render of a red apple",
+    "a flat icon of a penguin",
+    "a 3d render of a rocket",
+    "a drawing of a smiling sun",
+)
+NO_AXIS = "none"
+
+
+@dataclass
+class Results:
+    """Where pictures under way and done are shown."""
+
+    progress: Any
+    gallery: Any
+    ids: Any  # of the gallery's pictures, in its order
+
+
+@dataclass
+class Panel:
+    """The chosen picture, and what can be done with it."""
+
+    id: Any
+    details: Any
+    download: Any
+    use: Any
+    vary: Any
+    send: Any
+    as_a: Any
+    as_b: Any
+    command: Any
+    code: Any
+
+
+@dataclass
+class Compare:
+    """Two pictures beside each other."""
+
+    a: Any
+    b: Any
+    slider: Any
+    left: Any
+    right: Any
+    differences: Any
+
+
+@dataclass
+class Page:
+    """All parts of the page."""
+
+    blocks: gr.Blocks
+    timer: Any
+    seen: Any
+    banner: Any
+    news: Any
+    model: Any
+    tabs: Any
+    fields: Fields
+    problems: Any
+    generate: Any
+    stop: Any
+    results: Results
+    grid: Results
+    grid_axes: list[Any]
+    grid_start: Any
+    grid_stop: Any
+    grid_problems: Any
+    history: Results
+    clear: Any
+    compare: Compare
+    drop: Any
+    dropped: Any
+    panel: Panel
+
+
+def theme() -> gr.themes.Base:
+    """Colours for light and dark. The system's own fonts: nothing is fetched."""
+    fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    mono = ("ui-monospace", "Consolas", "monospace")
+    return gr.themes.Default(
+        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono
+    )
+
+
+def lay_out(delete_cache_s: tuple[int, int]) -> Page:
+    """Make the components.
+
+    Args:
+        delete_cache_s: how often Gradio looks for files of its own to delete, and how old those are; seconds.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=delete_cache_s, fill_width=True) as blocks:
+        parts: dict[str, Any] = {"blocks": blocks, "timer": gr.Timer(1.0), "seen": gr.State({})}
+        with gr.Row():
+            gr.Markdown(f"# {TITLE}")
+            gr.Button("Light / dark", elem_id="tp-theme", size="sm", scale=0, min_width=130)
+        parts["banner"] = _html("tp-banner")
+        parts["news"] = _html("tp-news")
+        with gr.Tabs() as parts["tabs"]:
+            with gr.Tab("Generate", id="generate"):
+                parts |= _generate()
+            with gr.Tab("Compare", id="compare"):
+                parts["compare"] = _compare()
+            with gr.Tab("Grid", id="grid"):
+                parts |= _grid()
+            with gr.Tab("History", id="history"):
+                parts |= _history()
+            with gr.Tab("Drop a PNG", id="drop"):
+                parts |= _drop()
+        parts["panel"] = _panel()
+    return Page(**parts)
+
+
+def _html(elem_id: str | None = None) -> Any:
+    # Without Gradio's own click handler, which would make plain words look like a button.
+    return gr.HTML("", elem_id=elem_id, js_on_load=None, apply_default_css=False)
+
+
+def _generate() -> dict[str, Any]:
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            model = gr.Radio([], label="Model", elem_id="tp-model")
+            fields = Fields()
+            gr.Examples([[text] for text in EXAMPLES], [fields.by_name["prompt"]], label="Examples")
+            problems = _html("tp-problems")
+        with gr.Column(scale=6, min_width=320):
+            with gr.Row():
+                generate = gr.Button("Generate (Ctrl+Enter)", variant="primary", elem_id="tp-generate")
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="tp-stop")
+            results = _results("Pictures", "tp-results")
+    found = {"model": model, "fields": fields, "problems": problems}
+    return {**found, "generate": generate, "stop": stop, "results": results}
+
+
+def _results(label: str, elem_id: str, *, progress: bool = True, columns: int = 4) -> Results:
+    shown = _html(f"{elem_id}-progress") if progress else None
+    gallery = gr.Gallery(
+        label=label,
+        elem_id=elem_id,
+        columns=columns,
+        object_fit="contain",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+    )
+    return Results(shown, gallery, gr.State([]))
+
+
+def _compare() -> Compare:
+    with gr.Row():
+        a = gr.Dropdown(label="A", choices=[], value=None, interactive=True)
+        b = gr.Dropdown(label="B", choices=[], value=None, interactive=True)
+    slider = gr.ImageSlider(
+        label="A over B", interactive=False, type="filepath", elem_id="tp-slider", buttons=["fullscreen"]
+    )
+    with gr.Row():
+        left = gr.Image(label="A", interactive=False, type="filepath", elem_id="tp-a", buttons=["fullscreen"])
+        right = gr.Image(label="B", interactive=False, type="filepath", elem_id="tp-b", buttons=["fullscreen"])
+    return Compare(a, b, slider, left, right, _html("tp-differences"))
+
+
+def _grid() -> dict[str, Any]:
+    gr.Markdown(
+        "Everything is as on *Generate*, with one seed for all; one setting changes along each axis. "
+        "Values as `4, 6, 8`, `4-8 (+2)` or `4-8 [3]`."
+    )
+    with gr.Row():
+        x_name = gr.Dropdown(label="X: setting", choices=[], value=None, elem_id="tp-x")
+        x_text = gr.Textbox(label="X: values", placeholder="4, 6, 8", elem_id="tp-x-values")
+        y_name = gr.Dropdown(label="Y: setting", choices=[NO_AXIS], value=NO_AXIS, elem_id="tp-y")
+        y_text = gr.Textbox(label="Y: values", elem_id="tp-y-values")
+    with gr.Row():
+        start = gr.Button("Draw the grid", variant="primary", elem_id="tp-grid-start")
+        stop = gr.Button("Stop", variant="stop", interactive=False)
+    problems = _html("tp-grid-problems")
+    found = {"grid_axes": [x_name, x_text, y_name, y_text], "grid_start": start, "grid_stop": stop}
+    return {**found, "grid_problems": problems, "grid": _results("Grid", "tp-grid")}
+
+
+def _history() -> dict[str, Any]:
+    gr.Markdown(
+        "Pictures of this browser's session, newest first. They are deleted when it has not been used for a day."
+    )
+    history = _results("History", "tp-history", progress=False, columns=6)
+    return {"history": history, "clear": gr.Button("Delete all of them", variant="stop", size="sm")}
+
+
+def _drop() -> dict[str, Any]:
+    gr.Markdown("A picture made by Triptych, A1111 or InvokeAI: its settings are filled in on *Generate*.")
+    drop = gr.File(label="PNG, JPEG or WebP", file_types=FILES, type="filepath", elem_id="tp-drop")
+    return {"drop": drop, "dropped": _html("tp-dropped")}
+
+
+def _panel() -> Panel:
+    with gr.Accordion("Chosen picture", open=True, elem_id="tp-panel"):
+        id = gr.State("")
+        details = _html("tp-details")
+        with gr.Row():
+            download = gr.DownloadButton("Download", interactive=False, elem_id="tp-download")
+            use = gr.Button("Use these settings", elem_id="tp-use")
+            vary = gr.Button("Vary the seed", elem_id="tp-vary")
+            send = gr.Button("Start from this picture", elem_id="tp-send")
+            as_a = gr.Button("Compare as A", elem_id="tp-as-a")
+            as_b = gr.Button("Compare as B", elem_id="tp-as-b")
+        with gr.Accordion("As a command line, as Python", open=False):
+            command = gr.Textbox(label="Command line", interactive=False, buttons=["copy"], elem_id="tp-command")
+            code = gr.Textbox(
+                label="Python", interactive=False, lines=6, max_lines=20, buttons=["copy"], elem_id="tp-code"
+            )
+    return Panel(id, details, download, use, vary, send, as_a, as_b, command, code)

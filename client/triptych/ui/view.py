@@ -1,0 +1,149 @@
+"""What a page has to draw anew: compared with what it has seen, so that an idle page costs next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from . import render
+from .desk import Desk
+from .fields import Fields, preset_choices
+from .forms import Form
+from .grid import sweepable
+from .page import NO_AXIS, Page, Panel, Results
+from .store import Entry, Session
+from .words import command_line, python_code
+
+# Seconds between looks of a page while it waits for pictures, and while it does not.
+BUSY_S, IDLE_S = 0.5, 1.0
+TEXTS = ("prompt", "negative_prompt", "seed")
+
+
+class View:
+    """Updates of a page, by component; only of what changed since `seen`."""
+
+    def __init__(self, page: Page, desk: Desk) -> None:
+        self._page, self._desk = page, desk
+
+    def changes(
+        self, session: Session, seen: Mapping[str, Any], ids: Sequence[Sequence[str]], form: str | None
+    ) -> dict[Any, Any]:
+        """All that is new.
+
+        Args:
+            session: whose page.
+            seen: what this gave for `page.seen` the last time; empty for a new page.
+            ids: the pictures in the page's three galleries: results, grid, history.
+            form: the key of the form that the page shows.
+        """
+        monitor, jobs = self._desk.monitor, self._desk.jobs
+        busy = any(not batch.ended for batch in jobs.batches(session))
+        now = {
+            "session": session.version,
+            "monitor": monitor.version,
+            "forms": monitor.forms_version,
+            "busy": busy,
+        }
+        if now == seen and not busy:
+            return {self._page.seen: gr.skip()}
+        changed: dict[Any, Any] = {self._page.seen: now}
+        if seen.get("monitor") != now["monitor"]:
+            changed[self._page.banner] = render.banner(monitor.health)
+        if seen.get("forms") != now["forms"] and monitor.forms:
+            changed |= self._forms(form)
+        if seen.get("busy") != busy:
+            changed[self._page.timer] = gr.Timer(BUSY_S if busy else IDLE_S)
+        if busy or seen.get("session") != now["session"]:
+            changed |= self._pictures(session, ids)
+        return changed
+
+    def form(self, form: Form, settings: Mapping[str, Any]) -> dict[Any, Any]:
+        """The page's form as `form` has it, filled in with `settings`."""
+        axes = sweepable(form)
+        x, _, y, _ = self._page.grid_axes
+        return {
+            self._page.model: gr.update(choices=self._models(), value=form.key),
+            self._page.fields.preset: preset_choices(form),
+            self._page.fields.start: gr.update(visible=form.takes_pictures),
+            x: gr.update(choices=axes, value=axes[0]),
+            y: gr.update(choices=[NO_AXIS, *axes], value=NO_AXIS),
+            **self._page.fields.shown(form, settings),
+        }
+
+    def chosen(self, entry: Entry | None) -> dict[Any, Any]:
+        """The panel of the chosen picture."""
+        panel: Panel = self._page.panel
+        if entry is None:
+            nothing = gr.DownloadButton(value=None, interactive=False)
+            return {
+                panel.id: "",
+                panel.details: render.details(None),
+                panel.download: nothing,
+                panel.command: "",
+                panel.code: "",
+            }
+        settings = dict(render.shown_settings(entry))
+        return {
+            panel.id: entry.id,
+            panel.details: render.details(entry),
+            panel.download: gr.DownloadButton(value=str(entry.path), interactive=True),
+            panel.command: command_line(entry.ensemble, settings),
+            panel.code: python_code(entry.ensemble, settings),
+        }
+
+    def compared(self, one: Entry | None, other: Entry | None) -> dict[Any, Any]:
+        """Two pictures beside each other."""
+        compare = self._page.compare
+        left, right = (str(entry.path) if entry else None for entry in (one, other))
+        return {
+            compare.slider: (left, right) if left and right else None,
+            compare.left: left,
+            compare.right: right,
+            compare.differences: render.compared(one, other),
+        }
+
+    def _models(self) -> list[tuple[str, str]]:
+        return [(form.title, form.key) for form in self._desk.monitor.forms.values()]
+
+    def _forms(self, shown: str | None) -> dict[Any, Any]:
+        """A server that was not there, or has other models now: its bounds, and what was typed stays."""
+        form = self._desk.form(shown)
+        fields: Fields = self._page.fields
+        typed = {fields.by_name[name] for name in TEXTS}
+        return {part: update for part, update in self.form(form, {}).items() if part not in typed}
+
+    def _pictures(self, session: Session, ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
+        page, jobs = self._page, self._desk.jobs
+        newest, grid = jobs.latest(session), jobs.latest(session, grid=True)
+        history = list(reversed(session.entries))
+        changed = {
+            page.news: render.news(newest),
+            page.stop: gr.update(interactive=bool(newest and not newest.ended)),
+            page.grid_stop: gr.update(interactive=bool(grid and not grid.ended)),
+            page.results.progress: render.progress(newest, jobs.clock()),
+            page.grid.progress: render.progress(grid, jobs.clock()),
+        }
+        alive = set(history)
+        for results, shown, entries, columns in (
+            (page.results, ids[0], newest.entries if newest else [], 0),
+            (page.grid, ids[1], grid.entries if grid else [], grid.columns if grid else 0),
+            (page.history, ids[2], history, 0),
+        ):
+            changed |= _gallery(results, shown, [entry for entry in entries if entry in alive], columns)
+        if list(ids[2]) != [entry.id for entry in history]:
+            choices = [(render.glance(entry), entry.id) for entry in history]
+            changed |= {part: gr.update(choices=choices) for part in (page.compare.a, page.compare.b)}
+        return changed
+
+
+def _gallery(results: Results, shown: Sequence[str], entries: Sequence[Entry], columns: int) -> dict[Any, Any]:
+    """A gallery, where it has other pictures than are shown. Paths, so that the bytes stay as they are."""
+    new = [entry.id for entry in entries]
+    if new == list(shown):
+        return {}
+    pictures = [(str(entry.path), render.caption(entry)) for entry in entries]
+    # Gradio keeps the place of what was selected, where another picture may be now.
+    layout = {"columns": columns} if columns else {}
+    return {results.ids: new, results.gallery: gr.update(value=pictures, selected_index=None, **layout)}
