@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from triptych_serving.cards import CascadeCard, TableCard
-from triptych_serving.errors import InvalidRequest as ServersWord
-from triptych_serving.manifest import Manifest
-from triptych_serving.sdxl.settings import SdxlSettings
 
 from triptych import InvalidRequest, ServerError
 from triptych.demo import demo_build
@@ -14,6 +10,10 @@ from triptych.ui.checking import check, check_count
 from triptych.ui.forms import forms_of
 from triptych.ui.seeds import MAX_SEED, draw_seed, parse_seed, seeds_from
 from triptych.ui.sizes import cascade_sides, nearest_side, presets, sdxl_sides
+from triptych_serving.cards import CascadeCard, TableCard
+from triptych_serving.errors import InvalidRequest as ServersWord
+from triptych_serving.manifest import Manifest
+from triptych_serving.sdxl.settings import SdxlSettings
 
 from .ui_forms import CASCADE, all_forms, described, sdxl_card
 

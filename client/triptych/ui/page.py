@@ -63,6 +63,8 @@ class Page:
     blocks: gr.Blocks
     timer: Any
     seen: Any
+    forms_timer: Any
+    forms_seen: Any
     banner: Any
     news: Any
     model: Any
@@ -102,6 +104,8 @@ def lay_out(delete_cache_s: tuple[int, int]) -> Page:
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=delete_cache_s, fill_width=True) as blocks:
         parts: dict[str, Any] = {"blocks": blocks, "timer": gr.Timer(1.0), "seen": gr.State({})}
+        # Of its own and slower: what models there are changes with a restart at most, and has many parts to look at.
+        parts |= {"forms_timer": gr.Timer(2.0), "forms_seen": gr.State(0)}
         with gr.Row():
             gr.Markdown(f"# {TITLE}")
             gr.Button("Light / dark", elem_id="tp-theme", size="sm", scale=0, min_width=130)

@@ -57,7 +57,7 @@ def news(batch: Batch | None) -> str:
 
 def progress(batch: Batch | None, now: float) -> str:
     """Pictures under way: a row each, and how long it takes; nothing once all have ended well."""
-    if batch is None or (batch.ended and not any(picture.words for picture in batch.pictures)):
+    if batch is None or all(picture.status is Status.DONE for picture in batch.pictures):
         return ""
     rows = "".join(_row(picture) for picture in batch.pictures if picture.status is not Status.DONE)
     return f'<div class="tp-progress"><p class="tp-time">{_times(batch, now)}</p><ul>{rows}</ul></div>'

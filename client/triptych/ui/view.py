@@ -9,7 +9,7 @@ import gradio as gr
 
 from . import render
 from .desk import Desk
-from .fields import Fields, preset_choices
+from .fields import preset_choices
 from .forms import Form
 from .grid import sweepable
 from .page import NO_AXIS, Page, Panel, Results
@@ -27,23 +27,19 @@ class View:
     def __init__(self, page: Page, desk: Desk) -> None:
         self._page, self._desk = page, desk
 
-    def changes(
-        self, session: Session, seen: Mapping[str, Any], ids: Sequence[Sequence[str]], form: str | None
-    ) -> dict[Any, Any]:
-        """All that is new.
+    def changes(self, session: Session, seen: Mapping[str, Any], ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
+        """All that is new of the server's state and of the pictures.
 
         Args:
             session: whose page.
             seen: what this gave for `page.seen` the last time; empty for a new page.
             ids: the pictures in the page's three galleries: results, grid, history.
-            form: the key of the form that the page shows.
         """
         monitor, jobs = self._desk.monitor, self._desk.jobs
         busy = any(not batch.ended for batch in jobs.batches(session))
         now = {
             "session": session.version,
             "monitor": monitor.version,
-            "forms": monitor.forms_version,
             "busy": busy,
         }
         if now == seen and not busy:
@@ -51,8 +47,6 @@ class View:
         changed: dict[Any, Any] = {self._page.seen: now}
         if seen.get("monitor") != now["monitor"]:
             changed[self._page.banner] = render.banner(monitor.health)
-        if seen.get("forms") != now["forms"] and monitor.forms:
-            changed |= self._forms(form)
         if seen.get("busy") != busy:
             changed[self._page.timer] = gr.Timer(BUSY_S if busy else IDLE_S)
         if busy or seen.get("session") != now["session"]:
@@ -71,6 +65,16 @@ class View:
             y: gr.update(choices=[NO_AXIS, *axes], value=NO_AXIS),
             **self._page.fields.shown(form, settings),
         }
+
+    def other_forms(self, seen: int, shown: str | None) -> dict[Any, Any]:
+        """A server that was not there, or has other models now: its bounds; what was typed stays."""
+        monitor, page = self._desk.monitor, self._page
+        if seen == monitor.forms_version or not monitor.forms:
+            return {page.forms_seen: gr.skip()}
+        typed = {page.fields.by_name[name] for name in TEXTS}
+        form = self.form(self._desk.form(shown), {})
+        kept = {part: update for part, update in form.items() if part not in typed}
+        return {page.forms_seen: monitor.forms_version, **kept}
 
     def chosen(self, entry: Entry | None) -> dict[Any, Any]:
         """The panel of the chosen picture."""
@@ -107,13 +111,6 @@ class View:
     def _models(self) -> list[tuple[str, str]]:
         return [(form.title, form.key) for form in self._desk.monitor.forms.values()]
 
-    def _forms(self, shown: str | None) -> dict[Any, Any]:
-        """A server that was not there, or has other models now: its bounds, and what was typed stays."""
-        form = self._desk.form(shown)
-        fields: Fields = self._page.fields
-        typed = {fields.by_name[name] for name in TEXTS}
-        return {part: update for part, update in self.form(form, {}).items() if part not in typed}
-
     def _pictures(self, session: Session, ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
         page, jobs = self._page, self._desk.jobs
         newest, grid = jobs.latest(session), jobs.latest(session, grid=True)
@@ -125,13 +122,13 @@ class View:
             page.results.progress: render.progress(newest, jobs.clock()),
             page.grid.progress: render.progress(grid, jobs.clock()),
         }
-        alive = set(history)
+        alive = {entry.id for entry in history}
         for results, shown, entries, columns in (
             (page.results, ids[0], newest.entries if newest else [], 0),
             (page.grid, ids[1], grid.entries if grid else [], grid.columns if grid else 0),
             (page.history, ids[2], history, 0),
         ):
-            changed |= _gallery(results, shown, [entry for entry in entries if entry in alive], columns)
+            changed |= _gallery(results, shown, [entry for entry in entries if entry.id in alive], columns)
         if list(ids[2]) != [entry.id for entry in history]:
             choices = [(render.glance(entry), entry.id) for entry in history]
             changed |= {part: gr.update(choices=choices) for part in (page.compare.a, page.compare.b)}
@@ -144,6 +141,5 @@ def _gallery(results: Results, shown: Sequence[str], entries: Sequence[Entry], c
     if new == list(shown):
         return {}
     pictures = [(str(entry.path), render.caption(entry)) for entry in entries]
-    # Gradio keeps the place of what was selected, where another picture may be now.
     layout = {"columns": columns} if columns else {}
-    return {results.ids: new, results.gallery: gr.update(value=pictures, selected_index=None, **layout)}
+    return {results.ids: new, results.gallery: gr.update(value=pictures, **layout)}

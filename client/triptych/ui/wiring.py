@@ -20,6 +20,7 @@ from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
 from .view import TEXTS, View
 
+DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
 # An event that only looks, or begins a job and returns, need not wait in Gradio's queue for others.
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
@@ -51,7 +52,9 @@ class Wiring:
         page, ids = self._page, self._ids()
         everything = self._all_outputs()
         page.blocks.load(self.load, None, everything, **LIGHT)
-        page.timer.tick(self.look, [page.seen, *ids, page.model], everything, **LIGHT)
+        page.timer.tick(self.look, [page.seen, *ids], self._look_outputs(), **LIGHT)
+        forms = [page.forms_seen, *self._form_outputs()]
+        page.forms_timer.tick(self.look_for_forms, [page.forms_seen, page.model], forms, **LIGHT)
 
     def _connect_form(self) -> None:
         page, fields = self._page, self._page.fields
@@ -61,8 +64,9 @@ class Wiring:
         sampler.input(self.sampled, [page.model, sampler, schedule], schedule, **LIGHT)
         sides = [fields.by_name["width"], fields.by_name["height"]]
         fields.preset.input(self.sized, [page.model, fields.preset], sides, **LIGHT)
-        fields.dice.click(lambda: (str(draw_seed()), True), None, [seed, fields.keep_seed], **LIGHT)
-        seed.input(lambda: True, None, fields.keep_seed, **LIGHT)
+        # In the browser, as Generate may be pressed before an answer would be there.
+        fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE)
+        seed.input(None, None, fields.keep_seed, js="() => true")
         checked = [part for name, part in fields.by_name.items() if name not in PICTURES]
         triggers = [fields.by_name[name].blur for name in TEXTS]
         triggers += [fields.by_name[name].input for name in (*NUMBERS, "width", "height", "sampler", "schedule")]
@@ -104,15 +108,19 @@ class Wiring:
         fields = page.fields
         return [page.model, fields.preset, fields.start, page.grid_axes[0], page.grid_axes[2], *fields.components]
 
-    def _all_outputs(self) -> list[Any]:
+    def _look_outputs(self) -> list[Any]:
         page = self._page
         parts = [page.seen, page.timer, page.banner, page.news, page.stop, page.grid_stop]
         parts += [page.results.progress, page.grid.progress, page.compare.a, page.compare.b]
-        parts += [
-            part for results in (page.results, page.grid, page.history) for part in (results.gallery, results.ids)
+        return [
+            *parts,
+            *(part for shown in (page.results, page.grid, page.history) for part in (shown.gallery, shown.ids)),
         ]
-        panel = page.panel
-        return [*parts, panel.id, panel.details, panel.download, panel.command, panel.code, *self._form_outputs()]
+
+    def _all_outputs(self) -> list[Any]:
+        panel = self._page.panel
+        chosen = [panel.id, panel.details, panel.download, panel.command, panel.code]
+        return [*self._look_outputs(), self._page.forms_seen, *chosen, *self._form_outputs()]
 
     def _session(self, request: gr.Request) -> Session:
         cookies = request.request.cookies if request.request else {}
@@ -125,23 +133,22 @@ class Wiring:
 
     async def load(self, request: gr.Request) -> dict[Any, Any]:
         """A page that is new, or loaded anew: what its session has, also what is under way."""
-        session = self._session(request)
-        shown = self._view.changes(session, {}, ((), (), ()), session.form)
-        if self._desk.monitor.forms:
+        session, monitor = self._session(request), self._desk.monitor
+        shown = self._view.changes(session, {}, ((), (), ()))
+        if monitor.forms:
             shown |= self._view.form(self._desk.form(session.form), session.asked)
+            shown[self._page.forms_seen] = monitor.forms_version
         return shown | self._view.chosen(None)
 
     async def look(
-        self,
-        seen: dict[str, Any],
-        one: list[str],
-        two: list[str],
-        three: list[str],
-        key: str | None,
-        request: gr.Request,
+        self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
     ) -> dict[Any, Any]:
         """What is new."""
-        return self._view.changes(self._session(request), seen, (one, two, three), key)
+        return self._view.changes(self._session(request), seen, (one, two, three))
+
+    async def look_for_forms(self, seen: int, key: str | None) -> dict[Any, Any]:
+        """Other models than the page knows."""
+        return self._view.other_forms(seen, key)
 
     async def switch(self, key: str | None, *given: Any) -> dict[Any, Any]:
         """Another model: its own parameters, and what it shares with the one before."""
