@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from PIL import Image
@@ -267,3 +268,15 @@ def test_floats_are_shown_as_people_wrote_them(value, words):
 def test_numbers_that_32_bits_cannot_hold_stay():
     assert short(1e300) == 1e300
     assert short(float("inf")) == float("inf")
+
+
+@pytest.mark.parametrize("text", ["a" * 90_000, "<lora:" * 15_000, "(a:" * 30_000, 'a: "' * 20_000, "a:1," * 20_000])
+def test_no_text_takes_long(text):
+    begun = time.monotonic()
+    a1111.parse(f"{text}\nSteps: 3, {text}")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_part_of_a_step_is_told():
+    settings, told = fit(FORMS["sdxl"], {"num_inference_steps": 2.5})
+    assert (settings, told) == ({}, ["num_inference_steps: 2.5; legal: 1 … 100"])

@@ -10,8 +10,8 @@ from typing import Any
 
 NEGATIVE = "Negative prompt: "
 LAST_LINE = re.compile(r"^Steps: \d+")
-# The grammar of A1111's own reader: a quoted value may hold commas.
-FIELD = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+# The grammar of A1111's own reader: a quoted value may hold commas. Names and tags have an end, so that no text takes long.
+FIELD = re.compile(r'\s*(\w[\w \-/]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 MAX_CHARACTERS = 100_000
 SIZE = re.compile(r"^(\d{1,6})x(\d{1,6})$")
 # Older files name the schedule at the end of the sampler.
@@ -25,7 +25,7 @@ SCHEDULES = {
 }
 # What A1111 reads in a prompt and we send as it stands.
 EMPHASIS = re.compile(r"[(\[][^()\[\]]+:\s*[\d.]+\s*[)\]]")
-NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>", re.IGNORECASE)
+NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 # Fields that change nothing, or that are read elsewhere.
 SILENT = {"Version", "Model hash", "VAE", "VAE hash", "RNG", "Size", "Hashes", "TI hashes", "Eta"}
 NUMBERS = {

@@ -106,7 +106,7 @@ def _fit_number(number: Number, value: Any) -> tuple[Any, str]:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or value != value:
         return None, f"{number.name}: {shown(value)}, which is no number"
     inside = number.low < value < number.high if number.between else number.low <= value <= number.high
-    if not inside:
+    if not inside or (number.whole and value != int(value)):
         return None, f"{number.name}: {shown(value)}; legal: {number.legal}"
     return (int(value) if number.whole else short(float(value))), ""
 

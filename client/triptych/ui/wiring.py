@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -98,7 +99,7 @@ class Wiring:
         panel.as_b.click(self.own, panel.id, compare.b, **LIGHT)
         shown = [compare.slider, compare.left, compare.right, compare.differences]
         gr.on([compare.a.change, compare.b.change], self.compare, [compare.a, compare.b], shown, show_progress="hidden")
-        page.drop.upload(self.read, page.drop, [*filled, page.dropped], show_progress="hidden")
+        page.drop.upload(self.read, page.drop, [*filled, page.dropped], **LIGHT)
 
     def _ids(self) -> list[Any]:
         return [results.ids for results in (self._page.results, self._page.grid, self._page.history)]
@@ -255,7 +256,8 @@ class Wiring:
         """The settings of a dropped picture."""
         self._session(request)
         try:
-            found = dropped.read(self._desk.uploaded("file", path), self._desk.monitor.forms)
+            file = self._desk.uploaded("file", path)
+            found = await asyncio.to_thread(dropped.read, file, self._desk.monitor.forms)
         except (TriptychError, OSError) as error:
             return {self._page.dropped: render.problems([error])}
         words = render.dropped(found.written_by, found.settings, found.left_out)

@@ -1,0 +1,39 @@
+"""Twenty users at once on the real server: every picture ends, and nobody waits for all of somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+
+from triptych import AsyncClient
+from triptych.ui.desk import Desk
+from triptych.ui.jobs import Batch, Jobs, Status
+from triptych.ui.limits import Limits
+from triptych.ui.monitor import Monitor
+from triptych.ui.store import Store
+
+USERS, EACH = 20, 3
+
+
+async def begin(desk: Desk, name: str) -> Batch:
+    values = {"prompt": "a 3d render of a red apple", "num_inference_steps": 4, "seed": "7"}
+    batch, _ = await desk.generate(desk.store.session(name), None, "sdxl", values, EACH, keep_seed=True)
+    return batch
+
+
+async def test_twenty_users_are_served_in_turn(url, tmp_path):
+    store, ends = Store(), []
+    try:
+        async with AsyncClient(url) as client:
+            monitor = Monitor(client)
+            await monitor.look()
+            desk = Desk(store, Jobs(lambda _: client, store, monitor, Limits()), monitor, tmp_path)
+            batches = [await begin(desk, f"user {k}") for k in range(USERS)]
+            for user, batch in enumerate(batches):
+                for task in batch.tasks:
+                    task.add_done_callback(lambda _, user=user: ends.append(user))
+            await asyncio.wait_for(asyncio.gather(*(task for batch in batches for task in batch.tasks)), 300)
+    finally:
+        store.close()
+    assert {picture.status for batch in batches for picture in batch.pictures} == {Status.DONE}
+    # All have their first before the last third of the pictures ends.
+    assert set(ends[: 2 * USERS]) == set(range(USERS))
