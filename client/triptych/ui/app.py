@@ -23,6 +23,7 @@ from .limits import Limits
 from .monitor import Monitor
 from .store import Store
 from .users import Door, read_users
+from .words import LOCAL
 
 HOUSEKEEPING_S = 60.0
 UPLOADS = "uploads"
@@ -205,7 +206,7 @@ def _mount(app: Any, desk: Desk, options: Options) -> None:
     from .wiring import Wiring
 
     page = lay_out(DELETE_CACHE_S)
-    Wiring(page, desk).connect()
+    Wiring(page, desk, str(options.client.get("url", LOCAL))).connect()
     page.blocks.queue(max_size=QUEUE, default_concurrency_limit=EVENTS_AT_ONCE, api_open=False)
     # Mounted pages never count as launched, and then Gradio does not look where a file comes from that an event names.
     page.blocks.has_launched = True

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from triptych.errors import TriptychError
+from triptych.errors import ServerError, TriptychError
 
 from .forms import Form, forms_of
 from .health import Health, State, Watcher
@@ -19,6 +19,8 @@ class Looks(Protocol):
     """What of `AsyncClient` the monitor needs."""
 
     async def stats(self) -> dict[str, float]: ...
+
+    async def ready(self) -> bool: ...
 
     async def models(self) -> dict[str, Any]: ...
 
@@ -47,7 +49,10 @@ class Monitor:
         """Look once."""
         before = self.health
         try:
-            health = self.watcher.found(await self._client.stats())
+            stats = await self._client.stats()
+            if not await self._client.ready():
+                raise ServerError("some of its models are not loaded")
+            health = self.watcher.found(stats)
             if not self.forms or health.state is State.RESTARTED or not before.usable:
                 self._take(forms_of(await self._client.models()))
         except TriptychError as error:

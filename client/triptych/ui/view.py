@@ -12,6 +12,7 @@ from .desk import Desk
 from .fields import preset_choices
 from .forms import Form
 from .grid import sweepable
+from .jobs import Batch
 from .page import NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
@@ -22,10 +23,14 @@ TEXTS = ("prompt", "negative_prompt", "seed")
 
 
 class View:
-    """Updates of a page, by component; only of what changed since `seen`."""
+    """Updates of a page, by component; only of what changed since `seen`.
 
-    def __init__(self, page: Page, desk: Desk) -> None:
-        self._page, self._desk = page, desk
+    Args:
+        url: the server's address, for command lines and code to copy.
+    """
+
+    def __init__(self, page: Page, desk: Desk, url: str) -> None:
+        self._page, self._desk, self._url = page, desk, url
 
     def changes(self, session: Session, seen: Mapping[str, Any], ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
         """All that is new of the server's state and of the pictures.
@@ -36,22 +41,23 @@ class View:
             ids: the pictures in the page's three galleries: results, grid, history.
         """
         monitor, jobs = self._desk.monitor, self._desk.jobs
+        drawing, grid = (_open(jobs.latest(session, grid=grid)) for grid in (False, True))
+        now = {"session": session.version, "monitor": monitor.version, "drawing": drawing, "grid": grid}
         busy = any(not batch.ended for batch in jobs.batches(session))
-        now = {
-            "session": session.version,
-            "monitor": monitor.version,
-            "busy": busy,
-        }
         if now == seen and not busy:
             return {self._page.seen: gr.skip()}
         changed: dict[Any, Any] = {self._page.seen: now}
         if seen.get("monitor") != now["monitor"]:
             changed[self._page.banner] = render.banner(monitor.health)
-        if seen.get("busy") != busy:
-            changed[self._page.timer] = gr.Timer(BUSY_S if busy else IDLE_S)
+        if (seen.get("drawing"), seen.get("grid")) != (drawing, grid):
+            changed |= self._buttons(drawing, grid, busy=busy)
         if busy or seen.get("session") != now["session"]:
             changed |= self._pictures(session, ids)
         return changed
+
+    def begun(self, stop: Any) -> dict[Any, Any]:
+        """Something was begun just now: it can be stopped, and the page looks soon and at everything."""
+        return {stop: gr.update(interactive=True), self._page.timer: gr.Timer(BUSY_S), self._page.seen: {}}
 
     def form(self, form: Form, settings: Mapping[str, Any]) -> dict[Any, Any]:
         """The page's form as `form` has it, filled in with `settings`."""
@@ -93,8 +99,8 @@ class View:
             panel.id: entry.id,
             panel.details: render.details(entry),
             panel.download: gr.DownloadButton(value=str(entry.path), interactive=True),
-            panel.command: command_line(entry.ensemble, settings),
-            panel.code: python_code(entry.ensemble, settings),
+            panel.command: command_line(entry.ensemble, settings, url=self._url),
+            panel.code: python_code(entry.ensemble, settings, url=self._url),
         }
 
     def compared(self, one: Entry | None, other: Entry | None) -> dict[Any, Any]:
@@ -111,14 +117,20 @@ class View:
     def _models(self) -> list[tuple[str, str]]:
         return [(form.title, form.key) for form in self._desk.monitor.forms.values()]
 
+    def _buttons(self, drawing: bool, grid: bool, *, busy: bool) -> dict[Any, Any]:
+        # Only when they change: a button that is made anew loses the keyboard.
+        return {
+            self._page.stop: gr.update(interactive=drawing),
+            self._page.grid_stop: gr.update(interactive=grid),
+            self._page.timer: gr.Timer(BUSY_S if busy else IDLE_S),
+        }
+
     def _pictures(self, session: Session, ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
         page, jobs = self._page, self._desk.jobs
         newest, grid = jobs.latest(session), jobs.latest(session, grid=True)
         history = list(reversed(session.entries))
         changed = {
             page.news: render.news(newest),
-            page.stop: gr.update(interactive=bool(newest and not newest.ended)),
-            page.grid_stop: gr.update(interactive=bool(grid and not grid.ended)),
             page.results.progress: render.progress(newest, jobs.clock()),
             page.grid.progress: render.progress(grid, jobs.clock()),
         }
@@ -133,6 +145,10 @@ class View:
             choices = [(render.glance(entry), entry.id) for entry in history]
             changed |= {part: gr.update(choices=choices) for part in (page.compare.a, page.compare.b)}
         return changed
+
+
+def _open(batch: Batch | None) -> bool:
+    return batch is not None and not batch.ended
 
 
 def _gallery(results: Results, shown: Sequence[str], entries: Sequence[Entry], columns: int) -> dict[Any, Any]:

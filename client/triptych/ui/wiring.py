@@ -21,9 +21,11 @@ from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
 from .view import TEXTS, View
 
+# Gradio's queue limits how many at once; none of the page's events is an interface for programs.
+QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# What only looks need not wait in that queue.
+LIGHT = {**QUEUED, "queue": False}
 DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
-# An event that only looks, or begins a job and returns, need not wait in Gradio's queue for others.
-LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 @contextlib.contextmanager
@@ -36,10 +38,14 @@ def told() -> Iterator[None]:
 
 
 class Wiring:
-    """The handlers; Gradio calls them with the components' values and the request, whose cookie is the session."""
+    """The handlers; Gradio calls them with the components' values and the request, whose cookie is the session.
 
-    def __init__(self, page: Page, desk: Desk) -> None:
-        self._page, self._desk, self._view = page, desk, View(page, desk)
+    Args:
+        url: the server's address, for command lines and code to copy.
+    """
+
+    def __init__(self, page: Page, desk: Desk, url: str) -> None:
+        self._page, self._desk, self._view = page, desk, View(page, desk, url)
 
     def connect(self) -> None:
         """Tie the handlers to the page's events."""
@@ -77,28 +83,27 @@ class Wiring:
         page, fields = self._page, self._page.fields
         seed = fields.by_name["seed"]
         given = [page.model, fields.count, fields.keep_seed, *fields.components]
-        page.generate.click(self.generate, given, [page.problems, seed, page.stop, page.timer], show_progress="hidden")
+        begun = [page.seen, page.timer]
+        page.generate.click(self.generate, given, [page.problems, seed, page.stop, *begun], **QUEUED)
         page.stop.click(self.stop, None, page.stop, **LIGHT)
         grid = [page.model, *page.grid_axes, *fields.components]
-        page.grid_start.click(
-            self.draw_grid, grid, [page.grid_problems, page.grid_stop, page.timer], show_progress="hidden"
-        )
+        page.grid_start.click(self.draw_grid, grid, [page.grid_problems, page.grid_stop, *begun], **QUEUED)
         page.grid_stop.click(self.stop_grid, None, page.grid_stop, **LIGHT)
 
     def _connect_results(self) -> None:
         page, panel, compare = self._page, self._page.panel, self._page.compare
         panel_parts = [panel.id, panel.details, panel.download, panel.command, panel.code]
         for results in (page.results, page.grid, page.history):
-            results.gallery.select(self.choose, results.ids, panel_parts, show_progress="hidden")
+            results.gallery.select(self.choose, results.ids, panel_parts, **QUEUED)
         page.clear.click(self.clear, None, panel_parts, **LIGHT)
         filled = [*self._form_outputs(), page.fields.keep_seed, page.tabs, page.problems]
         panel.use.click(self.use, panel.id, filled, **LIGHT)
         panel.vary.click(self.vary, panel.id, filled, **LIGHT)
-        panel.send.click(self.send, panel.id, filled, show_progress="hidden")
+        panel.send.click(self.send, panel.id, filled, **QUEUED)
         panel.as_a.click(self.own, panel.id, compare.a, **LIGHT)
         panel.as_b.click(self.own, panel.id, compare.b, **LIGHT)
         shown = [compare.slider, compare.left, compare.right, compare.differences]
-        gr.on([compare.a.change, compare.b.change], self.compare, [compare.a, compare.b], shown, show_progress="hidden")
+        gr.on([compare.a.change, compare.b.change], self.compare, [compare.a, compare.b], shown, **QUEUED)
         page.drop.upload(self.read, page.drop, [*filled, page.dropped], **LIGHT)
 
     def _ids(self) -> list[Any]:
@@ -185,8 +190,8 @@ class Wiring:
             _, seed = await self._desk.generate(session, request.username, key, values, n, keep_seed=keep_seed)
         except Refused as refused:
             return {self._page.problems: render.problems(refused.problems)}
-        started = {self._page.stop: gr.update(interactive=True), self._page.timer: gr.Timer(0.5)}
-        return {self._page.problems: "", fields.by_name["seed"]: str(seed), **started}
+        begun = self._view.begun(self._page.stop)
+        return {self._page.problems: "", fields.by_name["seed"]: str(seed), **begun}
 
     async def draw_grid(
         self, request: gr.Request, key: str | None, x: str, x_text: str, y: str, y_text: str, *given: Any
@@ -198,8 +203,7 @@ class Wiring:
             await self._desk.grid(session, request.username, key, self._page.fields.values(given), axes)
         except Refused as refused:
             return {self._page.grid_problems: render.problems(refused.problems)}
-        started = {self._page.grid_stop: gr.update(interactive=True), self._page.timer: gr.Timer(0.5)}
-        return {self._page.grid_problems: "", **started}
+        return {self._page.grid_problems: "", **self._view.begun(self._page.grid_stop)}
 
     async def stop(self, request: gr.Request) -> Any:
         """Stop what *Generate* draws."""

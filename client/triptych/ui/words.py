@@ -10,24 +10,28 @@ from triptych.request import PAIRS, PICTURES
 
 from .fitting import plain, short
 
+# Where the command looks by itself.
+LOCAL = "localhost:8001"
 # What the file is to be called where the reader has to put one of their own.
 PLACEHOLDERS = {"init_image": "init_image.png", "mask": "mask.png"}
 
 
-def command_line(ensemble: str, settings: Mapping[str, Any], n: int = 1) -> str:
+def command_line(ensemble: str, settings: Mapping[str, Any], n: int = 1, url: str = LOCAL) -> str:
     """The `triptych generate` that makes these pictures; quoted for a POSIX shell."""
     words = ["triptych", "generate"]
     if ensemble != "sdxl":
         words += ["--model", ensemble.replace("_", "-")]
     if n > 1:
         words += ["-n", str(n)]
+    if url != LOCAL:
+        words.append(f"--url={url}")
     for name, value in _options(settings):
         # With "=", as a value may begin with a dash.
         words.append(f"--{name.replace('_', '-')}={value}")
     return shlex.join([*words, "--", str(settings["prompt"])])
 
 
-def python_code(ensemble: str, settings: Mapping[str, Any], n: int = 1, url: str = "localhost:8001") -> str:
+def python_code(ensemble: str, settings: Mapping[str, Any], n: int = 1, url: str = LOCAL) -> str:
     """A program that makes these pictures with the client library."""
     client = repr(url) + ("" if ensemble == "sdxl" else f", model={ensemble!r}")
     arguments = [f"        {name}={_literal(name, value)},\n" for name, value in _given(settings) if name != "prompt"]
