@@ -120,9 +120,13 @@ class Jobs:
         """The newest batches of a session, oldest first."""
         return self._batches.get(session.key, ())
 
+    def of_kind(self, session: Session, *, grid: bool) -> Sequence[Batch]:
+        """The newest batches of a session that are grids, or that are not."""
+        return [batch for batch in self.batches(session) if bool(batch.columns) == grid]
+
     def latest(self, session: Session, *, grid: bool = False) -> Batch | None:
         """The newest batch, of the grids or of the others."""
-        return next((batch for batch in reversed(self.batches(session)) if bool(batch.columns) == grid), None)
+        return next(reversed(self.of_kind(session, grid=grid)), None)
 
     def start(
         self,

@@ -12,7 +12,6 @@ from .desk import Desk
 from .fields import preset_choices
 from .forms import Form
 from .grid import sweepable
-from .jobs import Batch
 from .page import NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
@@ -41,9 +40,9 @@ class View:
             ids: the pictures in the page's three galleries: results, grid, history.
         """
         monitor, jobs = self._desk.monitor, self._desk.jobs
-        drawing, grid = (_open(jobs.latest(session, grid=grid)) for grid in (False, True))
+        drawing, grid = (any(not batch.ended for batch in jobs.of_kind(session, grid=grid)) for grid in (False, True))
         now = {"session": session.version, "monitor": monitor.version, "drawing": drawing, "grid": grid}
-        busy = any(not batch.ended for batch in jobs.batches(session))
+        busy = drawing or grid
         if now == seen and not busy:
             return {self._page.seen: gr.skip()}
         changed: dict[Any, Any] = {self._page.seen: now}
@@ -145,10 +144,6 @@ class View:
             choices = [(render.glance(entry), entry.id) for entry in history]
             changed |= {part: gr.update(choices=choices) for part in (page.compare.a, page.compare.b)}
         return changed
-
-
-def _open(batch: Batch | None) -> bool:
-    return batch is not None and not batch.ended
 
 
 def _gallery(results: Results, shown: Sequence[str], entries: Sequence[Entry], columns: int) -> dict[Any, Any]:

@@ -214,7 +214,7 @@ class Wiring:
         return self._stop(self._session(request), grid=True)
 
     def _stop(self, session: Session, *, grid: bool) -> Any:
-        if batch := self._desk.jobs.latest(session, grid=grid):
+        for batch in self._desk.jobs.of_kind(session, grid=grid):
             self._desk.jobs.stop(session, batch.id)
         return gr.update(interactive=False)
 

@@ -45,8 +45,16 @@ function announce() {
     }
   }
 }
-document.addEventListener("DOMContentLoaded", () => {
-  if (chosenTheme()) applyTheme();
+function begin() {
   announce();
   new MutationObserver(announce).observe(document.body, { childList: true, subtree: true });
-});
+  if (chosenTheme()) applyTheme();
+  // Gradio sets the class by the system's wish when it is done, which may be after us.
+  new MutationObserver(() => {
+    const chosen = chosenTheme();
+    if (chosen && document.body.classList.contains("dark") !== (chosen === "dark")) applyTheme();
+  }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+}
+// Gradio may put this script in after the page was read.
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+else begin();
