@@ -158,7 +158,7 @@ def kept():
 
 
 def batch_of(*pictures):
-    return Batch("id", "sdxl", "sdxl", [], list(pictures), begun_at=10.0)
+    return Batch("id", "sdxl", "sdxl", list(pictures), begun_at=10.0)
 
 
 def test_nothing_that_somebody_wrote_is_markup_or_a_template(kept):

@@ -74,8 +74,8 @@ class Desk:
             problems.append(problem)
         if problems:
             raise Refused(problems)
-        request = await asyncio.to_thread(self._with_files, request)
-        requests = [{**request, "seed": seed} for seed in seeds_from(request["seed"], count)]
+        files = await asyncio.to_thread(self._files, request)
+        requests = [{**request, **files, "seed": seed} for seed in seeds_from(request["seed"], count)]
         batch = self._begin(session, user, form, requests)
         session.form, session.asked = form.key, {name: given[name] for name in given if name not in PICTURES}
         return batch, request["seed"]
@@ -102,7 +102,8 @@ class Desk:
             raise Refused([problem]) from None
         if problems:
             raise Refused(problems)
-        cells = [await asyncio.to_thread(self._with_files, cell) for cell in made.cells]
+        files = await asyncio.to_thread(self._files, made.cells[0])  # no axis changes a picture
+        cells = [{**cell, **files} for cell in made.cells]
         labels = [made.label(index) for index in range(len(cells))]
         return self._begin(session, user, form, cells, labels=labels, columns=made.columns)
 
@@ -136,10 +137,9 @@ class Desk:
             raise invalid(name, "no file of this page", "a file that was added on this page")
         return found
 
-    def _with_files(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The request with the bytes of its files, which the page may delete before they are sent."""
+    def _files(self, request: Mapping[str, Any]) -> dict[str, bytes]:
+        """The bytes of the request's files, which the page may delete before they are sent."""
         try:
-            files = {name: self.uploaded(name, request[name]).read_bytes() for name in PICTURES if name in request}
+            return {name: self.uploaded(name, request[name]).read_bytes() for name in PICTURES if name in request}
         except InvalidRequest as problem:
             raise Refused([problem]) from None
-        return {**request, **files}

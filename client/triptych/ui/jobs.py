@@ -70,7 +70,6 @@ class Batch:
     id: str
     form: str
     ensemble: str
-    requests: Sequence[Mapping[str, Any]]
     pictures: list[Picture]
     begun_at: float
     columns: int = 0  # of a grid; 0 for none
@@ -148,7 +147,7 @@ class Jobs:
         self._limits.take(who, len(requests))
         names = labels or [""] * len(requests)
         pictures = [Picture(request["seed"], label) for request, label in zip(requests, names, strict=True)]
-        batch = Batch(new_token(), form, ensemble, requests, pictures, self.clock(), columns)
+        batch = Batch(new_token(), form, ensemble, pictures, self.clock(), columns)
         for picture, request in zip(pictures, requests, strict=True):
             task = asyncio.ensure_future(self._follow(session, batch, picture, request))
             task.add_done_callback(lambda _: self._end(session, batch, who))
