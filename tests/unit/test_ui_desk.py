@@ -115,7 +115,7 @@ async def test_only_files_of_the_page_are_read(tmp_path):
 
 async def test_a_grid_keeps_its_order_its_seed_and_its_labels(tmp_path):
     async with Counter(tmp_path) as counter:
-        axes = {"num_inference_steps": "2, 3", "guidance_scale": "1-4 [2]"}
+        axes = [("num_inference_steps", "2, 3"), ("guidance_scale", "1-4 [2]")]
         batch = await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a fox", "seed": "7"}, axes)
         await finished(batch)
         assert batch.columns == 2
@@ -130,9 +130,11 @@ async def test_a_grid_keeps_its_order_its_seed_and_its_labels(tmp_path):
 async def test_a_wrong_axis_is_refused_by_name(tmp_path):
     async with Counter(tmp_path) as counter:
         with pytest.raises(Refused, match=r"^num_inference_steps: '-1'"):
-            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, {"num_inference_steps": "-1"})
+            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("num_inference_steps", "-1")])
+        with pytest.raises(Refused, match=r"^axis: seed twice"):
+            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("seed", "1"), ("seed", "2")])
         with pytest.raises(Refused, match=r"^axis: ''"):
-            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, {"": "1, 2"})
+            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("", "1, 2")])
 
 
 async def test_a_form_tells_its_problems_before_it_is_sent(tmp_path):

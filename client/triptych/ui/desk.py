@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Desk:
         user: str | None,
         key: str | None,
         values: Mapping[str, Any],
-        axes: Mapping[str, str],
+        axes: Sequence[tuple[str, str]],
     ) -> Batch:
         """Begin a grid. `axes` are settings and what was typed for each: x first, then y where there is one.
 
@@ -96,7 +96,7 @@ class Desk:
         form = self.form(key)
         given = {**values, "seed": values.get("seed") or str(draw_seed())}
         try:
-            x, *rest = [axis(form, name, text) for name, text in axes.items()]
+            x, *rest = [axis(form, name, text) for name, text in axes]
             made, problems = plan(form, given, x, rest[0] if rest else None)
         except InvalidRequest as problem:
             raise Refused([problem]) from None

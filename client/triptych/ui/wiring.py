@@ -197,7 +197,7 @@ class Wiring:
         self, request: gr.Request, key: str | None, x: str, x_text: str, y: str, y_text: str, *given: Any
     ) -> dict[Any, Any]:
         """Begin a grid."""
-        axes = {x or "": x_text or ""} | ({y: y_text or ""} if y not in (None, "", NO_AXIS) else {})
+        axes = [(x or "", x_text or "")] + ([(y, y_text or "")] if y not in (None, "", NO_AXIS) else [])
         session = self._session(request)
         try:
             await self._desk.grid(session, request.username, key, self._page.fields.values(given), axes)
