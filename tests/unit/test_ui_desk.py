@@ -60,11 +60,13 @@ async def test_pictures_begin_with_the_seed_and_go_on(tmp_path):
         assert sorted(request["seed"] for request in counter.transport.requests) == [seed, seed + 1, seed + 2]
 
 
-async def test_a_seed_that_is_not_kept_is_drawn_anew(tmp_path):
+async def test_a_drawn_seed_is_drawn_anew_unless_it_is_kept_and_a_typed_one_stays(tmp_path):
     async with Counter(tmp_path) as counter:
-        seeds = {(await counter.generate(seed="7", keep_seed=False))[1] for _ in range(4)}
-        assert len(seeds) == 4
-        assert (await counter.generate(seed="7"))[1] == 7
+        _, first = await counter.generate(seed="", keep_seed=False)
+        _, second = await counter.generate(seed=str(first), keep_seed=False)
+        assert first != second
+        assert (await counter.generate(seed=str(second), keep_seed=True))[1] == second
+        assert [(await counter.generate(seed="7", keep_seed=False))[1] for _ in range(2)] == [7, 7]
 
 
 async def test_nothing_is_sent_while_anything_is_wrong(tmp_path):

@@ -66,7 +66,7 @@ class Desk:
             Refused: something is wrong with the form, or a limit is reached.
         """
         form = self.form(key)
-        given = dict(values) if keep_seed and values.get("seed") else {**values, "seed": str(draw_seed())}
+        given = self._with_seed(session, values, keep_seed=keep_seed)
         request, problems = check(form, given)
         try:
             count = check_count(n, request.get("seed"))
@@ -79,6 +79,14 @@ class Desk:
         batch = self._begin(session, user, form, requests)
         session.form, session.asked = form.key, {name: given[name] for name in given if name not in PICTURES}
         return batch, request["seed"]
+
+    def _with_seed(self, session: Session, values: Mapping[str, Any], *, keep_seed: bool) -> dict[str, Any]:
+        """The form with a seed: a new one for that which was drawn before, unless it is to be kept; one typed is."""
+        typed = values.get("seed")
+        if typed and (keep_seed or typed != session.drawn):
+            return dict(values)
+        session.drawn = str(draw_seed())
+        return {**values, "seed": session.drawn}
 
     async def grid(
         self,

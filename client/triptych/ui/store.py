@@ -51,7 +51,8 @@ class Entry:
 class Session:
     """One browser of one user. `version` grows with every change, so that a page knows when to draw itself anew.
 
-    `form` and `asked` are what the page's form held when something was last begun, for a page that is loaded anew.
+    `form` and `asked` are what the page's form held when something was last begun, for a page that is loaded anew;
+    `drawn` is the seed that was last put there by us.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Session:
     version: int = 0
     form: str = ""
     asked: Mapping[str, Any] = field(default_factory=dict)
+    drawn: str = ""
 
     def touch(self) -> None:
         self.version += 1

@@ -56,7 +56,7 @@ class View:
 
     def begun(self, stop: Any) -> dict[Any, Any]:
         """Something was begun just now: it can be stopped, and the page looks soon and at everything."""
-        return {stop: gr.update(interactive=True), self._page.timer: gr.Timer(BUSY_S), self._page.seen: {}}
+        return {stop: gr.update(interactive=True), self._page.timer: gr.Timer(BUSY_S, active=True), self._page.seen: {}}
 
     def form(self, form: Form, settings: Mapping[str, Any]) -> dict[Any, Any]:
         """The page's form as `form` has it, filled in with `settings`."""
@@ -76,10 +76,12 @@ class View:
         monitor, page = self._desk.monitor, self._page
         if seen == monitor.forms_version or not monitor.forms:
             return {page.forms_seen: gr.skip()}
-        typed = {page.fields.by_name[name] for name in TEXTS}
-        form = self.form(self._desk.form(shown), {})
-        kept = {part: update for part, update in form.items() if part not in typed}
-        return {page.forms_seen: monitor.forms_version, **kept}
+        return {page.forms_seen: monitor.forms_version, **self.bounds(self._desk.form(shown))}
+
+    def bounds(self, form: Form) -> dict[Any, Any]:
+        """`form` with nothing filled in, but for what was typed already."""
+        typed = {self._page.fields.by_name[name] for name in TEXTS}
+        return {part: update for part, update in self.form(form, {}).items() if part not in typed}
 
     def chosen(self, entry: Entry | None) -> dict[Any, Any]:
         """The panel of the chosen picture."""
@@ -121,7 +123,7 @@ class View:
         return {
             self._page.stop: gr.update(interactive=drawing),
             self._page.grid_stop: gr.update(interactive=grid),
-            self._page.timer: gr.Timer(BUSY_S if busy else IDLE_S),
+            self._page.timer: gr.Timer(BUSY_S if busy else IDLE_S, active=True),
         }
 
     def _pictures(self, session: Session, ids: Sequence[Sequence[str]]) -> dict[Any, Any]:

@@ -73,7 +73,6 @@ class Wiring:
         fields.preset.input(self.sized, [page.model, fields.preset], sides, **LIGHT)
         # In the browser, as Generate may be pressed before an answer would be there.
         fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE)
-        seed.input(None, None, fields.keep_seed, js="() => true")
         checked = [part for name, part in fields.by_name.items() if name not in PICTURES]
         triggers = [fields.by_name[name].blur for name in TEXTS]
         triggers += [fields.by_name[name].input for name in (*NUMBERS, "width", "height", "sampler", "schedule")]
@@ -126,7 +125,7 @@ class Wiring:
     def _all_outputs(self) -> list[Any]:
         panel = self._page.panel
         chosen = [panel.id, panel.details, panel.download, panel.command, panel.code]
-        return [*self._look_outputs(), self._page.forms_seen, *chosen, *self._form_outputs()]
+        return [*self._look_outputs(), self._page.forms_seen, self._page.forms_timer, *chosen, *self._form_outputs()]
 
     def _session(self, request: gr.Request) -> Session:
         cookies = request.request.cookies if request.request else {}
@@ -142,9 +141,11 @@ class Wiring:
         session, monitor = self._session(request), self._desk.monitor
         shown = self._view.changes(session, {}, ((), (), ()))
         if monitor.forms:
-            shown |= self._view.form(self._desk.form(session.form), session.asked)
+            form = self._desk.form(session.form)
+            shown |= self._view.form(form, session.asked) if session.asked else self._view.bounds(form)
             shown[self._page.forms_seen] = monitor.forms_version
-        return shown | self._view.chosen(None)
+        # Only now: an answer that is late must not overwrite what was typed since.
+        return shown | self._view.chosen(None) | {self._page.forms_timer: gr.Timer(2.0, active=True)}
 
     async def look(
         self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
