@@ -11,6 +11,7 @@ from typing import Any
 from triptych.errors import InvalidRequest, invalid
 
 from .checking import check
+from .fitting import plain
 from .forms import Form
 
 MAX_CELLS = 64
@@ -47,7 +48,11 @@ class Plan:
         """What sets a cell apart, as `guidance_scale 4, sampler euler`."""
         row, column = divmod(index, self.columns)
         axes = [(self.x, column)] + ([(self.y, row)] if self.y else [])
-        return ", ".join(f"{axis.name} {axis.values[at]}" for axis, at in axes)
+        return ", ".join(f"{axis.name} {_words(axis.values[at])}" for axis, at in axes)
+
+
+def _words(value: Any) -> str:
+    return plain(value) if isinstance(value, float) else str(value)
 
 
 def sweepable(form: Form) -> list[str]:
