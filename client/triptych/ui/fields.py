@@ -27,7 +27,7 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "clip_skip": ("Clip skip", "last layers of the text encoders to leave out"),
     "strength": ("Strength", "how far to go from the picture; 0.3, with a mask 0.9999, where left empty"),
 }
-MAIN = ("num_inference_steps", "guidance_scale", "prior_num_inference_steps", "prior_guidance_scale")
+MAIN: tuple[str, ...] = ("num_inference_steps", "guidance_scale", "prior_num_inference_steps", "prior_guidance_scale")
 MAIN += ("decoder_guidance_scale", "denoising_end")
 MORE = ("guidance_rescale", "guidance_end", "clip_skip", "aesthetic_score", "negative_aesthetic_score")
 OWN_SIZE = "the model's own"
