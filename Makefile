@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PROMPT ?= a 3d render of a red apple
+PROMPT ?= a flat icon of a penguin
 
 .PHONY: demo test check clean
 
@@ -16,7 +16,7 @@ test: $(VENV)/.test ## everything, on the real Triton
 check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy client export model_repository/triptych_serving
+	$(BIN)/mypy client export model_repository/triptych_serving docker/healthcheck.py docker/requirements.py
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -22,6 +22,19 @@ PROMPTS = (
     "a flat image of a lion", "a simple flat icon of a trophy", "a cute 3d icon of a hot dog", "the red car",
     "a smiling face with sunglasses", "an ice cream in 3d", "a tree in a flat style", "a yellow balloon",
 )  # fmt: skip
+# What the demo Cascade knows: animals, plants, food and drink.
+CASCADE_PROMPTS = (
+    "a flat icon of a penguin", "a flat gorilla", "a giraffe", "a flat icon of a camel",
+    "draw a goose", "a flat image of an owl", "a picture of a frog", "a flat icon of an octopus",
+    "a flat drawing of a deer", "a whale", "an ant, flat icon", "a flat tropical fish",
+    "a snake", "a flat bear", "a flat drawing of a koala", "a fox",
+    "a flat icon of the sunflower", "a tulip", "a palm tree, flat icon", "a flat four leaf clover",
+    "a croissant", "a flat pear", "a flat icon of cherries", "a carrot",
+    "a flat image of a tomato", "kiwi fruit", "a flat icon of a hot dog", "a burrito",
+    "french fries, flat icon", "a flat picture of a teapot", "a beer mug", "a flat candy",
+    "an egg", "a flat icon of an ear of corn", "a rice ball", "a flat drawing of an ice cream",
+    "an emoji of a cat face", "a flat icon of a lion", "draw a turtle", "a flat icon of a watermelon",
+)  # fmt: skip
 _COLUMNS = 8
 
 
@@ -31,19 +44,21 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     pictures = kinds.add_parser("pictures", help="40 PNGs in the order of their names")
     pictures.add_argument("folder", type=Path)
+    pictures.add_argument("--of-cascade", action="store_true", help="drawn from CASCADE_PROMPTS")
     drawn = draw.subcommands(kinds)
     for sub in drawn:
         sub.add_argument("--seeds", action="store_true", help="the first ten prompts, four seeds each")
     for sub in (pictures, *drawn):
         sub.add_argument("--out", type=Path, required=True, help="PNG to write")
     args = parser.parse_args()
-    prompts, seeds = list(PROMPTS), list(range(len(PROMPTS)))
+    prompts = list(CASCADE_PROMPTS if args.kind == "cascade" or getattr(args, "of_cascade", False) else PROMPTS)
+    seeds = list(range(len(prompts)))
     if args.kind == "pictures":
-        made = judge.read_folder(args.folder, len(PROMPTS))
+        made = judge.read_folder(args.folder, len(prompts))
     else:
         torch.set_num_threads(args.threads)
         if args.seeds:
-            prompts, seeds = [prompt for prompt in PROMPTS[:10] for _ in range(4)], [0, 1, 2, 3] * 10
+            prompts, seeds = [prompt for prompt in prompts[:10] for _ in range(4)], [0, 1, 2, 3] * 10
         made = draw.draw(draw.painter(args), prompts, seeds)
     sheet(made, args.out, columns=_COLUMNS, captions=prompts)
 

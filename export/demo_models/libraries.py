@@ -22,7 +22,9 @@ _diffusers.pipelines.wuerstchen = wuerstchen
 AutoencoderKL: Any = _diffusers.AutoencoderKL
 UNet2DConditionModel: Any = _diffusers.UNet2DConditionModel
 StableCascadeUNet: Any = _diffusers.StableCascadeUNet
+SDCascadeAttnBlock: Any = _cascade.SDCascadeAttnBlock
 SDCascadeResBlock: Any = _cascade.SDCascadeResBlock
+SDCascadeTimestepBlock: Any = _cascade.SDCascadeTimestepBlock
 PaellaVQModel: Any = _wuerstchen.PaellaVQModel
 MixingResidualBlock: Any = _wuerstchen.modeling_paella_vq_model.MixingResidualBlock
 

@@ -1,4 +1,4 @@
-"""Stable Cascade's Stage B: draws Stage A's latents, 4×32×32, from the prior's code, 16×3×3, and the pooled text."""
+"""Stable Cascade's Stage B: draws Stage A's latents, 4×32×32, from the prior's code, 24×4×4, and the pooled text."""
 
 from __future__ import annotations
 
@@ -19,25 +19,19 @@ from demo_models.sheets import sheet, to_pixels
 from demo_models.training import Options, fast, options, parser, train
 
 BANK = "stage_a_latents"
-PLAIN_SHARE = 0.75  # More than elsewhere: this stage has the most to learn, every pixel, at the most seconds a picture.
+PLAIN_SHARE = 0.9  # More than elsewhere: this stage has the most to learn, every pixel, at the most seconds a picture.
 CODE_DROPPED = 0.1  # Zeroed, so that the decoder's own guidance has something to go by.
-CODE_NOISE = 0.35  # At most; the prior's codes are never exact.
-_LEVELS = (("SDCascadeResBlock", "SDCascadeTimestepBlock"),
-           ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"))  # fmt: skip
+CODE_NOISE = 0.3  # At most; the prior's codes are never exact.
+WIDTH, PATCH, SIDE = 320, 4, 8
 CONFIG: dict[str, Any] = {
+    **cascade.one_level(WIDTH, depth=5, heads=5),
     "in_channels": 4,
     "out_channels": 4,
-    "patch_size": 2,
+    "patch_size": PATCH,
     "conditioning_dim": 128,
-    "block_out_channels": (112, 240),
-    "num_attention_heads": (-1, 4),
-    "down_num_layers_per_block": (1, 3),
-    "up_num_layers_per_block": (2, 2),
-    "block_types_per_layer": _LEVELS,
     "clip_text_pooled_in_channels": 160,
     "clip_seq": 4,
     "effnet_in_channels": image_encoder.CODE_CHANNELS,
-    "dropout": (0.0, 0.0),
     "timestep_conditioning_type": ("sca",),
 }
 
@@ -63,7 +57,7 @@ class StageB:
     opts: Options
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [B, 4, 32, 32], codes [B, 16, 3, 3] and pooled texts [B, 1, 160] of random versions."""
+        """Latents [B, 4, 32, 32], codes [B, 24, 4, 4] and pooled texts [B, 1, 160] of random versions."""
         device = self.opts.device
         chosen = augment.choose(self.chosen, self.opts.batch, PLAIN_SHARE)
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
@@ -77,7 +71,8 @@ class StageB:
         """The weighted noise-prediction loss of one batch, with codes a little wrong and some of them dropped."""
         clean, code, pooled = self.draw()
         amount = CODE_NOISE * torch.rand(len(code), 1, 1, 1, device=code.device)
-        code = code + amount * torch.randn_like(code)
+        learnt = code[:, : image_encoder.COMPONENTS]
+        learnt += amount * torch.randn_like(learnt)
         code = code * (torch.rand(len(code), 1, 1, 1, device=code.device) >= CODE_DROPPED)
 
         def denoise(noisy: Tensor, ratio: Tensor) -> Tensor:
@@ -114,7 +109,7 @@ def run(opts: Options, vqgan_folder: Path, text_folder: Path, out: Path, groups:
     chosen = data.among(pictures, groups, styles)
     say(f"{len(chosen)} of {len(pictures)} pictures")
     captions = Captions(pictures, random.Random(opts.seed))  # noqa: S311 - no secret
-    unet = cascade.trainable(CONFIG).to(opts.device)
+    unet = cascade.trainable(CONFIG, SIDE).to(opts.device)
     bank = latents.load(opts.work, BANK, opts.device)
     codes = latents.load(opts.work, image_encoder.BANK, opts.device)
     trainee = StageB(unet, text, tokenizer, captions, versions, bank, codes, chosen, opts)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,8 @@ from .errors import ExportError
 from .options import Options
 from .parts import Preview, Stage, Table, Workshop, tools
 from .sdxl import Sdxl
-from .weights import Weights, read_index
+from .tensorrt.engines import Engines, engines_of
+from .weights import Weights, combined, read_index
 
 __all__ = ["Options", "export"]
 
@@ -69,7 +71,7 @@ FAMILIES: dict[str, Callable[[Path, Options], Family]] = {
 def export(
     weights_folder: Path, output: Path, options: Options | None = None, report: Report | None = None
 ) -> Manifest:
-    """Export a folder of SDXL or Stable Cascade for ONNX Runtime on a CPU; up-to-date parts of `output` are kept.
+    """Export a folder of SDXL or Stable Cascade for `options.target`; up-to-date parts of `output` are kept.
 
     `report` is called with what is being done and the share of it that is over.
 
@@ -81,13 +83,15 @@ def export(
     if pipeline not in FAMILIES:
         known = ", ".join(name for name in FAMILIES if "Decoder" not in name)
         raise ExportError(f"model_index.json: _class_name {pipeline!r}; supported: {known}")
-    family = FAMILIES[pipeline](weights_folder, options or Options())
-    return _Export(family, output, report or (lambda _what, _share: None)).run()
+    options = options or Options()
+    engines = None if options.target == "cpu" else engines_of(options, output)
+    family = FAMILIES[pipeline](weights_folder, options)
+    return _Export(family, output, report or (lambda _what, _share: None), engines).run()
 
 
 class _Export:
-    def __init__(self, family: Family, output: Path, report: Report) -> None:
-        self.family, self.output, self.report = family, output, report
+    def __init__(self, family: Family, output: Path, report: Report, engines: Engines | None) -> None:
+        self.family, self.output, self.report, self.engines = family, output, report, engines
         self.workshop = Workshop(output)
 
     def run(self) -> Manifest:
@@ -110,17 +114,30 @@ class _Export:
         for name, preview in workshop.previews(previews):
             self.report(f"preview of {name}", (len(stages) + len(tables) + len(maps)) / work)
             maps[name] = preview
-        self._write_manifest(family.card(tokenizers, table_cards, maps), stages)
+        card = family.card(tokenizers, table_cards, maps)
+        if self.engines is not None:
+            made = {name: self._engines_of(self.engines, name, facts, card) for name, facts in stages.items()}
+            stages = {name: {**facts, **made[name]} for name, facts in stages.items()}
+        self._write_manifest(card, stages)
         self._assemble()
         workshop.ledger.finish()
         self.report("done", 1.0)
         return Manifest.load(self.output)
 
+    def _engines_of(self, engines: Engines, name: str, facts: Mapping[str, Any], card: ModelCard) -> Mapping[str, Any]:
+        wanted = engines.wanted(name, facts, card)
+        made_from = combined(key.name for key in wanted.keys.values())
+        report = partial(self._report_engine, name)
+        return self.workshop.ledger.part(f"engines of {name}", made_from, partial(engines.make, wanted, report))
+
+    def _report_engine(self, name: str, phase: str, share: float) -> None:
+        self.report(f"{name}: {phase}", share)
+
     def _write_manifest(self, card: ModelCard, stages: Mapping[str, Any]) -> None:
         document = {
             "format": FORMAT,
             "family": self.family.name,
-            "target": "cpu",
+            "target": "cpu" if self.engines is None else self.engines.target.name,
             "model": asdict(card),
             "source": self.family.sources(),
             "tools": tools(),

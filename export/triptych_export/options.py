@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .errors import ExportError
+
+EVERYONES = ("target", "compute_capabilities", "precisions", "engine_store", "name", "num_inference_steps")
 
 
 @dataclass(frozen=True)
 class Options:
     """None means what the folder or diffusers say."""
 
+    target: str = "cpu"  # or "tensorrt", "tensorrt-rtx", which take the next three
+    compute_capabilities: Sequence[str] = ()  # "sm89", …; none for the GPU that is here
+    precisions: Mapping[str, str] = field(default_factory=dict)  # by stage: "fp32", "fp16", "bf16"
+    engine_store: Path | None = None
     name: str | None = None
     num_inference_steps: int | None = None
     # SDXL's
@@ -32,7 +38,7 @@ class Options:
         Raises:
             ExportError: an option of another family is given; names it.
         """
-        for field in fields(self):
-            if field.name not in ("name", "num_inference_steps", *own) and getattr(self, field.name) is not None:
-                flag = f"--{field.name.replace('_', '-')}".replace("--samplers", "--sampler")
-                raise ExportError(f"{flag}: {getattr(self, field.name)} given; not an option of {family} folders")
+        for option in fields(self):
+            if option.name not in (*EVERYONES, *own) and getattr(self, option.name) is not None:
+                flag = f"--{option.name.replace('_', '-')}".replace("--samplers", "--sampler")
+                raise ExportError(f"{flag}: {getattr(self, option.name)} given; not an option of {family} folders")

@@ -25,7 +25,7 @@ from .weights import Weights
 Floats = NDArray[np.float32]
 
 # Pictures to encode, and pixels along a side: 128 keeps a full-size encoder at seconds.
-PICTURES, SIDE = 24, 128
+PICTURES, SIDE = 32, 128
 # Stage C's latents to draw, at most so many pixels along a side, in batches; and steps of Stage C and of Stage B.
 PRIOR_LATENTS, PRIOR_SIDE, PRIOR_BATCH = 288, 256, 8
 PRIOR_STEPS, DECODER_STEPS = 8, 4
@@ -160,19 +160,25 @@ class PriorRun:
 
 
 def pictures(side: int, count: int, seed: int = 0) -> Iterator[Floats]:
-    """Synthetic pictures (3, side, side) in 0 … 1: smooth gradients with blobs and shapes, in the colours of photographs."""
+    """Synthetic pictures (3, side, side) in 0 … 1: blobs and shapes in the colours of photographs, on smooth gradients and,
+    every second one, on white, where models of drawings and products work."""
     random = np.random.default_rng(seed)
-    for _ in range(count):
-        grid = int(random.integers(2, 7))
-        image = Image.fromarray(_colours(random, grid * grid).reshape(grid, grid, 3))
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    for number in range(count):
+        image = Image.new("RGB", (side, side), "white") if number % 2 else _gradient(random, side)
         draw = ImageDraw.Draw(image)
-        for colour in _colours(random, int(random.integers(0, 7))):
+        for colour in _colours(random, int(random.integers(1, 8))):
             middle, half = random.random(2) * side, (0.05 + 0.3 * random.random(2)) * side
             shape = draw.ellipse if random.random() < 0.6 else draw.rectangle
             shape((*(middle - half), *(middle + half)), fill=tuple(map(int, colour)))
         values = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
         yield np.clip(values + random.normal(0, 0.02, values.shape), 0, 1).astype(np.float32)
+
+
+def _gradient(random: np.random.Generator, side: int) -> Image.Image:
+    """A few random colours, blended into each other."""
+    grid = int(random.integers(2, 7))
+    image = Image.fromarray(_colours(random, grid * grid).reshape(grid, grid, 3))
+    return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _colours(random: np.random.Generator, count: int) -> NDArray[np.uint8]:

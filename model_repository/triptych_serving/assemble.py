@@ -26,6 +26,8 @@ ENCODERS = {
     "cascade_text_encoder": 16,
     "cascade_decoder_text_encoder": 16,
 }
+# Targets whose stages Triton's own TensorRT backend runs.
+PLAN_TARGETS = ("tensorrt",)
 TRITON_STAGES = {**ENCODERS, "vae_decoder": 4, "vqgan": 4}
 # Parts of an ensemble that need a stage which not every build has.
 ONLY_WITH = re.compile(r"^ *# only with (\w+).*?\n(.*?)^ *# end\n", re.DOTALL | re.MULTILINE)
@@ -75,15 +77,33 @@ def by_family(builds: Sequence[Path]) -> dict[str, Manifest]:
     return manifests
 
 
-def stage_config(name: str, stage: Mapping[str, Any]) -> str:
+def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu") -> str:
     """`config.pbtxt` of one stage, from the tensor specs in the manifest."""
-    lines = [f'name: "{name}"', 'backend: "python"', f"max_batch_size: {TRITON_STAGES[name]}", ""]
+    plans = target in PLAN_TARGETS
+    lines = [f'name: "{name}"', 'platform: "tensorrt_plan"' if plans else 'backend: "python"']
+    lines += [f"max_batch_size: {TRITON_STAGES[name]}", ""]
     lines += _tensors("input", stage["inputs"]) + _tensors("output", stage["outputs"])
     # Requests share a batch only where the export found that this changes no byte of theirs.
     lines += ["dynamic_batching { }"] if stage["batch_invariant"] else []
     # The same prompt is encoded once.
     lines += ["response_cache { enable: true }"] if name in ENCODERS else []
-    return "\n".join([*lines, "instance_group [ { kind: KIND_CPU count: 1 } ]", ""])
+    return "\n".join([*lines, *(_plans(stage) if plans else ["instance_group [ { kind: KIND_CPU count: 1 } ]"]), ""])
+
+
+def _plans(stage: Mapping[str, Any]) -> list[str]:
+    """Which engine Triton takes on which GPU, and the profiles that it chooses from."""
+    files = [
+        f'cc_model_filenames {{ key: "{_dotted(capability)}" value: "{capability}.plan" }}'
+        for capability in stage["engines"]
+    ]
+    numbers = ", ".join(f'"{index}"' for index in range(len(stage["profiles"])))
+    return [*files, f"instance_group [ {{ kind: KIND_GPU count: 1 profile: [ {numbers} ] }} ]"]
+
+
+def _dotted(capability: str) -> str:
+    """ "sm89" as Triton writes it, "8.9"."""
+    number = capability.removeprefix("sm")
+    return f"{number[:-1]}.{number[-1]}"
 
 
 def _with_stages(ensemble: str, stages: Collection[str]) -> str:
@@ -105,9 +125,21 @@ def _dims(shape: list[int | str]) -> str:
 
 
 def _write_stage(stage: str, manifest: Manifest, repository: Path) -> None:
-    shutil.copytree(templates() / STAGE_TEMPLATE, repository / stage, ignore=_UNWANTED)
-    (repository / stage / "config.pbtxt").write_text(stage_config(stage, manifest.stages[stage]))
-    _append_parameters(repository / stage, {"stage": stage, **_paths([manifest], repository / stage)})
+    folder, facts, plans = repository / stage, manifest.stages[stage], manifest.target in PLAN_TARGETS
+    if plans:
+        _link_plans(manifest, facts["engines"], folder / "1")
+    else:
+        shutil.copytree(templates() / STAGE_TEMPLATE, folder, ignore=_UNWANTED)
+    (folder / "config.pbtxt").write_text(stage_config(stage, facts, manifest.target))
+    if not plans:
+        _append_parameters(folder, {"stage": stage, **_paths([manifest], folder)})
+
+
+def _link_plans(manifest: Manifest, engines: Mapping[str, Any], version: Path) -> None:
+    version.mkdir(parents=True)
+    for capability, engine in engines.items():
+        path = os.path.relpath(manifest.build / engine["path"], version.resolve())
+        (version / f"{capability}.plan").symlink_to(path)
 
 
 def _copy_model(model: str, repository: Path, manifests: Collection[Manifest] = ()) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from .cards import CARDS
 from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from .families import Family, family
 from .manifest import Manifest
@@ -33,7 +34,8 @@ class ModelArguments:
         self.parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         folder = Path(args["model_repository"])
         paths = {key.removeprefix(BUILD): path for key, path in self.parameters.items() if key.startswith(BUILD)}
-        self.manifests = {name: Manifest.load(folder / path) for name, path in paths.items()}
+        # In the families' own order: Triton keeps parameters in none.
+        self.manifests = {name: Manifest.load(folder / paths[name]) for name in CARDS if name in paths}
 
     @property
     def manifest(self) -> Manifest:

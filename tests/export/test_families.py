@@ -21,6 +21,8 @@ from .. import plain
 
 CASCADE = {"model": "stable_cascade", "prompt": "a flat icon of a penguin", "num_inference_steps": 4}
 LEGAL, LARGEST = (128, 168, 256), 296
+# So long that no stage ends between two questions of a watcher.
+LONG = {**CASCADE, "prior_num_inference_steps": 100, "num_inference_steps": 100, "height": LARGEST}
 SUBJECTS = ("a red apple", "a penguin", "a rocket", "a house")
 
 
@@ -129,13 +131,12 @@ def watched(url, **request):
 
 
 def test_watching_tells_stage_and_step(url):
-    request = {**CASCADE, "prior_num_inference_steps": 20, "num_inference_steps": 20, "height": LARGEST}
-    states, _ = watched(url, **request)
+    states, _ = watched(url, **LONG)
     stages = [state["stage"] for state in states if state["status"] == "running"]
     assert list(dict.fromkeys(stages)) == ["prior", "decoder"]
-    assert all(state["step"] <= 20 for state in states if state["stage"] == "prior")
-    assert all(state["step"] >= 20 for state in states if state["stage"] == "decoder")
-    assert states[-1]["step"] == states[-1]["num_steps"] == 40
+    assert all(state["step"] <= 100 for state in states if state["stage"] == "prior")
+    assert all(state["step"] >= 100 for state in states if state["stage"] == "decoder")
+    assert states[-1]["step"] == states[-1]["num_steps"] == 200
 
 
 def shown(states, stage):
@@ -154,8 +155,7 @@ def test_a_preview_is_a_picture_that_comes_to_look_like_the_finished_one(url):
 
 
 def test_both_stages_of_cascade_have_previews(url):
-    request = {**CASCADE, "prior_num_inference_steps": 20, "num_inference_steps": 20, "height": LARGEST}
-    states, _ = watched(url, **request)
+    states, _ = watched(url, **LONG)
     (prior,), (decoder,) = ({image.size for image in shown(states, stage)} for stage in ("prior", "decoder"))
     assert prior == (4 * 4, 4 * 7)  # four pixels for each of 4 × 7 latents
     assert decoder == (42, 74)
@@ -174,9 +174,8 @@ def test_a_preview_comes_only_where_it_is_asked_for(url):
 
 def test_cancel_ends_a_request_in_stage_c(url):
     job = str(uuid.uuid4())
-    request = {**CASCADE, "prior_num_inference_steps": 100, "num_inference_steps": 100, "height": LARGEST}
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(plain.grpc, url, job, **request)
+        future = pool.submit(plain.grpc, url, job, **LONG)
         state = {"status": "queued", "seq": -1}
         while state["status"] == "queued":
             state = plain.verb(url, "watch", id=job, since=state["seq"])

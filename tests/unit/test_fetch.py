@@ -364,12 +364,18 @@ def test_an_interrupted_run_leaves_no_file_under_its_final_name(hub, tmp_path):
     assert all((tmp_path / "sdxl" / path).read_bytes() == hub.files[SDXL.repo][path] for path in present & WANTED)
 
 
+def interruptible():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_what_arrived(hub, tmp_path):
     hub.cut_after[UNET], hub.stalls = 150_000, threading.Event()
     command = [*TRIPTYCH, "fetch", "sdxl", "-o", str(tmp_path), "--accept-licence"]
     environment = {**os.environ, "HF_ENDPOINT": hub.url}
     partials = tmp_path / "sdxl/.incomplete"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    # A shell's background job hands on an ignored SIGINT.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env=environment, preexec_fn=interruptible) as process:
         deadline = time.monotonic() + 60
         while not any(path.stat().st_size == 150_000 for path in partials.glob("*")) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -496,6 +502,8 @@ def test_a_missing_repository(hub, tmp_path):
 def test_a_busy_hub_is_asked_again(hub, tmp_path):
     hub.status[SDXL.revision], hub.status[UNET] = [500, 503], [502]
     bring(hub, tmp_path, waits_s=(1, 1))
+    assert not hub.status[SDXL.revision]
+    assert not hub.status[UNET]
 
 
 def test_a_hub_that_stays_busy(hub, tmp_path):

@@ -20,7 +20,7 @@ from .options import model_option
 
 
 def demo(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")] = "a 3d render of a red apple",
+    prompt: Annotated[str, typer.Argument(help="What to draw.")] = "a flat icon of a penguin",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures.")] = Path("out"),
     model: Annotated[str | None, model_option(help="Only this demo model; default: each that ships.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same picture.")] = 7,

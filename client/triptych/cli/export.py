@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 class Target(str, Enum):
     CPU = "cpu"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
 
 
 def export(
@@ -25,6 +28,18 @@ def export(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Build folder; what is up to date in it is kept")],
     target: Annotated[Target, typer.Option(help="What will run the model")] = Target.CPU,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorrt-rtx: GPUs to build for, as 8.9 (repeat); default those that are here"),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorrt…: a stage's precision, as vae_decoder=fp16 (repeat); fp32, fp16, bf16"),
+    ] = None,
+    engine_store: Annotated[
+        Path | None,
+        typer.Option(help="tensorrt…: folder that keeps engines between exports; default in the user's cache"),
+    ] = None,
     decoder: Annotated[
         Path | None, typer.Option(help="Stable Cascade decoder's folder, which its prior needs", exists=True)
     ] = None,
@@ -57,12 +72,19 @@ def export(
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
     _require_exporter()
+    # ONNX Runtime's wheels report to their maker unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from triptych_export.build import Options
     from triptych_export.build import export as build
     from triptych_export.errors import ExportError
 
-    del target  # one so far
     options = Options(
+        target=target.value,
+        compute_capabilities=[
+            f"sm{one.lower().removeprefix('sm').replace('.', '')}" for one in compute_capability or ()
+        ],
+        precisions=_by_stage(precision or ()),
+        engine_store=engine_store,
         name=name,
         num_inference_steps=num_inference_steps,
         refiner=refiner,
@@ -85,8 +107,20 @@ def export(
     for stage, facts in manifest.stages.items():
         unit = " of 255" if any(out["dtype"] == "uint8" for out in facts["outputs"].values()) else ""
         console.print(f"{stage:28} differs from PyTorch by {facts['max_difference']:.1e}{unit}", highlight=False)
+        for capability, engine in facts.get("engines", {}).items():
+            took = f"{engine['seconds']:.0f} s, at most {engine['peak_bytes'] / 1e9:.1f} GB"
+            console.print(f"{'':28} {facts['precision']} engine for {capability}: {took}", highlight=False)
     console.print(f"{len(manifest.artifacts)} artifacts in {time.monotonic() - started:.0f} s")
     typer.echo(manifest.build)
+
+
+def _by_stage(choices: Sequence[str]) -> dict[str, str]:
+    """ "STAGE=PRECISION" as a mapping."""
+    pairs = [choice.partition("=") for choice in choices]
+    for stage, equals, _ in pairs:
+        if not (stage and equals):
+            raise typer.BadParameter(f"{stage!r} given; legal: STAGE=PRECISION", param_hint="--precision")
+    return {stage: precision for stage, _, precision in pairs}
 
 
 def _require_exporter() -> None:

@@ -1,0 +1,1 @@
+"""TensorRT engines out of exported stages: the library, the profiles, the builder and the store."""

@@ -1,0 +1,145 @@
+"""Engines for every stage of an export: its graph in the stage's precision, built for each GPU that is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from triptych_serving.cards import ModelCard
+from triptych_serving.manifest import sha256
+
+from .. import precision
+from ..errors import ExportError
+from ..options import Options
+from ..stages import StageSpec, TensorSpec
+from ..weights import combined
+from . import builder, library
+from .profiles import Profile, profiles
+from .store import PLAN, Engine, EngineKey, EngineStore
+
+CODE = ("precision.py", "tensorrt/builder.py")
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What engines are built for. `capabilities` are like "sm89"."""
+
+    name: str
+    capabilities: Sequence[str]
+    precisions: Mapping[str, str]  # of stages, where the caller chooses
+
+    @property
+    def version(self) -> str:
+        """TensorRT's."""
+        return str(library.load(self.name).__version__)
+
+
+@dataclass(frozen=True)
+class StageEngines:
+    """What is to be built for one stage: by file, relative to the export's folder, the key of its engine."""
+
+    graph: Path
+    spec: StageSpec
+    precision: str
+    profiles: tuple[Profile, ...]
+    keys: Mapping[str, EngineKey]
+
+
+class Engines:
+    """Builds the engines of one export into its folder, by way of a store that others may share."""
+
+    def __init__(self, store: EngineStore, target: Target, output: Path) -> None:
+        self.store, self.target, self.output = store, target, output
+
+    def wanted(self, name: str, facts: Mapping[str, Any], card: ModelCard) -> StageEngines:
+        """What the stage `name` needs, from its exported `facts`."""
+        spec, chosen = _spec(name, facts), precision.of_stage(name, self.target.precisions)
+        made = profiles(card, name, spec)
+        key = EngineKey(
+            stage=name,
+            onnx=facts["sha256"],
+            precision=chosen,
+            profiles=json.dumps([asdict(profile) for profile in made]),
+            target=self.target.name,
+            version=self.target.version,
+            capability="",
+            code=combined(sha256(Path(__file__).parents[1] / file) for file in CODE),
+        )
+        keys = {f"{name}/{one}.plan": replace(key, capability=one) for one in self.target.capabilities}
+        return StageEngines(self.output / facts["path"], spec, chosen, made, keys)
+
+    def make(self, wanted: StageEngines, report: Report) -> tuple[list[str], dict[str, Any]]:
+        """Build a stage's engines, or take them from the store; the files, and what the manifest says of them.
+
+        Raises:
+            ExportError: TensorRT refuses the stage; names it.
+        """
+        engines = {}
+        for path, key in wanted.keys.items():
+            engine = self.store.get(key, partial(self._build, wanted, key, report))
+            _place(self.output / path, engine)
+            measured = {name: engine.facts[name] for name in ("seconds", "peak_bytes")}
+            engines[key.capability] = {"path": path, "version": key.version, "onnx": key.onnx, **measured}
+        facts = {"precision": wanted.precision, "profiles": [asdict(profile) for profile in wanted.profiles]}
+        return list(wanted.keys), {**facts, "engines": engines}
+
+    def _build(self, wanted: StageEngines, key: EngineKey, report: Report, folder: Path) -> dict[str, Any]:
+        cache = self.store.root / f"timing-{key.target}-{key.version}-{key.capability}.cache"
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            graph = Path(scratch) / "model.onnx"
+            precision.lower(wanted.graph, graph, wanted.precision, wanted.spec)
+            job = builder.Job(key.stage, key.target, key.capability, graph, folder / PLAN, wanted.profiles, cache)
+            return asdict(builder.build(job, report))
+
+
+def _place(target: Path, engine: Engine) -> None:
+    """Give an engine its name in the export's folder: a link to the store's file, or a copy on another disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    try:
+        os.link(engine.path, unfinished)
+    except OSError:
+        shutil.copyfile(engine.path, unfinished)
+    os.replace(unfinished, target)
+
+
+def engines_of(options: Options, output: Path) -> Engines:
+    """The engines that an export's options ask for.
+
+    Raises:
+        ExportError: TensorRT is not installed, there is no GPU to build for, or a choice is unknown.
+    """
+    library.load(options.target)
+    for stage, chosen in options.precisions.items():
+        if chosen not in precision.PRECISIONS:
+            raise ExportError(f"precision of {stage}: {chosen!r} given; legal: {', '.join(precision.PRECISIONS)}")
+    capabilities = options.compute_capabilities or library.capabilities_here()
+    if not capabilities:
+        hint = (
+            "build on the machine that serves" if options.target == "tensorrt" else "name one with --compute-capability"
+        )
+        raise ExportError(f"--target {options.target}: this machine has no NVIDIA GPU to build for; {hint}")
+    store = EngineStore(options.engine_store or default_store())
+    return Engines(store, Target(options.target, tuple(capabilities), dict(options.precisions)), output)
+
+
+def default_store() -> Path:
+    """Where engines are kept between exports: in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych" / "engines"
+
+
+def _spec(name: str, facts: Mapping[str, Any]) -> StageSpec:
+    tensors = {
+        kind: {tensor: TensorSpec(**{**given, "shape": tuple(given["shape"])}) for tensor, given in facts[kind].items()}
+        for kind in ("inputs", "outputs")
+    }
+    return StageSpec(name, **tensors)

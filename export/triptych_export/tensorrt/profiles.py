@@ -1,0 +1,72 @@
+"""Optimisation profiles: which batches and sizes an engine is tuned for. Several narrow ones beat one wide one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from triptych_serving.cards import ModelCard
+
+from ..errors import ExportError
+from ..stages import StageSpec
+
+# Smallest, tuned for, largest.
+Range = tuple[int, int, int]
+Dimensions = dict[str, Range]
+
+# Rows of a denoiser's batch at the model's own size. A mixed batch runs in the narrowest profile that holds it.
+DENOISER_BATCHES: tuple[Range, ...] = ((1, 2, 2), (3, 4, 4), (5, 8, 8), (9, 16, 16))
+# … and at any other legal size.
+ANY_SIZE_BATCHES: tuple[Range, ...] = ((1, 2, 8),)
+# Decoders and image encoders, whose batch the server's batcher makes; text encoders have no sizes.
+DECODER_BATCHES: tuple[Range, ...] = ((1, 1, 4),)
+TEXT_BATCHES: tuple[Range, ...] = ((1, 2, 16),)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The range of each input's shape: by name, [smallest, tuned for, largest]."""
+
+    name: str
+    shapes: Mapping[str, tuple[tuple[int, ...], ...]]
+
+
+def profiles(card: ModelCard, stage: str, spec: StageSpec) -> tuple[Profile, ...]:
+    """The profiles of a stage, the one for the model's own size and small batches first.
+
+    Raises:
+        ExportError: the graph has a dimension that no size of the model gives; names it.
+    """
+    named = {dim for tensor in spec.inputs.values() for dim in tensor.shape if isinstance(dim, str)}
+    if named == {"batch"}:
+        return tuple(_profile(spec, "any", {"batch": batch}) for batch in TEXT_BATCHES)
+    own, every = _own_size(card), _every_size(card)
+    denoises = stage in card.denoisers
+    made = [
+        _profile(spec, f"own-size-{b[2]}", {**own, "batch": b})
+        for b in (DENOISER_BATCHES if denoises else DECODER_BATCHES)
+    ]
+    if own != every:
+        batches = ANY_SIZE_BATCHES if denoises else DECODER_BATCHES
+        made += [_profile(spec, f"any-size-{b[2]}", {**every, "batch": b}) for b in batches]
+    return tuple(made)
+
+
+def _own_size(card: ModelCard) -> Dimensions:
+    return {name: (size,) * 3 for name, size in card.default_sizes.items()}
+
+
+def _every_size(card: ModelCard) -> Dimensions:
+    smallest, largest = (card.sizes(side, side) for side in (card.min_size, card.max_size))
+    return {name: (smallest[name], size, largest[name]) for name, size in card.default_sizes.items()}
+
+
+def _profile(spec: StageSpec, name: str, ranges: Dimensions) -> Profile:
+    return Profile(name, {tensor: _shapes(tensor, given.shape, ranges) for tensor, given in spec.inputs.items()})
+
+
+def _shapes(tensor: str, shape: tuple[int | str, ...], ranges: Dimensions) -> tuple[tuple[int, ...], ...]:
+    unknown = [dim for dim in shape if isinstance(dim, str) and dim not in ranges]
+    if unknown:
+        raise ExportError(f"{tensor}: dimension {unknown[0]!r}; known: {', '.join(ranges)}")
+    return tuple(tuple(ranges[dim][k] if isinstance(dim, str) else dim for dim in shape) for k in range(3))

@@ -1,0 +1,294 @@
+"""Engines, built here ahead of time for GPUs that this machine has not got."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import text_format
+from onnx import TensorProto, helper
+from tritonclient.grpc import model_config_pb2
+
+from triptych.demo import demo_builds
+from triptych_export.errors import ExportError
+from triptych_export.options import Options
+from triptych_export.precision import lower
+from triptych_export.stages import StageSpec, TensorSpec
+from triptych_export.tensorrt import builder, library
+from triptych_export.tensorrt.engines import Engines, Target, engines_of
+from triptych_export.tensorrt.profiles import Profile
+from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
+from triptych_export.to_onnx import example_inputs, open_session
+from triptych_serving.assemble import TRITON_STAGES, assemble
+from triptych_serving.engines import Machine, engine_path
+from triptych_serving.manifest import Manifest, ManifestError
+
+RTX = "tensorrt-rtx"
+BUILDS = {build.name: build for build in demo_builds()}
+STAGES = [(name, stage) for name, build in BUILDS.items() for stage in Manifest.load(build).stages]
+
+
+def quiet(_phase, _share):
+    """No progress."""
+
+
+def engines_in(folder: Path, *capabilities: str) -> Engines:
+    return Engines(EngineStore(folder / "store"), Target(RTX, capabilities, {}), folder / "build")
+
+
+def spec_of(facts) -> StageSpec:
+    tensors = {
+        kind: {name: TensorSpec(**{**given, "shape": tuple(given["shape"])}) for name, given in facts[kind].items()}
+        for kind in ("inputs", "outputs")
+    }
+    return StageSpec("", **tensors)
+
+
+@pytest.mark.parametrize(("family", "stage"), STAGES)
+def test_every_stage_builds_ahead_of_time(family, stage, tmp_path):
+    manifest = Manifest.load(BUILDS[family])
+    engines = Engines(EngineStore(tmp_path / "store"), Target(RTX, ("sm89", "sm120"), {}), manifest.build)
+    wanted = engines.wanted(stage, manifest.stages[stage], manifest.model)
+    engines.output = tmp_path / "build"
+    files, facts = engines.make(wanted, quiet)
+    assert files == [f"{stage}/sm89.plan", f"{stage}/sm120.plan"]
+    assert all((tmp_path / "build" / file).stat().st_size > 10_000 for file in files)
+    assert all(engine["seconds"] > 0 and engine["peak_bytes"] > 1e8 for engine in facts["engines"].values())
+
+
+@pytest.mark.parametrize(("family", "stage"), [name for name in STAGES if name[1] in ("unet", "text_encoder_2")])
+def test_half_precision_stays_near(family, stage, tmp_path):
+    manifest = Manifest.load(BUILDS[family])
+    facts = manifest.stages[stage]
+    lower(manifest.stage_path(stage), tmp_path / "model.onnx", "fp16", spec_of(facts))
+    onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
+    example = example_inputs(spec_of(facts), [{**manifest.model.default_sizes, "batch": 2}])[0]
+    exact, half = (
+        open_session(path).run(None, example) for path in (manifest.stage_path(stage), tmp_path / "model.onnx")
+    )
+    for wanted, got in zip(exact, half, strict=True):
+        assert got.dtype == wanted.dtype
+        assert np.abs(got - wanted).max() / np.abs(wanted).max() < 0.02
+
+
+def job(folder: Path, graph: Path, *capabilities: str) -> builder.Job:
+    profile = Profile("any", {"x": ((1, 4), (2, 4), (4, 4))})
+    return builder.Job("my_stage", RTX, (*capabilities, "sm89")[0], graph, folder / PLAN, (profile,))
+
+
+def small_graph(path: Path, weight_type: int) -> Path:
+    """x·w, x being float32."""
+    weight = helper.make_tensor("w", weight_type, [4, 4], np.eye(4).ravel().tolist())
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_a_graph_with_mixed_types_fails_with_the_stages_name(tmp_path):
+    with pytest.raises(ExportError, match=r"^my_stage: .*(type|Type|TYPE)"):
+        builder.build(job(tmp_path, small_graph(tmp_path / "mixed.onnx", TensorProto.FLOAT16)), quiet)
+    assert not (tmp_path / PLAN).exists()
+
+
+def test_an_unknown_gpu_is_refused_with_the_known_ones(tmp_path):
+    graph = small_graph(tmp_path / "model.onnx", TensorProto.FLOAT)
+    with pytest.raises(ExportError, match=r"^my_stage: compute capability 'sm55' given; legal: .*sm89"):
+        builder.build(job(tmp_path, graph, "sm55"), quiet)
+
+
+KEY = EngineKey("unet", "0", "fp16", "[]", RTX, "1", "sm89", "2")
+
+
+def slow_make(folder: Path):
+    """A builder that takes its time and counts itself."""
+    (folder.parent / f"made-{os.getpid()}").touch()
+    (folder / PLAN).write_bytes(b"half")
+    time.sleep(0.5)
+    (folder / PLAN).write_bytes(b"a whole engine")
+    return {"seconds": 0.5}
+
+
+def endless_make(folder: Path):
+    (folder / PLAN).write_bytes(b"half")
+    (folder.parent / "begun").touch()
+    time.sleep(60)
+
+
+def ask(root: Path, make) -> None:
+    EngineStore(root).get(KEY, make)
+
+
+def start(root: Path, make) -> multiprocessing.Process:
+    process = multiprocessing.get_context("spawn").Process(target=ask, args=(root, make))
+    process.start()
+    return process
+
+
+def test_two_builders_at_once_build_once(tmp_path):
+    processes = [start(tmp_path, slow_make) for _ in range(2)]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(list(tmp_path.glob("made-*"))) == 1
+    assert (tmp_path / KEY.name / PLAN).read_bytes() == b"a whole engine"
+
+
+def test_a_builder_that_is_killed_leaves_nothing_half_written(tmp_path):
+    process = start(tmp_path, endless_make)
+    while not (tmp_path / "begun").exists():
+        assert process.is_alive()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (tmp_path / KEY.name).exists()
+    engine = EngineStore(tmp_path).get(KEY, slow_make)
+    assert engine.path.read_bytes() == b"a whole engine"
+    assert not list(tmp_path.glob(".building-*"))
+
+
+def test_a_harmed_engine_is_built_again_and_a_failed_build_leaves_nothing(tmp_path):
+    store = EngineStore(tmp_path)
+    store.get(KEY, slow_make).path.write_bytes(b"a wh0le engine")
+    assert store.get(KEY, slow_make).path.read_bytes() == b"a whole engine"
+    other = replace(KEY, onnx="another")
+    with pytest.raises(ZeroDivisionError):
+        store.get(other, lambda _folder: 1 / 0)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [KEY.name]
+
+
+def test_prune_removes_what_was_used_longest_ago(tmp_path):
+    store = EngineStore(tmp_path)
+    keys = [replace(KEY, stage=name) for name in ("old", "kept", "new")]
+    for age, key in zip((3, 2, 1), keys, strict=True):
+        path = store.get(key, slow_make).path
+        os.utime(path, (time.time() - age, time.time() - age))
+    assert store.prune(keep_bytes=20, in_use=[keys[1].name]) == [tmp_path / keys[0].name]
+    assert store.prune(keep_bytes=0) == [tmp_path / keys[2].name, tmp_path / keys[1].name]
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory) -> Path:
+    """The demo SDXL as a build for TensorRT proper would be, its engines' contents invented: none can be built here."""
+    source = Manifest.load(BUILDS["sdxl"])
+    build = tmp_path_factory.mktemp("planned") / "build"
+    shutil.copytree(source.build, build)
+    document = json.loads((build / "manifest.json").read_text())
+    engines = Engines(EngineStore(build.parent / "store"), Target(RTX, ("sm90", "sm89"), {}), build)
+    for name, facts in document["stages"].items():
+        wanted = engines.wanted(name, facts, source.model)
+        engines._build = lambda _wanted, key, _report, folder: invented(folder, key)
+        files, more = engines.make(wanted, quiet)
+        facts.update(more)
+        for file in files:
+            content = (build / file).read_bytes()
+            document["artifacts"][file] = {"sha256": sha(content), "bytes": len(content)}
+    document["target"] = "tensorrt"
+    (build / "manifest.json").write_text(json.dumps(document))
+    return build
+
+
+def invented(folder: Path, key: EngineKey):
+    (folder / PLAN).write_bytes(f"an engine of {key.stage} for {key.capability}".encode())
+    return {"seconds": 1.0, "peak_bytes": 1}
+
+
+def sha(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_the_repository_for_tensorrt_is_one_that_triton_reads(planned, tmp_path):
+    manifest = Manifest.load(planned)
+    assemble([planned], tmp_path / "repository")
+    for folder in (tmp_path / "repository").iterdir():
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        if folder.name not in TRITON_STAGES:
+            continue
+        facts = manifest.stages[folder.name]
+        assert config.platform == "tensorrt_plan"
+        assert {tensor.name: list(tensor.dims) for tensor in (*config.input, *config.output)} == {
+            name: [dim if isinstance(dim, int) else -1 for dim in spec["shape"][1:]]
+            for name, spec in {**facts["inputs"], **facts["outputs"]}.items()
+        }
+        assert set(config.cc_model_filenames) == {"8.9", "9.0"}
+        for file in config.cc_model_filenames.values():
+            capability = file.removesuffix(".plan")
+            path = (folder / "1" / file).resolve()
+            assert path == planned / facts["engines"][capability]["path"]
+        assert list(config.instance_group[0].profile) == [str(k) for k in range(len(facts["profiles"]))]
+        assert config.max_batch_size == max(
+            profile["shapes"][name][2][0] for profile in facts["profiles"] for name in facts["inputs"]
+        )
+
+
+HERE = Machine("tensorrt", "1.7.1.116", "sm89")
+
+
+def edited(planned: Path, change) -> Manifest:
+    document = json.loads((planned / "manifest.json").read_text())
+    change(document)
+    (planned / "manifest.json").write_text(json.dumps(document))
+    return Manifest.load(planned)
+
+
+def of_unet(**changes):
+    return lambda document: document["stages"]["unet"]["engines"]["sm89"].update(changes)
+
+
+def wide_only(document):
+    for profile in document["stages"]["unet"]["profiles"]:
+        profile["shapes"]["sample"] = [[1, 4, 99, 99]] * 3
+
+
+WRONG = {
+    "missing": (lambda file: file.unlink(), None, HERE, r"unet/sm89.plan: missing"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-1]), None, HERE, r"unet/sm89.plan: \d+ bytes, \d+"),
+    "harmed": (lambda file: file.write_bytes(b"x" * file.stat().st_size), None, HERE, r"unet/sm89.plan: SHA-256"),
+    "another GPU's": (
+        None,
+        None,
+        replace(HERE, capability="sm120"),
+        r"unet: no engine for sm120, engines for sm90, sm89",
+    ),
+    "another TensorRT's": (None, of_unet(version="10.1"), HERE, r"unet/sm89.plan: built by TensorRT 10.1, here is 1.7"),
+    "stale": (None, of_unet(onnx="of yesterday"), HERE, r"unet/sm89.plan: stale, made from another export of unet"),
+    "another target's": (None, None, replace(HERE, target=RTX), r"exported for tensorrt, not tensorrt-rtx"),
+    "elsewhere": (None, of_unet(path="../../etc/passwd"), HERE, r"etc/passwd: not listed"),
+    "of other sizes": (None, wide_only, HERE, r"unet: no profile of its engine holds the model's own size"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_engine_is_refused_by_name_with_what_mends_it(planned, tmp_path, kind):
+    harm, change, machine, message = WRONG[kind]
+    build = tmp_path / "build"
+    shutil.copytree(planned, build)
+    manifest = edited(build, change) if change else Manifest.load(build)
+    if harm:
+        harm(build / "unet/sm89.plan")
+    begun = time.monotonic()
+    with pytest.raises(ManifestError, match=rf"{message}.*; triptych export … --target {machine.target} "):
+        engine_path(manifest, "unet", machine)
+    assert time.monotonic() - begun < 5
+
+
+def test_the_right_engine_is_found(planned):
+    assert engine_path(Manifest.load(planned), "unet", HERE) == planned / "unet/sm89.plan"
+
+
+def test_tensorrt_proper_says_that_it_needs_the_gpu(tmp_path):
+    if library.capabilities_here():
+        return
+    with pytest.raises(ExportError, match=r"tensorrt: cannot be imported .*pip install tensorrt|has no NVIDIA GPU"):
+        engines_of(Options(target="tensorrt"), tmp_path)
