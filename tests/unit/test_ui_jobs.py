@@ -37,9 +37,9 @@ def running(step, seq):
 
 
 @contextlib.asynccontextmanager
-async def page(*answers, states=None, held=False, **limits):
-    transport = FakeTransport(*answers, states=states, reports=dict(REPORTS))
-    if held:
+async def page(*answers, states=None, held=False, endless=False, **limits):
+    transport = FakeTransport(*answers, states=states, reports=dict(REPORTS), endless=endless)
+    if held or endless:
         transport.hold.clear()
     store = Store()
     async with AsyncClient(transport=transport) as client:
@@ -96,7 +96,7 @@ async def test_events_are_told_as_they_come():
 
 
 async def test_stop_frees_the_servers_slots_and_gives_the_limit_back():
-    async with page(states=[running(1, 1)] * 50, held=True, under_way=2) as (jobs, store, transport, _):
+    async with page(states=[running(1, 1)], endless=True, under_way=2) as (jobs, store, transport, _):
         session = store.session("a")
         batch = jobs.start(session, "sdxl", "sdxl", requests(2))
         await until(lambda: any(picture.status is Status.RUNNING for picture in batch.pictures))
