@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from .desk import Desk
 from .gate import LOOPBACK, Gate
 from .jobs import Jobs
 from .limits import Limits
+from .loading import load_gradio
 from .monitor import Monitor
 from .store import Store
 from .users import Door, read_users
@@ -154,7 +154,7 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
         clients: by ensemble, instead of those that `options.client` makes.
     """
     uploads = store.folder / UPLOADS
-    _silence_gradio(uploads)
+    load_gradio(uploads)
     from fastapi import FastAPI
 
     made = clients or {model: AsyncClient(**options.client, model=model) for model in INPUTS}
@@ -177,14 +177,6 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
     _mount(app, desk, options)
     hosts = None if options.users else LOOPBACK | {name.lower() for name in options.allow_hosts}
     return Gate(app, hosts=hosts, secure=options.certificate is not None, root_path=options.root_path)
-
-
-def _silence_gradio(uploads: Path) -> None:
-    """Before Gradio is imported: no word to anybody, and its files among ours, which go when the page ends."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    uploads.mkdir(mode=0o700, exist_ok=True)
 
 
 def _limits(options: Options) -> Limits:
