@@ -24,6 +24,7 @@ class Policy:
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:
         """The next batch: at most `max_batch_rows` rows (one request always fits), all of one model and latent shape."""
         queues = self._queues(jobs, now)
+        self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}  # of the others nothing is remembered
         batch: list[Job] = []
         rows = 0
         while queues and rows < self.max_batch_rows:
@@ -70,8 +71,7 @@ class Policy:
         queues: dict[str, list[Job]] = {}
         for job in sorted(jobs, key=lambda job: self._urgency(job, now), reverse=True):
             queues.setdefault(job.settings.tenant, []).append(job)
-        self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}
-        return {tenant: queues[tenant] for tenant in sorted(queues, key=self._turns.__getitem__)}
+        return {tenant: queues[tenant] for tenant in sorted(queues, key=lambda tenant: self._turns.get(tenant, 0))}
 
     def _urgency(self, job: Job, now: float) -> float:
         return self.seconds(job.cost) - AGEING * job.waited(now)
