@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from .visitor import Visitor
 
@@ -25,15 +26,20 @@ QUIET = [
 ]
 
 
+@contextlib.contextmanager
+def launch(playwright: Playwright) -> Iterator[Browser]:
+    """Debian's Chromium. Without one these tests fail: they are never left out unseen."""
+    assert CHROMIUM, "no chromium on PATH; `make test` installs Debian's as root, else: apt-get install chromium"
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=QUIET)
+    yield browser
+    browser.close()
+
+
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=QUIET)
+    """A browser for all of these tests."""
+    with sync_playwright() as playwright, launch(playwright) as started:
         yield started
-        started.close()
 
 
 def begin_page(grpc: str, *options: str) -> tuple[subprocess.Popen[str], str]:

@@ -13,11 +13,11 @@ from triptych.ui.limits import Limits
 from triptych.ui.monitor import Monitor
 from triptych.ui.store import Store
 
-USERS, EACH = 20, 3
+USERS, EACH = 20, 2
 
 
 async def begin(desk: Desk, name: str) -> Batch:
-    values = {"prompt": "a 3d render of a red apple", "num_inference_steps": 30, "seed": "7"}
+    values = {"prompt": "a 3d render of a red apple", "num_inference_steps": 8, "seed": "7"}
     batch, _ = await desk.generate(desk.store.session(name), None, "sdxl", values, EACH, keep_seed=True)
     return batch
 
@@ -27,9 +27,8 @@ def test_twenty_users_are_served_in_turn(url, tmp_path):
     with ThreadPoolExecutor(1) as thread:
         batches, ends = thread.submit(asyncio.run, drawn(url, tmp_path)).result()
     assert {picture.status for batch in batches for picture in batch.pictures} == {Status.DONE}
-    print(ends)
-    # All have their first before the last third of the pictures ends.
-    assert set(ends[: 2 * USERS]) == set(range(USERS))
+    # Nobody waits for all of somebody else's: most have their first before anybody but a few has both.
+    assert set(ends[: USERS + USERS // 2]) == set(range(USERS))
 
 
 async def drawn(url: str, uploads: Path) -> tuple[list[Batch], list[int]]:

@@ -64,7 +64,7 @@ def test_two_pictures_are_compared_and_what_differs_is_marked(visitor):
     visitor.wait_for(2)
     visitor.choose(0)
     visitor.page.locator("#tp-as-a").click()
-    visitor.page.get_by_role("button", name=re.compile("Close", re.IGNORECASE)).first.click()
+    visitor.close_preview()
     visitor.choose(1)
     visitor.page.locator("#tp-as-b").click()
     visitor.tab("Compare")
@@ -77,11 +77,27 @@ def test_two_pictures_are_compared_and_what_differs_is_marked(visitor):
 def test_a_sweep_is_a_grid_with_one_seed(visitor):
     visitor.ask(APPLE, seed=30, steps=4)
     visitor.tab("Grid")
-    visitor.page.get_by_label("X: setting").fill("guidance_scale")
-    visitor.page.keyboard.press("Enter")
+    visitor.pick("X: setting", "guidance_scale")
     visitor.fill("X: values", "1-5 [3]")
     visitor.page.locator("#tp-grid-start").click()
     visitor.wait_for(3, "tp-grid")
+    for index, scale in enumerate((1, 3, 5)):
+        expect(visitor.pictures("tp-grid").nth(index)).to_contain_text(f"guidance_scale {scale}")
+    visitor.choose(2, "tp-grid")
+    assert (visitor.setting("seed"), visitor.setting("guidance_scale")) == ("30", "5")
+
+
+def test_each_model_shows_its_own_parameters(visitor):
+    expect(visitor.page.get_by_label("Sampler")).to_be_visible()
+    visitor.page.get_by_label("Stable Cascade", exact=True).check()
+    expect(visitor.page.get_by_label("Stage C steps (", exact=False)).to_be_visible()
+    expect(visitor.page.get_by_label("Sampler")).to_be_hidden()
+    assert visitor.page.get_by_label("SDXL + refiner").count() == 0  # the demo has none
+    visitor.fill("Stage C steps (", 4)
+    visitor.fill("Stage B steps (", 3)
+    visitor.page.locator("#tp-prompt textarea").fill(APPLE)
+    visitor.generate()
+    expect(visitor.pictures().first).to_contain_text("4+3 steps")
 
 
 def test_the_file_is_the_services_and_replays_and_comes_back(visitor, url, tmp_path):
@@ -98,10 +114,8 @@ def test_the_file_is_the_services_and_replays_and_comes_back(visitor, url, tmp_p
     assert replayed.returncode == 0
 
     visitor.ask("something else", seed=1, steps=9)
-    visitor.tab("Drop a PNG")
-    visitor.page.locator("#tp-drop input[type=file]").set_input_files(path)
+    visitor.drop(path)
     expect(visitor.page.locator("#tp-dropped")).to_contain_text("All of its settings can be honoured.")
-    visitor.tab("Generate")
     expect(visitor.page.locator("#tp-prompt textarea")).to_have_value(APPLE)
     expect(visitor.page.get_by_label("Seed", exact=False).first).to_have_value(str(2**53 + 1))
     expect(visitor.page.get_by_label("Steps (", exact=False).first).to_have_value("5")

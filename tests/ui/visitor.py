@@ -6,7 +6,9 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
 
+# A busy machine draws slowly; a test that fails waits for so long.
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 class Visitor:
@@ -30,8 +32,8 @@ class Visitor:
         self.ready()
 
     def ready(self) -> None:
-        expect(self.page.get_by_label("SDXL", exact=True)).to_be_checked(timeout=PATIENCE_MS)
-        expect(self.page.get_by_label("Steps", exact=False).first).to_be_visible(timeout=PATIENCE_MS)
+        expect(self.page.get_by_label("SDXL", exact=True)).to_be_checked()
+        expect(self.page.get_by_label("Steps", exact=False).first).to_be_visible()
 
     def fill(self, label: str, value: object) -> None:
         """Type into a field."""
@@ -48,6 +50,16 @@ class Visitor:
             self.fill("Steps (", steps)
         self.page.get_by_label("number input for Pictures").fill(str(n))
 
+    def pick(self, label: str, choice: str) -> None:
+        """Choose from a list."""
+        self.page.get_by_label(label).fill(choice)
+        self.page.keyboard.press("Enter")
+
+    def drop(self, path: Path) -> None:
+        """Drop a file."""
+        self.tab("Drop a PNG")
+        self.page.locator("#tp-drop input[type=file]").set_input_files(path)
+
     def generate(self) -> None:
         """Press the button."""
         self.page.locator("#tp-generate").click()
@@ -58,12 +70,16 @@ class Visitor:
 
     def wait_for(self, n: int, gallery: str = "tp-results") -> None:
         """Until a gallery has so many pictures."""
-        expect(self.pictures(gallery)).to_have_count(n, timeout=PATIENCE_MS)
+        expect(self.pictures(gallery)).to_have_count(n)
 
     def choose(self, index: int, gallery: str = "tp-results") -> None:
         """Open a picture; what is known of it is shown below."""
         self.pictures(gallery).nth(index).click()
         expect(self.page.locator("#tp-details table")).to_be_visible()
+
+    def close_preview(self) -> None:
+        """From one picture back to all of them."""
+        self.page.get_by_role("button", name="Close").first.click()
 
     def tab(self, name: str) -> None:
         """Go to a tab."""

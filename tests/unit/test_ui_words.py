@@ -11,7 +11,7 @@ from triptych import InvalidRequest
 from triptych.cli import generate as command
 from triptych.ui.checking import check
 from triptych.ui.grid import axis, plan, sweepable
-from triptych.ui.words import command_line, differences, python_code, summary
+from triptych.ui.words import command_line, differences, python_code
 
 from .ui_forms import all_forms
 
@@ -85,12 +85,6 @@ def test_differences_name_what_is_not_shared():
         ("clip_skip", "–", "1"),
     ]
     assert differences(one, one) == []
-
-
-def test_a_summary_leaves_out_what_is_not_there():
-    assert summary({"seed": 7, "guidance_scale": 7.0, "x": None}, ("seed", "x", "y", "guidance_scale")) == (
-        "seed 7 · guidance_scale 7"
-    )
 
 
 @pytest.mark.parametrize(

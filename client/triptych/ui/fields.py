@@ -14,11 +14,11 @@ from .sizes import presets
 
 # Name → what people call it, and what it does.
 NUMBERS: Mapping[str, tuple[str, str]] = {
-    "num_inference_steps": ("Steps", "Stable Cascade: of Stage B"),
-    "guidance_scale": ("Guidance", "how closely to follow the prompt; 1 or less turns it off"),
-    "prior_num_inference_steps": ("Stage C steps", "of the prior"),
-    "prior_guidance_scale": ("Stage C guidance", "1 or less turns it off"),
-    "decoder_guidance_scale": ("Stage B guidance", "1 or less turns it off"),
+    "num_inference_steps": ("Steps", ""),
+    "guidance_scale": ("Guidance", ""),
+    "prior_num_inference_steps": ("Stage C steps", ""),
+    "prior_guidance_scale": ("Stage C guidance", ""),
+    "decoder_guidance_scale": ("Stage B guidance", ""),
     "denoising_end": ("Hand-over to the refiner", "the share of the steps that the base does"),
     "aesthetic_score": ("Aesthetic score", "what the refiner is told of the prompt"),
     "negative_aesthetic_score": ("Negative aesthetic score", "what the refiner is told of the negative prompt"),
@@ -27,19 +27,22 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "clip_skip": ("Clip skip", "last layers of the text encoders to leave out"),
     "strength": ("Strength", "how far to go from the picture; 0.3, with a mask 0.9999, where left empty"),
 }
-MAIN: tuple[str, ...] = ("num_inference_steps", "guidance_scale", "prior_num_inference_steps", "prior_guidance_scale")
-MAIN += ("decoder_guidance_scale", "denoising_end")
+# In the order in which a picture meets them.
+MAIN: tuple[str, ...] = ("prior_num_inference_steps", "prior_guidance_scale", "num_inference_steps")
+MAIN += ("guidance_scale", "decoder_guidance_scale", "denoising_end")
 MORE = ("guidance_rescale", "guidance_end", "clip_skip", "aesthetic_score", "negative_aesthetic_score")
-OWN_SIZE = "the model's own"
+OWN_SIZE = "own size"
 FILES = [".png", ".jpg", ".jpeg", ".webp"]
 
 
 class Fields:
-    """The components, by the contract's names; `components` are in the order of `names`."""
+    """The components, by the contract's names; `components` are in the order of `names`. Made where the page has them."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Any] = {}
-        self._prompts()
+
+    def settings(self) -> None:
+        """Make the fields of all settings; after the prompts."""
         with gr.Row():
             for name in MAIN:
                 self._number(name)
@@ -81,7 +84,8 @@ class Fields:
         value = settings.get(name, default)
         return gr.update(value=str(value) if name == "seed" else value, visible=visible)
 
-    def _prompts(self) -> None:
+    def prompts(self) -> None:
+        """Make the fields of the prompts."""
         self.by_name["prompt"] = gr.Textbox(
             label="Prompt", lines=3, max_lines=8, elem_id="tp-prompt", placeholder="What to draw", autofocus=True
         )
@@ -102,25 +106,30 @@ class Fields:
 
     def _size(self) -> None:
         with gr.Row():
-            self.preset = gr.Dropdown(label="Size", choices=[OWN_SIZE], value=OWN_SIZE, allow_custom_value=True)
-            self.by_name["width"] = gr.Number(label="Width", precision=0, value=None, min_width=90)
-            self.by_name["height"] = gr.Number(label="Height", precision=0, value=None, min_width=90)
+            self.preset = gr.Dropdown(
+                label="Size", choices=[OWN_SIZE], value=OWN_SIZE, allow_custom_value=True, scale=2, min_width=150
+            )
+            self.by_name["width"] = gr.Number(label="Width", precision=0, value=None, min_width=70)
+            self.by_name["height"] = gr.Number(label="Height", precision=0, value=None, min_width=70)
 
     def _seed(self) -> None:
-        with gr.Row():
+        with gr.Row(elem_id="tp-seed"):
             self.by_name["seed"] = gr.Textbox(
                 label="Seed",
                 placeholder="any",
                 max_length=19,
+                scale=2,
+                min_width=190,
                 html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
             )
-            self.dice = gr.Button("🎲 Another seed", min_width=120)
-            self.keep_seed = gr.Checkbox(label="Keep this seed", value=False)
+            with gr.Column(min_width=130, elem_id="tp-seeds"):
+                self.dice = gr.Button("⚄ Another seed", size="sm")
+                self.keep_seed = gr.Checkbox(label="Keep seed", value=False, container=False)
         with gr.Row():
             self.count = gr.Slider(
-                1, MAX_IMAGES, value=1, step=1, precision=0, label="Pictures", info="seed, seed + 1, …"
+                1, MAX_IMAGES, value=1, step=1, precision=0, label="Pictures", scale=2, min_width=190
             )
-            self.by_name["output_format"] = gr.Radio(FORMATS, value="png", label="Format")
+            self.by_name["output_format"] = gr.Dropdown(FORMATS, value="png", label="Format", min_width=90)
 
     def _more(self) -> None:
         with gr.Accordion("More settings", open=False), gr.Row():
@@ -148,6 +157,8 @@ def _number_update(name: str, form: Form, settings: Mapping[str, Any]) -> Any:
     if number is None:
         return gr.update(visible=False, value=None)
     label, info = NUMBERS[name]
+    if name == "num_inference_steps" and "prior_num_inference_steps" in form.numbers:
+        label = "Stage B steps"
     value = settings.get(name, number.default)
     return gr.update(visible=True, value=value, step=number.step, label=f"{label} ({number.legal})", info=info)
 

@@ -10,8 +10,9 @@ from typing import Any
 from .health import Health, State
 from .jobs import Batch, Picture, Status
 from .store import Entry
-from .words import differences, plain_value, summary
+from .words import differences, plain_value
 
+NO_PICTURES = "Pictures appear here: write what to draw and press Generate, or take an example."
 STAGES = {"unet": "", "refiner_unet": "refiner", "prior": "Stage C", "decoder": "Stage B"}
 # Settings that tell pictures apart at a glance.
 GLANCE = (
@@ -56,8 +57,10 @@ def news(batch: Batch | None) -> str:
 
 
 def progress(batch: Batch | None, now: float) -> str:
-    """Pictures under way: a row each, and how long it takes; nothing once all have ended well."""
-    if batch is None or all(picture.status is Status.DONE for picture in batch.pictures):
+    """Pictures under way: each one, and how long it takes; nothing once all have ended well."""
+    if batch is None:
+        return f'<p class="tp-hint">{NO_PICTURES}</p>'
+    if all(picture.status is Status.DONE for picture in batch.pictures):
         return ""
     rows = "".join(_row(picture) for picture in batch.pictures if picture.status is not Status.DONE)
     return f'<div class="tp-progress"><p class="tp-time">{_times(batch, now)}</p><ul>{rows}</ul></div>'
@@ -96,21 +99,29 @@ def _bar(picture: Picture, name: str) -> str:
 
 def _preview(picture: Picture, name: str) -> str:
     if not picture.preview:
-        return ""
+        return "" if picture.status.ended else '<div class="tp-blank"></div>'
     data = base64.b64encode(picture.preview).decode()
     return f'<img src="data:image/png;base64,{data}" alt="Preview of {escape(name)}">'
 
 
-def caption(entry: Entry) -> str:
-    """Under a picture in a gallery: its seed and marks. Plain text, which Gradio escapes."""
+def caption(entry: Entry, label: str = "") -> str:
+    """Under a picture in a gallery: `label` of a grid's cell or its seed and settings, and its marks. Gradio escapes it."""
     marks = [word for word, there in (("cached", entry.cached), ("replayable", entry.replayable)) if there]
-    return " · ".join([f"seed {entry.seed}", *marks])
+    return " · ".join([*([label] if label else _glances(entry)), *marks])
 
 
-def details(entry: Entry | None) -> str:
+def _glances(entry: Entry) -> Iterable[str]:
+    told = {name: plain_value(entry.settings[name]) for name in GLANCE if entry.settings.get(name) is not None}
+    yield f"seed {entry.seed}"
+    # Of Stage C and Stage B, where there are two.
+    steps = [told[name] for name in ("prior_num_inference_steps", "num_inference_steps") if name in told]
+    yield f"{'+'.join(steps)} steps"
+    yield from (f"guidance {told[name]}" for name in ("prior_guidance_scale", "guidance_scale") if name in told)
+    yield from (told[name] for name in ("sampler", "schedule") if told.get(name, "default") != "default")
+
+
+def details(entry: Entry) -> str:
     """The settings of the chosen picture as a table."""
-    if entry is None:
-        return '<p class="tp-hint">Choose a picture to see how it was made.</p>'
     took = "" if entry.milliseconds is None else f" · {entry.milliseconds / 1000:.1f} s on the server"
     rows = "".join(_setting(name, value) for name, value in shown_settings(entry))
     return (
@@ -164,4 +175,4 @@ def glance(entry: Entry) -> str:
     """A picture on one line, for lists to choose from."""
     prompt = str(entry.settings.get("prompt", ""))
     short = prompt if len(prompt) <= 40 else f"{prompt[:39]}…"
-    return f"{entry.path.name} · seed {entry.seed} · {summary(entry.settings, GLANCE)} · {short}"
+    return " · ".join([*_glances(entry), short])

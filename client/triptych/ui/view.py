@@ -12,6 +12,7 @@ from .desk import Desk
 from .fields import preset_choices
 from .forms import Form
 from .grid import sweepable
+from .jobs import Batch
 from .page import NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
@@ -89,14 +90,16 @@ class View:
         if entry is None:
             nothing = gr.DownloadButton(value=None, interactive=False)
             return {
+                panel.box: gr.update(visible=False),
                 panel.id: "",
-                panel.details: render.details(None),
+                panel.details: "",
                 panel.download: nothing,
                 panel.command: "",
                 panel.code: "",
             }
         settings = dict(render.shown_settings(entry))
         return {
+            panel.box: gr.update(visible=True),
             panel.id: entry.id,
             panel.details: render.details(entry),
             panel.download: gr.DownloadButton(value=str(entry.path), interactive=True),
@@ -108,10 +111,11 @@ class View:
         """Two pictures beside each other."""
         compare = self._page.compare
         left, right = (str(entry.path) if entry else None for entry in (one, other))
+        both = (left, right) if left and right else None
         return {
-            compare.slider: (left, right) if left and right else None,
-            compare.left: left,
-            compare.right: right,
+            compare.slider: gr.update(value=both, visible=both is not None),
+            compare.left: gr.update(value=left, visible=left is not None),
+            compare.right: gr.update(value=right, visible=right is not None),
             compare.differences: render.compared(one, other),
         }
 
@@ -133,26 +137,35 @@ class View:
         changed = {
             page.news: render.news(newest),
             page.results.progress: render.progress(newest, jobs.clock()),
-            page.grid.progress: render.progress(grid, jobs.clock()),
+            page.grid.progress: render.progress(grid, jobs.clock()) if grid else "",
         }
         alive = {entry.id for entry in history}
-        for results, shown, entries, columns in (
-            (page.results, ids[0], newest.entries if newest else [], 0),
-            (page.grid, ids[1], grid.entries if grid else [], grid.columns if grid else 0),
-            (page.history, ids[2], history, 0),
+        for results, shown, pictures, columns in (
+            (page.results, ids[0], _captioned(newest), 0),
+            (page.grid, ids[1], _captioned(grid), grid.columns if grid else 0),
+            (page.history, ids[2], [(entry, render.caption(entry)) for entry in history], 0),
         ):
-            changed |= _gallery(results, shown, [entry for entry in entries if entry.id in alive], columns)
+            kept = [(entry, caption) for entry, caption in pictures if entry.id in alive]
+            changed |= _gallery(results, shown, kept, columns)
         if list(ids[2]) != [entry.id for entry in history]:
             choices = [(render.glance(entry), entry.id) for entry in history]
             changed |= {part: gr.update(choices=choices) for part in (page.compare.a, page.compare.b)}
         return changed
 
 
-def _gallery(results: Results, shown: Sequence[str], entries: Sequence[Entry], columns: int) -> dict[Any, Any]:
+def _captioned(batch: Batch | None) -> list[tuple[Entry, str]]:
+    """What is done of a batch, in the order of its seeds or cells, and the words under it."""
+    done = ((picture.entry, picture.label) for picture in batch.pictures) if batch else ()
+    return [(entry, render.caption(entry, label)) for entry, label in done if entry]
+
+
+def _gallery(
+    results: Results, shown: Sequence[str], pictures: Sequence[tuple[Entry, str]], columns: int
+) -> dict[Any, Any]:
     """A gallery, where it has other pictures than are shown. Paths, so that the bytes stay as they are."""
-    new = [entry.id for entry in entries]
+    new = [entry.id for entry, _ in pictures]
     if new == list(shown):
         return {}
-    pictures = [(str(entry.path), render.caption(entry)) for entry in entries]
+    value = [(str(entry.path), caption) for entry, caption in pictures]
     layout = {"columns": columns} if columns else {}
-    return {results.ids: new, results.gallery: gr.update(value=pictures, **layout)}
+    return {results.ids: new, results.gallery: gr.update(value=value, visible=bool(new), **layout)}

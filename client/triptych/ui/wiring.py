@@ -91,11 +91,11 @@ class Wiring:
 
     def _connect_results(self) -> None:
         page, panel, compare = self._page, self._page.panel, self._page.compare
-        panel_parts = [panel.id, panel.details, panel.download, panel.command, panel.code]
+        panel_parts = self._panel_outputs()
         for results in (page.results, page.grid, page.history):
             results.gallery.select(self.choose, results.ids, panel_parts, **QUEUED)
         page.clear.click(self.clear, None, panel_parts, **LIGHT)
-        filled = [*self._form_outputs(), page.fields.keep_seed, page.tabs, page.problems]
+        filled = [*self._form_outputs(), page.fields.keep_seed, page.problems]
         panel.use.click(self.use, panel.id, filled, **LIGHT)
         panel.vary.click(self.vary, panel.id, filled, **LIGHT)
         panel.send.click(self.send, panel.id, filled, **QUEUED)
@@ -123,9 +123,13 @@ class Wiring:
         ]
 
     def _all_outputs(self) -> list[Any]:
+        page = self._page
+        timers = [page.forms_seen, page.forms_timer]
+        return [*self._look_outputs(), *timers, *self._panel_outputs(), *self._form_outputs()]
+
+    def _panel_outputs(self) -> list[Any]:
         panel = self._page.panel
-        chosen = [panel.id, panel.details, panel.download, panel.command, panel.code]
-        return [*self._look_outputs(), self._page.forms_seen, self._page.forms_timer, *chosen, *self._form_outputs()]
+        return [panel.box, panel.id, panel.details, panel.download, panel.command, panel.code]
 
     def _session(self, request: gr.Request) -> Session:
         cookies = request.request.cookies if request.request else {}
@@ -266,9 +270,7 @@ class Wiring:
         except (TriptychError, OSError) as error:
             return {self._page.dropped: render.problems([error])}
         words = render.dropped(found.written_by, found.settings, found.left_out)
-        filled = self._fill(self._desk.form(found.form), found.settings)
-        filled.pop(self._page.tabs)  # what cannot be honoured is to be read here first
-        return {**filled, self._page.dropped: words}
+        return {**self._fill(self._desk.form(found.form), found.settings), self._page.dropped: words}
 
     def _entry(self, id: str, request: gr.Request) -> Entry:
         session = self._session(request)
@@ -293,6 +295,5 @@ class Wiring:
         return {
             **filled,
             page.fields.keep_seed: "seed" in settings,
-            page.tabs: gr.Tabs(selected="generate"),
             page.problems: "",
         }

@@ -50,11 +50,6 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[
     return [(name, left, right) for name, left, right in shown if left != right]
 
 
-def summary(settings: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Some settings on one line, as `seed 7 · num_inference_steps 20`."""
-    return " · ".join(f"{name} {plain_value(settings[name])}" for name in names if settings.get(name) is not None)
-
-
 def _given(settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((name, value) for name, value in settings.items() if value is not None)
 
