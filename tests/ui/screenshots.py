@@ -18,7 +18,6 @@ from .visitor import Visitor
 
 DESKTOP = {"viewport": {"width": 1280, "height": 860}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-# Which of the states is kept in which look: (name, device, scheme).
 PENGUIN = "a flat icon of a penguin"
 
 
@@ -72,7 +71,7 @@ def dropped(visitor: Visitor) -> None:
         path = Path(folder) / "foreign.png"
         foreign(path)
         visitor.drop(path)
-    expect(visitor.page.locator("#tp-dropped")).to_contain_text("Cannot be honoured")
+        expect(visitor.page.locator("#tp-dropped")).to_contain_text("Cannot be honoured")
 
 
 def cascade(visitor: Visitor) -> None:

@@ -104,6 +104,12 @@ def theme() -> gr.themes.Base:
         block_title_text_color="*neutral_700",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
         button_large_text_size="*text_md",
         button_large_padding="*spacing_md *spacing_lg",
     )

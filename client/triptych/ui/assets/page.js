@@ -44,6 +44,10 @@ function announce() {
       place.setAttribute("aria-live", "polite");
     }
   }
+  // Nor does it name the button that each of two compared pictures is.
+  for (const button of document.querySelectorAll("#tp-a button:not([aria-label]), #tp-b button:not([aria-label])")) {
+    button.setAttribute("aria-label", button.closest("#tp-a") ? "Picture A" : "Picture B");
+  }
 }
 function begin() {
   announce();
