@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PROMPT ?= a flat icon of a penguin
 
-.PHONY: demo test test-gpu bench check clean
+.PHONY: demo test test-gpu bench chromium check clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
 
-test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer ## everything, on the real Triton
+test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer chromium ## everything, on the real Triton and in a real browser
 	$(BIN)/python -m pytest
 
 test-gpu: $(VENV)/.test ## what only a GPU can show: the demo models on it, compared with the processor
@@ -23,6 +23,13 @@ check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy client export model_repository/triptych_serving docker/healthcheck.py docker/requirements.py
+
+# The tests of the web page need a browser, and fail without one.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; \
+	  else echo "the tests need Chromium on PATH; as root: apt-get install chromium" >&2; exit 1; fi; }
 
 clean:
 	rm -rf $(VENV) out build dist

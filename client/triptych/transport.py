@@ -10,6 +10,7 @@ from .errors import translate
 from .request import DATATYPES
 
 KEEPALIVE_MS = 60_000
+MAX_BACKOFF_MS = 2_000
 
 
 class Transport(Protocol):
@@ -68,6 +69,8 @@ class TritonTransport:
             # A server counts pings in silence as abuse; it forgives two.
             ("grpc.http2.max_pings_without_data", 2),
             ("grpc.lb_policy_name", "round_robin"),
+            # gRPC would wait up to two minutes between looks for a server that went away.
+            ("grpc.max_reconnect_backoff_ms", MAX_BACKOFF_MS),
         ]
         return self._triton.InferenceServerClient(self._url, ssl=self._tls, channel_args=options, **self._certificates)
 

@@ -26,6 +26,7 @@ class Policy:
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:
         """The next batch: at most `max_batch_rows` rows (one request always fits), all of one kind."""
         queues = self._queues(jobs, now)
+        self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}  # of the others nothing is remembered
         batch: list[Job] = []
         rows = 0
         while queues and rows < self.max_batch_rows:
@@ -77,8 +78,7 @@ class Policy:
             queues.setdefault(job.settings.tenant, []).append(_Place(self._urgency(job, now), k, job))
         for queue in queues.values():
             heapq.heapify(queue)
-        self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}
-        return {tenant: queues[tenant] for tenant in sorted(queues, key=self._turns.__getitem__)}
+        return {tenant: queues[tenant] for tenant in sorted(queues, key=lambda tenant: self._turns.get(tenant, 0))}
 
     def _urgency(self, job: Job, now: float) -> float:
         """Seconds of work left, less the wait; the least is the most urgent."""

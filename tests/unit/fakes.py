@@ -15,6 +15,7 @@ class FakeTransport:
     """Answers requests with `answers` in turn (an error is raised; the last is repeated), verbs from `states`.
 
     An answer may be a function of the inputs, and so may `receipt`. `reports` answers other verbs by their names.
+    After the last of `states` a held answer is given, unless it is `endless`.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class FakeTransport:
         states: list[dict[str, Any]] | None = None,
         receipt: Any = RECEIPT,
         reports: dict[bytes, Any] | None = None,
+        endless: bool = False,
     ) -> None:
         self.answers, self.states = list(answers) or [b"image"], states or []
         self.receipt, self.reports = receipt, reports or {}
@@ -31,6 +33,7 @@ class FakeTransport:
         self.watches: list[dict[str, Any]] = []
         self.verbs: list[bytes] = []
         self.cancelled: list[bytes] = []
+        self.endless = endless
         self.hold = asyncio.Event()
         self.hold.set()
         self.closed = False
@@ -62,7 +65,7 @@ class FakeTransport:
         state = self.states.pop(0)
         if isinstance(state, TriptychError):
             raise state
-        if not self.states:
+        if not self.states and not self.endless:
             self.hold.set()
         return state
 

@@ -112,6 +112,17 @@ def test_tenants_take_turns():
     assert sum(job.reply.answers for job in many) < 10
 
 
+def test_tenants_take_turns_while_those_who_wait_watch_their_place():
+    loop = Loop(max_batch_rows=4)
+    jobs = [loop.submit(steps=10, tenant=tenant) for tenant in (b"a", b"b", b"c", b"c", b"d", b"d")]
+    for _ in range(6):
+        for job in jobs:
+            loop.ask("watch", job.id, job.settings.tenant, -1)
+        loop.turn()
+    steps = {tenant: sum(job.step for job in jobs if job.settings.tenant == tenant) for tenant in "abcd"}
+    assert max(steps.values()) - min(steps.values()) <= 1
+
+
 def test_a_long_request_is_not_starved_by_a_stream_of_short_ones():
     loop = Loop(max_batch_rows=2)
     loop.policy.seconds_per_cost["unet"] = STEP_SECONDS / 32

@@ -15,6 +15,7 @@ from .replay import replay
 from .samplers import samplers
 from .serve import serve
 from .simulate import simulate
+from .ui import ui
 from .verify import verify
 from .workload import workload
 
@@ -25,5 +26,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export, prune, fetch, doctor, bench, workload, simulate):
+for command in (generate, replay, samplers, verify, serve, demo, export, prune, fetch, doctor, bench, workload, simulate, ui):
     app.command()(command)

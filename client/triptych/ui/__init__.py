@@ -1,0 +1,1 @@
+"""The web page: `triptych ui`. Plain logic in small files; only `page`, `panels` and `app` know Gradio."""

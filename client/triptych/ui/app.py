@@ -1,0 +1,235 @@
+"""The page as a web server: the client underneath, Gradio on top, one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from triptych.async_client import AsyncClient
+from triptych.errors import invalid
+from triptych.request import INPUTS
+
+from .desk import Desk
+from .gate import LOOPBACK, Gate
+from .jobs import Jobs
+from .limits import Limits
+from .loading import load_gradio
+from .monitor import Monitor
+from .store import Store
+from .users import Door, read_users
+from .words import LOCAL
+
+HOUSEKEEPING_S = 60.0
+UPLOADS = "uploads"
+# How often Gradio deletes its copies, and how old those are by then; seconds.
+DELETE_CACHE_S = (300, 3600)
+QUEUE = 256
+EVENTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve the page.
+
+    Args:
+        client: `AsyncClient`'s arguments but `model`: url, tls, certificates.
+        host, port: where to listen; a port of 0 takes a free one.
+        root_path: where a proxy has the page, as /triptych; the proxy strips it.
+        users: file of those who may log in; None for no login, which only loopback may have.
+        allow_hosts: further names that a page without a login may be asked for by.
+        certificate, key: PEM files; with them the page is served over TLS.
+        max_upload_mb: largest file that may be dropped or started from.
+        under_way, a_minute: pictures for each user at once, and in a minute.
+    """
+
+    client: Mapping[str, Any] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 7860
+    root_path: str = ""
+    users: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
+    certificate: Path | None = None
+    key: Path | None = None
+    max_upload_mb: int = 32
+    under_way: int = 64
+    a_minute: float = 120
+
+    def check(self) -> None:
+        """Raise InvalidRequest where the options contradict each other."""
+        if self.users is None and self.host not in LOOPBACK:
+            legal = "127.0.0.1, or any with --users FILE, which asks for a login"
+            raise invalid("host", f"{self.host} without --users", legal)
+        if (self.certificate is None) != (self.key is None):
+            raise invalid("tls", "a certificate without its key, or a key alone", "both, or neither")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise invalid("root_path", repr(self.root_path), "a path as /triptych")
+
+
+def serve(options: Options, told: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; `told` gets its address when it can be opened.
+
+    Raises:
+        InvalidRequest: the options contradict each other, or the users' file is not one.
+        OSError: the port is in use.
+    """
+    options.check()
+    store = Store()
+    try:
+        asyncio.run(_serve(options, store, told))
+    finally:
+        store.close()
+
+
+async def _serve(options: Options, store: Store, told: Callable[[str], None]) -> None:
+    import uvicorn
+
+    app = build(options, store)
+    listening = _listen(options.host, options.port)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.key,
+        timeout_graceful_shutdown=3,
+    )
+    server = uvicorn.Server(config)
+    teller = asyncio.ensure_future(_tell(server, lambda: told(_address(options, listening))))
+    with _ended_quietly():
+        await server.serve(sockets=[listening])
+    teller.cancel()
+
+
+async def _tell(server: Any, told: Callable[[], None]) -> None:
+    """Tell as soon as the page can be opened."""
+    while not server.started:
+        await asyncio.sleep(0.02)
+    told()
+
+
+def _address(options: Options, listening: socket.socket) -> str:
+    name, port, *_ = listening.getsockname()
+    scheme = "https" if options.certificate else "http"
+    return f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}{options.root_path}/"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, made here so that a taken port is an error of ours and a free one is known."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror}; --port 0 takes a free one") from None
+    return listening
+
+
+@contextlib.contextmanager
+def _ended_quietly() -> Iterator[None]:
+    """uvicorn raises the signal that ended it once more; by then everything is closed, and files are still to go."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def build(options: Options, store: Store, clients: Mapping[str, Any] | None = None) -> Any:
+    """The ASGI application.
+
+    Args:
+        options: as for `serve`.
+        store: where pictures are kept; the caller closes it.
+        clients: by ensemble, instead of those that `options.client` makes.
+    """
+    uploads = store.folder / UPLOADS
+    load_gradio(uploads)
+    from fastapi import FastAPI
+
+    made = clients or {model: AsyncClient(**options.client, model=model) for model in INPUTS}
+    monitor = Monitor(made["sdxl"])
+    jobs = Jobs(lambda ensemble: made[ensemble], store, monitor, _limits(options))
+    desk = Desk(store, jobs, monitor, uploads)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        tasks = [asyncio.ensure_future(monitor.run()), asyncio.ensure_future(_keep_house(store, jobs))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await jobs.close()
+            await asyncio.gather(*(client.close() for client in made.values()), return_exceptions=True)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    _mount(app, desk, options)
+    hosts = None if options.users else LOOPBACK | {name.lower() for name in options.allow_hosts}
+    return Gate(app, hosts=hosts, secure=options.certificate is not None, root_path=options.root_path)
+
+
+def _limits(options: Options) -> Limits:
+    return Limits(under_way=options.under_way, a_minute=options.a_minute)
+
+
+async def _keep_house(store: Store, jobs: Jobs) -> None:
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_S)
+        store.expire()
+        jobs.forget_ended(store.alive)
+
+
+def _mount(app: Any, desk: Desk, options: Options) -> None:
+    import gradio as gr
+
+    from .assets import head, style
+    from .page import lay_out, theme
+    from .wiring import Wiring
+
+    page = lay_out(DELETE_CACHE_S)
+    Wiring(page, desk, str(options.client.get("url", LOCAL))).connect()
+    page.blocks.queue(max_size=QUEUE, default_concurrency_limit=EVENTS_AT_ONCE, api_open=False)
+    # Mounted pages never count as launched, and then Gradio does not look where a file comes from that an event names.
+    page.blocks.has_launched = True
+    gr.mount_gradio_app(
+        app,
+        page.blocks,
+        path="/",
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        auth=_login(options),
+        auth_message="Log in to Triptych." if options.users else None,
+        root_path=options.root_path or None,
+        show_error=False,
+        max_file_size=options.max_upload_mb * 2**20,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css=style(),
+        head=head(),
+    )
+
+
+def _login(options: Options) -> Callable[[str, str], Awaitable[bool]] | None:
+    if options.users is None:
+        return None
+    door = Door(read_users(options.users))
+
+    async def check(name: str, password: str) -> bool:
+        return await asyncio.to_thread(door, name, password)  # hashing takes a while, and the page goes on meanwhile
+
+    return check

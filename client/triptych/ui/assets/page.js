@@ -1,0 +1,64 @@
+"use strict";
+// Ctrl+Enter begins, wherever the cursor is; Escape is left to Gradio's own dialogs.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  const button = document.querySelector("#tp-generate");
+  if (!button || button.disabled) return;
+  event.preventDefault();
+  // A box tells its value when it loses the focus.
+  document.activeElement?.blur();
+  setTimeout(() => button.click(), 50);
+});
+
+// Light or dark as chosen here, else as the system has it.
+const THEME = "triptych-theme";
+function chosenTheme() {
+  try {
+    return localStorage.getItem(THEME);
+  } catch {
+    return null;
+  }
+}
+function applyTheme() {
+  const dark = chosenTheme() ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  document.body.classList.toggle("dark", dark === "dark");
+}
+document.addEventListener("click", (event) => {
+  if (!event.target.closest("#tp-theme")) return;
+  const dark = document.body.classList.contains("dark");
+  try {
+    localStorage.setItem(THEME, dark ? "light" : "dark");
+  } catch {
+    document.body.classList.toggle("dark", !dark);
+    return;
+  }
+  applyTheme();
+});
+
+// Gradio makes the places for words after the page has loaded; a screen reader must know those that change.
+function announce() {
+  for (const id of ["tp-news", "tp-banner"]) {
+    const place = document.getElementById(id);
+    if (place && !place.hasAttribute("aria-live")) {
+      place.setAttribute("role", "status");
+      place.setAttribute("aria-live", "polite");
+    }
+  }
+  // Nor does it name the button that each of two compared pictures is.
+  for (const button of document.querySelectorAll("#tp-a button:not([aria-label]), #tp-b button:not([aria-label])")) {
+    button.setAttribute("aria-label", button.closest("#tp-a") ? "Picture A" : "Picture B");
+  }
+}
+function begin() {
+  announce();
+  new MutationObserver(announce).observe(document.body, { childList: true, subtree: true });
+  if (chosenTheme()) applyTheme();
+  // Gradio sets the class by the system's wish when it is done, which may be after us.
+  new MutationObserver(() => {
+    const chosen = chosenTheme();
+    if (chosen && document.body.classList.contains("dark") !== (chosen === "dark")) applyTheme();
+  }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+}
+// Gradio may put this script in after the page was read.
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+else begin();

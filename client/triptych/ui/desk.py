@@ -1,0 +1,153 @@
+"""What the page's buttons do, without the page: check, begin, stop, look up. One for all sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import InvalidRequest, TriptychError, invalid
+
+from .checking import check, check_count
+from .forms import Form
+from .grid import axis, plan
+from .jobs import Batch, Jobs
+from .monitor import Monitor
+from .seeds import draw_seed, seeds_from
+from .store import Entry, Session, Store
+
+# Files of the page that a request starts from; the client sends their bytes.
+PICTURES = ("init_image", "mask")
+NO_FORM = "The server has not told yet what it takes; try again when it is there."
+
+
+class Refused(TriptychError):
+    """Nothing was begun; `problems` are a line each."""
+
+    def __init__(self, problems: list[InvalidRequest] | list[TriptychError]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class Desk:
+    """The one place where a session's wishes become jobs.
+
+    Args:
+        uploads: the folder that the page's files are in; no other file is read.
+    """
+
+    def __init__(self, store: Store, jobs: Jobs, monitor: Monitor, uploads: Path) -> None:
+        self.store, self.jobs, self.monitor = store, jobs, monitor
+        self._uploads = uploads
+
+    def form(self, key: str | None) -> Form:
+        """The form of this key; of an unknown one the first.
+
+        Raises:
+            Refused: no server has told its forms yet.
+        """
+        forms = self.monitor.forms
+        if not forms:
+            raise Refused([TriptychError(NO_FORM)])
+        return forms.get(key or "") or next(iter(forms.values()))
+
+    def problems(self, key: str | None, values: Mapping[str, Any]) -> list[InvalidRequest]:
+        """What is wrong with a form, while it is being filled in; an empty prompt is no problem before it is sent."""
+        found = check(self.form(key), values)[1]
+        return [problem for problem in found if problem.field != "prompt" or values.get("prompt")]
+
+    async def generate(
+        self, session: Session, user: str | None, key: str | None, values: Mapping[str, Any], n: Any, *, keep_seed: bool
+    ) -> tuple[Batch, int]:
+        """Begin `n` pictures; the batch and its first seed.
+
+        Raises:
+            Refused: something is wrong with the form, or a limit is reached.
+        """
+        form = self.form(key)
+        given = self._with_seed(session, values, keep_seed=keep_seed)
+        request, problems = check(form, given)
+        try:
+            count = check_count(n, request.get("seed"))
+        except InvalidRequest as problem:
+            problems.append(problem)
+        if problems:
+            raise Refused(problems)
+        files = await asyncio.to_thread(self._files, request)
+        requests = [{**request, **files, "seed": seed} for seed in seeds_from(request["seed"], count)]
+        batch = self._begin(session, user, form, requests)
+        session.form, session.asked = form.key, {name: given[name] for name in given if name not in PICTURES}
+        return batch, request["seed"]
+
+    def _with_seed(self, session: Session, values: Mapping[str, Any], *, keep_seed: bool) -> dict[str, Any]:
+        """The form with a seed: a new one for that which was drawn before, unless it is to be kept; one typed is."""
+        typed = values.get("seed")
+        if typed and (keep_seed or typed != session.drawn):
+            return dict(values)
+        session.drawn = str(draw_seed())
+        return {**values, "seed": session.drawn}
+
+    async def grid(
+        self,
+        session: Session,
+        user: str | None,
+        key: str | None,
+        values: Mapping[str, Any],
+        axes: Sequence[tuple[str, str]],
+    ) -> Batch:
+        """Begin a grid. `axes` are settings and what was typed for each: x first, then y where there is one.
+
+        Raises:
+            Refused: as `generate`.
+        """
+        form = self.form(key)
+        given = {**values, "seed": values.get("seed") or str(draw_seed())}
+        try:
+            x, *rest = [axis(form, name, text) for name, text in axes]
+            made, problems = plan(form, given, x, rest[0] if rest else None)
+        except InvalidRequest as problem:
+            raise Refused([problem]) from None
+        if problems:
+            raise Refused(problems)
+        files = await asyncio.to_thread(self._files, made.cells[0])  # no axis changes a picture
+        cells = [{**cell, **files} for cell in made.cells]
+        labels = [made.label(index) for index in range(len(cells))]
+        return self._begin(session, user, form, cells, labels=labels, columns=made.columns)
+
+    def chosen(self, session: Session, id: str | None) -> Entry:
+        """The picture of this id.
+
+        Raises:
+            InvalidRequest: this session has none of that id; an old one made room for a new one, or it is another's.
+        """
+        entry = session.entry(id or "")
+        if entry is None:
+            raise invalid("picture", "none, or one that is gone", "a picture of this session")
+        return entry
+
+    def _begin(
+        self, session: Session, user: str | None, form: Form, requests: list[dict[str, Any]], **grid: Any
+    ) -> Batch:
+        try:
+            return self.jobs.start(session, form.key, form.ensemble, requests, user=user, **grid)
+        except TriptychError as error:
+            raise Refused([error]) from None
+
+    def uploaded(self, name: str, path: str | Path | None) -> Path:
+        """The path of a file that came from the page.
+
+        Raises:
+            InvalidRequest: it is not in the folder of uploads, wherever an event says it is.
+        """
+        found = Path(path or "").resolve()
+        if not found.is_relative_to(self._uploads.resolve()) or not found.is_file():
+            raise invalid(name, "no file of this page", "a file that was added on this page")
+        return found
+
+    def _files(self, request: Mapping[str, Any]) -> dict[str, bytes]:
+        """The bytes of the request's files, which the page may delete before they are sent."""
+        try:
+            return {name: self.uploaded(name, request[name]).read_bytes() for name in PICTURES if name in request}
+        except InvalidRequest as problem:
+            raise Refused([problem]) from None

@@ -1,0 +1,271 @@
+"""Pictures under way: they belong to a session, not to a page, so that a reload finds them again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from triptych.errors import Overloaded, RequestCancelled, ServerUnavailable, TriptychError
+from triptych.types import Completed, Event, GeneratedImage, InProgress, Queued
+
+from .limits import Limits
+from .monitor import Monitor
+from .store import Entry, Session, Store, new_token
+
+# How long a picture waits for a server that is gone or full, in all.
+PATIENCE_S = 900.0
+# A server that goes away under a picture may have died of it: twice is enough.
+MAX_BREAKS = 2
+KEPT_BATCHES = 8
+
+
+class Status(enum.Enum):
+    """Where a picture is; the last three are ends."""
+
+    WAITING = "waiting for the server"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.DONE, Status.STOPPED, Status.FAILED)
+
+
+class Streams(Protocol):
+    """What of `AsyncClient` the manager needs."""
+
+    def stream(self, prompt: str, *, previews: bool = False, **parameters: Any) -> Any: ...
+
+
+@dataclass
+class Picture:
+    """One picture under way: what its newest event said. `words` says why it waits or failed."""
+
+    seed: int
+    label: str = ""
+    status: Status = Status.WAITING
+    position: int | None = None
+    step: int = 0
+    total: int = 0
+    stage: str | None = None
+    remaining_s: float | None = None
+    preview: bytes | None = None
+    words: str = ""
+    entry: Entry | None = None
+
+
+@dataclass
+class Batch:
+    """Pictures that were asked for at once. Times are seconds of a clock that never goes back."""
+
+    id: str
+    form: str
+    ensemble: str
+    pictures: list[Picture]
+    begun_at: float
+    columns: int = 0  # of a grid; 0 for none
+    ended_at: float | None = None
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return all(picture.status.ended for picture in self.pictures)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What is done, in the order of the seeds."""
+        return [picture.entry for picture in self.pictures if picture.entry]
+
+    def elapsed_s(self, now: float) -> float:
+        return (now if self.ended_at is None else self.ended_at) - self.begun_at
+
+    def remaining_s(self) -> float | None:
+        """The server's estimate for the last of the pictures; None until it has one for each that it works on."""
+        open_ones = [picture.remaining_s for picture in self.pictures if not picture.status.ended]
+        known = [remaining for remaining in open_ones if remaining is not None]
+        return max(known) if known and len(known) == len(open_ones) else None
+
+
+class Jobs:
+    """Starts pictures, follows them, stops them. One event loop's.
+
+    Args:
+        client_of: the client that asks an ensemble.
+        user_limits: counted by user where there is a login, else by session.
+    """
+
+    def __init__(
+        self,
+        client_of: Callable[[str], Streams],
+        store: Store,
+        monitor: Monitor,
+        user_limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client_of, self._store, self._monitor = client_of, store, monitor
+        self._limits, self.clock = user_limits, clock
+        self._batches: dict[str, list[Batch]] = {}
+
+    def batches(self, session: Session) -> Sequence[Batch]:
+        """The newest batches of a session, oldest first."""
+        return self._batches.get(session.key, ())
+
+    def of_kind(self, session: Session, *, grid: bool) -> Sequence[Batch]:
+        """The newest batches of a session that are grids, or that are not."""
+        return [batch for batch in self.batches(session) if bool(batch.columns) == grid]
+
+    def latest(self, session: Session, *, grid: bool = False) -> Batch | None:
+        """The newest batch, of the grids or of the others."""
+        return next(reversed(self.of_kind(session, grid=grid)), None)
+
+    def start(
+        self,
+        session: Session,
+        form: str,
+        ensemble: str,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        user: str | None = None,
+        labels: Sequence[str] = (),
+        columns: int = 0,
+    ) -> Batch:
+        """Begin to draw; each of `requests` names its seed.
+
+        Raises:
+            TooMany: over a limit; nothing is begun.
+        """
+        who = user or session.key
+        self._limits.take(who, len(requests))
+        names = labels or [""] * len(requests)
+        pictures = [Picture(request["seed"], label) for request, label in zip(requests, names, strict=True)]
+        batch = Batch(new_token(), form, ensemble, pictures, self.clock(), columns)
+        for picture, request in zip(pictures, requests, strict=True):
+            task = asyncio.ensure_future(self._follow(session, batch, picture, request))
+            task.add_done_callback(lambda _: self._end(session, batch, who))
+            batch.tasks.append(task)
+        self._remember(session, batch)
+        return batch
+
+    def stop(self, session: Session, batch_id: str | None = None) -> int:
+        """Stop a batch, or all of the session's; how many pictures that were. The server's slots are freed."""
+        open_ones = [
+            (task, picture)
+            for batch in self.batches(session)
+            if batch_id in (None, batch.id)
+            for task, picture in zip(batch.tasks, batch.pictures, strict=True)
+            if not picture.status.ended
+        ]
+        for task, picture in open_ones:
+            picture.status, picture.words = Status.STOPPED, ""
+            task.cancel()
+        session.touch()
+        return len(open_ones)
+
+    async def close(self) -> None:
+        """Stop everything and wait until the server has been told."""
+        tasks = [task for batches in self._batches.values() for batch in batches for task in batch.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def forget_ended(self, alive: Callable[[str], bool]) -> None:
+        """Drop the batches of sessions that are gone, and stop what those still draw."""
+        for key in [key for key in self._batches if not alive(key)]:
+            for batch in self._batches.pop(key):
+                for task in batch.tasks:
+                    task.cancel()
+
+    def _remember(self, session: Session, batch: Batch) -> None:
+        mine = self._batches.setdefault(session.key, [])
+        mine.append(batch)
+        ended = [old for old in mine if old.ended]
+        for old in ended[: max(0, len(mine) - KEPT_BATCHES)]:
+            mine.remove(old)
+        session.touch()
+
+    def _end(self, session: Session, batch: Batch, who: str) -> None:
+        self._limits.give_back(who)
+        if batch.ended:
+            batch.ended_at = self.clock()
+        session.touch()
+
+    async def _follow(self, session: Session, batch: Batch, picture: Picture, request: Mapping[str, Any]) -> None:
+        try:
+            image = await self._drawn(session, batch, picture, request)
+            picture.entry = self._store.keep(session, batch.form, batch.ensemble, batch.id, image)
+            picture.status = Status.DONE
+        except asyncio.CancelledError:
+            picture.status = Status.STOPPED
+            raise
+        except RequestCancelled:
+            picture.status = Status.STOPPED
+        except (TriptychError, OSError) as error:
+            picture.status, picture.words = Status.FAILED, str(error)
+        except BaseException as error:
+            picture.status, picture.words = Status.FAILED, f"a defect of this page ({type(error).__name__})"
+            raise
+        finally:
+            picture.preview = None
+
+    async def _drawn(
+        self, session: Session, batch: Batch, picture: Picture, request: Mapping[str, Any]
+    ) -> GeneratedImage:
+        """The picture, from a server that may go away and come back meanwhile: the same seed draws the same again."""
+        ends, breaks = self.clock() + PATIENCE_S, 0
+        while True:
+            try:
+                return await self._attempt(session, batch, picture, request)
+            except ServerUnavailable as error:
+                breaks += not error.nothing_accepted
+                if breaks > MAX_BREAKS or self.clock() > ends:
+                    raise
+                await self._wait(session, picture, error, ends)
+
+    async def _attempt(
+        self, session: Session, batch: Batch, picture: Picture, request: Mapping[str, Any]
+    ) -> GeneratedImage:
+        events = self._client_of(batch.ensemble).stream(**request, previews=True, tenant=session.tenant)
+        # Closed here, not when it is collected: closing is what frees the server's slot.
+        async with contextlib.aclosing(cast("AsyncGenerator[Event, None]", events)) as stream:
+            async for event in stream:
+                if isinstance(event, Completed):
+                    return event.image
+                _tell(picture, event)
+                session.touch()
+        raise AssertionError("unreachable: a stream ends with its picture or raises")
+
+    async def _wait(self, session: Session, picture: Picture, error: ServerUnavailable, ends: float) -> None:
+        picture.status, picture.preview, picture.step = Status.WAITING, None, 0
+        picture.position = picture.remaining_s = None
+        if isinstance(error, Overloaded):
+            self._monitor.watcher.refused(error)
+            picture.words = f"the queue is full; tries again in about {error.retry_after_s:.0f} s"
+            session.touch()
+            # At random, so that all who were refused do not come back at once.
+            await asyncio.sleep(error.retry_after_s * random.uniform(1, 1.5))  # noqa: S311 - no secret
+            return
+        picture.words = "the server is away; drawn as soon as it is back"
+        session.touch()
+        self._monitor.lost(error)
+        if not await self._monitor.usable(max(0.0, ends - self.clock())):
+            raise error
+
+
+def _tell(picture: Picture, event: Queued | InProgress) -> None:
+    picture.words = ""
+    if isinstance(event, Queued):
+        picture.status, picture.position = Status.QUEUED, event.position
+        return
+    picture.status, picture.position = Status.RUNNING, None
+    picture.step, picture.total, picture.stage = event.step, event.total, event.stage
+    picture.remaining_s = event.remaining_s
+    picture.preview = event.preview or picture.preview

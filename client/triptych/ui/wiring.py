@@ -1,0 +1,299 @@
+"""What the page's parts do: events to the desk, changes to the page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from triptych.errors import TriptychError
+
+from . import dropped, render
+from .desk import PICTURES, Desk, Refused
+from .fields import NUMBERS, preset_sides, schedules
+from .fitting import fit
+from .forms import Form
+from .page import NO_AXIS, Page
+from .seeds import draw_seed
+from .store import COOKIE, TOKEN, Entry, Session
+from .view import TEXTS, View
+
+# Gradio's queue limits how many at once; none of the page's events is an interface for programs.
+QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# What only looks need not wait in that queue.
+LIGHT = {**QUEUED, "queue": False}
+DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """An error of ours becomes a message on the page."""
+    try:
+        yield
+    except TriptychError as error:
+        raise gr.Error(render.escape(str(error)), print_exception=False) from None
+
+
+class Wiring:
+    """The handlers; Gradio calls them with the components' values and the request, whose cookie is the session.
+
+    Args:
+        url: the server's address, for command lines and code to copy.
+    """
+
+    def __init__(self, page: Page, desk: Desk, url: str) -> None:
+        self._page, self._desk, self._view = page, desk, View(page, desk, url)
+
+    def connect(self) -> None:
+        """Tie the handlers to the page's events."""
+        with self._page.blocks:
+            self._connect_form()
+            self._connect_jobs()
+            self._connect_results()
+            self._connect_looks()
+
+    def _connect_looks(self) -> None:
+        page, ids = self._page, self._ids()
+        everything = self._all_outputs()
+        page.blocks.load(self.load, None, everything, **LIGHT)
+        page.timer.tick(self.look, [page.seen, *ids], self._look_outputs(), **LIGHT)
+        forms = [page.forms_seen, *self._form_outputs()]
+        page.forms_timer.tick(self.look_for_forms, [page.forms_seen, page.model], forms, **LIGHT)
+
+    def _connect_form(self) -> None:
+        page, fields = self._page, self._page.fields
+        form_parts = self._form_outputs()
+        page.model.input(self.switch, [page.model, *fields.components], form_parts, **LIGHT)
+        sampler, schedule, seed = (fields.by_name[name] for name in ("sampler", "schedule", "seed"))
+        sampler.input(self.sampled, [page.model, sampler, schedule], schedule, **LIGHT)
+        sides = [fields.by_name["width"], fields.by_name["height"]]
+        fields.preset.input(self.sized, [page.model, fields.preset], sides, **LIGHT)
+        # In the browser, as Generate may be pressed before an answer would be there.
+        fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE)
+        checked = [part for name, part in fields.by_name.items() if name not in PICTURES]
+        triggers = [fields.by_name[name].blur for name in TEXTS]
+        triggers += [fields.by_name[name].input for name in (*NUMBERS, "width", "height", "sampler", "schedule")]
+        gr.on(triggers, self.check, [page.model, *checked], page.problems, trigger_mode="always_last", **LIGHT)
+
+    def _connect_jobs(self) -> None:
+        page, fields = self._page, self._page.fields
+        seed = fields.by_name["seed"]
+        given = [page.model, fields.count, fields.keep_seed, *fields.components]
+        begun = [page.seen, page.timer]
+        page.generate.click(self.generate, given, [page.problems, seed, page.stop, *begun], **QUEUED)
+        page.stop.click(self.stop, None, page.stop, **LIGHT)
+        grid = [page.model, *page.grid_axes, *fields.components]
+        page.grid_start.click(self.draw_grid, grid, [page.grid_problems, page.grid_stop, *begun], **QUEUED)
+        page.grid_stop.click(self.stop_grid, None, page.grid_stop, **LIGHT)
+
+    def _connect_results(self) -> None:
+        page, panel, compare = self._page, self._page.panel, self._page.compare
+        panel_parts = self._panel_outputs()
+        for results in (page.results, page.grid, page.history):
+            results.gallery.select(self.choose, results.ids, panel_parts, **QUEUED)
+        page.clear.click(self.clear, None, panel_parts, **LIGHT)
+        filled = [*self._form_outputs(), page.fields.keep_seed, page.problems]
+        panel.use.click(self.use, panel.id, filled, **LIGHT)
+        panel.vary.click(self.vary, panel.id, filled, **LIGHT)
+        panel.send.click(self.send, panel.id, filled, **QUEUED)
+        panel.as_a.click(self.own, panel.id, compare.a, **LIGHT)
+        panel.as_b.click(self.own, panel.id, compare.b, **LIGHT)
+        shown = [compare.slider, compare.left, compare.right, compare.differences]
+        gr.on([compare.a.change, compare.b.change], self.compare, [compare.a, compare.b], shown, **QUEUED)
+        page.drop.upload(self.read, page.drop, [*filled, page.dropped], **LIGHT)
+
+    def _ids(self) -> list[Any]:
+        return [results.ids for results in (self._page.results, self._page.grid, self._page.history)]
+
+    def _form_outputs(self) -> list[Any]:
+        page = self._page
+        fields = page.fields
+        return [page.model, fields.preset, fields.start, page.grid_axes[0], page.grid_axes[2], *fields.components]
+
+    def _look_outputs(self) -> list[Any]:
+        page = self._page
+        parts = [page.seen, page.timer, page.banner, page.news, page.stop, page.grid_stop]
+        parts += [page.results.progress, page.grid.progress, page.compare.a, page.compare.b]
+        return [
+            *parts,
+            *(part for shown in (page.results, page.grid, page.history) for part in (shown.gallery, shown.ids)),
+        ]
+
+    def _all_outputs(self) -> list[Any]:
+        page = self._page
+        timers = [page.forms_seen, page.forms_timer]
+        return [*self._look_outputs(), *timers, *self._panel_outputs(), *self._form_outputs()]
+
+    def _panel_outputs(self) -> list[Any]:
+        panel = self._page.panel
+        return [panel.box, panel.id, panel.details, panel.download, panel.command, panel.code]
+
+    def _session(self, request: gr.Request) -> Session:
+        cookies = request.request.cookies if request.request else {}
+        token = cookies.get(COOKIE, "")
+        if not TOKEN.fullmatch(token):
+            raise gr.Error(
+                "This page keeps its pictures by a cookie; allow it and load the page again.", print_exception=False
+            )
+        return self._desk.store.session(token, request.username)
+
+    async def load(self, request: gr.Request) -> dict[Any, Any]:
+        """A page that is new, or loaded anew: what its session has, also what is under way."""
+        session, monitor = self._session(request), self._desk.monitor
+        shown = self._view.changes(session, {}, ((), (), ()))
+        if monitor.forms:
+            form = self._desk.form(session.form)
+            shown |= self._view.form(form, session.asked) if session.asked else self._view.bounds(form)
+            shown[self._page.forms_seen] = monitor.forms_version
+        # Only now: an answer that is late must not overwrite what was typed since.
+        return shown | self._view.chosen(None) | {self._page.forms_timer: gr.Timer(2.0, active=True)}
+
+    async def look(
+        self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
+    ) -> dict[Any, Any]:
+        """What is new."""
+        return self._view.changes(self._session(request), seen, (one, two, three))
+
+    async def look_for_forms(self, seen: int, key: str | None) -> dict[Any, Any]:
+        """Other models than the page knows."""
+        return self._view.other_forms(seen, key)
+
+    async def switch(self, key: str | None, *given: Any) -> dict[Any, Any]:
+        """Another model: its own parameters, and what it shares with the one before."""
+        with told():
+            form = self._desk.form(key)
+        values = self._page.fields.values(given)
+        kept = {name: values[name] for name in (*TEXTS, "output_format") if values.get(name)}
+        return self._view.form(form, kept)
+
+    async def sampled(self, key: str | None, sampler: str | None, schedule: str | None) -> Any:
+        """The schedules of another sampler."""
+        return schedules(self._desk.form(key), sampler, schedule)
+
+    async def sized(self, key: str | None, preset: str | None) -> list[int]:
+        """Width and height of a chosen size."""
+        return list(preset_sides(preset, self._desk.form(key)))
+
+    async def check(self, key: str | None, *given: Any) -> str:
+        """What is wrong with the form, while it is being filled in."""
+        names = [name for name in self._page.fields.names if name not in PICTURES]
+        try:
+            return render.problems(self._desk.problems(key, dict(zip(names, given, strict=True))))
+        except Refused:  # no server yet: nothing can be said
+            return ""
+
+    async def generate(
+        self, request: gr.Request, key: str | None, n: Any, keep_seed: bool, *given: Any
+    ) -> dict[Any, Any]:
+        """Begin to draw."""
+        session, fields = self._session(request), self._page.fields
+        values = fields.values(given)
+        try:
+            _, seed = await self._desk.generate(session, request.username, key, values, n, keep_seed=keep_seed)
+        except Refused as refused:
+            return {self._page.problems: render.problems(refused.problems)}
+        begun = self._view.begun(self._page.stop)
+        return {self._page.problems: "", fields.by_name["seed"]: str(seed), **begun}
+
+    async def draw_grid(
+        self, request: gr.Request, key: str | None, x: str, x_text: str, y: str, y_text: str, *given: Any
+    ) -> dict[Any, Any]:
+        """Begin a grid."""
+        axes = [(x or "", x_text or "")] + ([(y, y_text or "")] if y not in (None, "", NO_AXIS) else [])
+        session = self._session(request)
+        try:
+            await self._desk.grid(session, request.username, key, self._page.fields.values(given), axes)
+        except Refused as refused:
+            return {self._page.grid_problems: render.problems(refused.problems)}
+        return {self._page.grid_problems: "", **self._view.begun(self._page.grid_stop)}
+
+    async def stop(self, request: gr.Request) -> Any:
+        """Stop what *Generate* draws."""
+        return self._stop(self._session(request), grid=False)
+
+    async def stop_grid(self, request: gr.Request) -> Any:
+        """Stop the grid."""
+        return self._stop(self._session(request), grid=True)
+
+    def _stop(self, session: Session, *, grid: bool) -> Any:
+        for batch in self._desk.jobs.of_kind(session, grid=grid):
+            self._desk.jobs.stop(session, batch.id)
+        return gr.update(interactive=False)
+
+    async def choose(self, ids: list[str], event: gr.SelectData, request: gr.Request) -> dict[Any, Any]:
+        """A picture of a gallery."""
+        index = event.index if isinstance(event.index, int) else -1
+        id = ids[index] if 0 <= index < len(ids) else ""
+        return self._view.chosen(self._session(request).entry(id))
+
+    async def clear(self, request: gr.Request) -> dict[Any, Any]:
+        """Delete the session's pictures."""
+        self._desk.store.clear(self._session(request))
+        return self._view.chosen(None)
+
+    async def use(self, id: str, request: gr.Request) -> dict[Any, Any]:
+        """Fill in the settings of the chosen picture."""
+        return self._filled(self._entry(id, request), {})
+
+    async def vary(self, id: str, request: gr.Request) -> dict[Any, Any]:
+        """Fill in the settings of the chosen picture, with another seed."""
+        return self._filled(self._entry(id, request), {"seed": draw_seed()})
+
+    async def send(self, id: str, request: gr.Request) -> dict[Any, Any]:
+        """Start from the chosen picture: it becomes the one to start from."""
+        entry = self._entry(id, request)
+        filled = self._filled(entry, {}, takes_pictures=True)
+        filled[self._page.fields.by_name["init_image"]] = gr.update(value=str(entry.path), visible=True)
+        filled[self._page.fields.start] = gr.update(open=True, visible=True)
+        return filled
+
+    async def own(self, id: str, request: gr.Request) -> Any:
+        """The chosen picture, for one side of a comparison."""
+        entry = self._entry(id, request)
+        choices = [(render.glance(other), other.id) for other in reversed(self._session(request).entries)]
+        return gr.update(choices=choices, value=entry.id)
+
+    async def compare(self, one: str | None, other: str | None, request: gr.Request) -> dict[Any, Any]:
+        """Two pictures of the session."""
+        session = self._session(request)
+        return self._view.compared(session.entry(one or ""), session.entry(other or ""))
+
+    async def read(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
+        """The settings of a dropped picture."""
+        self._session(request)
+        try:
+            file = self._desk.uploaded("file", path)
+            found = await asyncio.to_thread(dropped.read, file, self._desk.monitor.forms)
+        except (TriptychError, OSError) as error:
+            return {self._page.dropped: render.problems([error])}
+        words = render.dropped(found.written_by, found.settings, found.left_out)
+        return {**self._fill(self._desk.form(found.form), found.settings), self._page.dropped: words}
+
+    def _entry(self, id: str, request: gr.Request) -> Entry:
+        session = self._session(request)
+        with told():
+            return self._desk.chosen(session, id)
+
+    def _filled(self, entry: Entry, changes: dict[str, Any], *, takes_pictures: bool = False) -> dict[Any, Any]:
+        with told():
+            form = self._form_of(entry, takes_pictures)
+            found = dropped.of_receipt(entry.settings, self._desk.monitor.forms)
+        settings, _ = fit(form, {**found.settings, **changes})
+        return self._fill(form, settings)
+
+    def _form_of(self, entry: Entry, takes_pictures: bool) -> Form:
+        form = self._desk.form(entry.form)
+        able: Sequence[Form] = [other for other in self._desk.monitor.forms.values() if other.takes_pictures]
+        return able[0] if takes_pictures and not form.takes_pictures and able else form
+
+    def _fill(self, form: Form, settings: Any) -> dict[Any, Any]:
+        page = self._page
+        filled = self._view.form(form, settings)
+        return {
+            **filled,
+            page.fields.keep_seed: "seed" in settings,
+            page.problems: "",
+        }

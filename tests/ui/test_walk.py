@@ -1,0 +1,168 @@
+"""The walk of a visitor: draw, watch, stop, compare, sweep, download, drop back, reload, never meet another."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from urllib.parse import urlparse
+
+from playwright.sync_api import expect
+
+from triptych import Client
+
+from .conftest import TRIPTYCH
+
+APPLE = "a 3d render of a red apple"
+
+
+def test_the_page_is_usable_soon_and_asks_nobody_else(visitor):
+    begun = time.monotonic()
+    visitor.reload()
+    assert time.monotonic() - begun < 3
+    hosts = {urlparse(url).hostname for url in visitor.asked_for if not url.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"}
+
+
+def test_four_pictures_come_in_the_order_of_their_seeds(visitor):
+    visitor.ask(APPLE, n=4, seed=7, steps=20)
+    visitor.page.keyboard.press("Control+Enter")
+    expect(visitor.page.locator("#tp-results-progress")).to_contain_text(re.compile(r"step \d+ of 20"))
+    visitor.wait_for(4)
+    for index, seed in enumerate((7, 8, 9, 10)):
+        expect(visitor.pictures().nth(index)).to_contain_text(f"seed {seed}")
+    visitor.choose(1)
+    assert visitor.setting("seed") == "8"
+    assert visitor.setting("num_inference_steps") == "20"
+
+
+def test_previews_are_shown_while_it_runs(visitor):
+    visitor.ask(APPLE, n=2, seed=70, steps=100)
+    visitor.generate()
+    expect(visitor.page.locator("#tp-results-progress img").first).to_have_attribute(
+        "src", re.compile("^data:image/png;base64,")
+    )
+    visitor.page.locator("#tp-stop").click()
+
+
+def test_stop_frees_the_servers_slots(visitor, url):
+    visitor.ask(APPLE, n=8, seed=100, steps=100)
+    visitor.generate()
+    expect(visitor.page.locator("#tp-results-progress")).to_contain_text("step")
+    visitor.page.locator("#tp-stop").click()
+    expect(visitor.page.locator("#tp-results-progress")).to_contain_text("stopped")
+    with Client(url) as client:
+        ends = time.monotonic() + 10
+        while (stats := client.stats())["running"] + stats["waiting"] and time.monotonic() < ends:
+            time.sleep(0.1)
+    assert stats["running"] + stats["waiting"] == 0
+
+
+def test_two_pictures_are_compared_and_what_differs_is_marked(visitor):
+    visitor.ask(APPLE, n=2, seed=20, steps=4)
+    visitor.generate()
+    visitor.wait_for(2)
+    visitor.choose(0)
+    visitor.page.locator("#tp-as-a").click()
+    visitor.close_preview()
+    visitor.choose(1)
+    visitor.page.locator("#tp-as-b").click()
+    visitor.tab("Compare")
+    differences = visitor.page.locator("#tp-differences")
+    expect(differences.locator("tr")).to_have_count(2)
+    expect(differences.locator("mark")).to_have_text(["20", "21"])
+    expect(visitor.page.locator("#tp-slider img").first).to_be_visible()
+
+
+def test_a_sweep_is_a_grid_with_one_seed(visitor):
+    visitor.ask(APPLE, seed=30, steps=4)
+    visitor.tab("Grid")
+    visitor.pick("X: setting", "guidance_scale")
+    visitor.fill("X: values", "1-5 [3]")
+    visitor.page.locator("#tp-grid-start").click()
+    visitor.wait_for(3, "tp-grid")
+    for index, scale in enumerate((1, 3, 5)):
+        expect(visitor.pictures("tp-grid").nth(index)).to_contain_text(f"guidance_scale {scale}")
+    visitor.choose(2, "tp-grid")
+    assert (visitor.setting("seed"), visitor.setting("guidance_scale")) == ("30", "5")
+
+
+def test_each_model_shows_its_own_parameters(visitor):
+    expect(visitor.page.get_by_label("Sampler")).to_be_visible()
+    visitor.page.get_by_label("Stable Cascade", exact=True).check()
+    expect(visitor.page.get_by_label("Stage C steps (", exact=False)).to_be_visible()
+    expect(visitor.page.get_by_label("Sampler")).to_be_hidden()
+    assert visitor.page.get_by_label("SDXL + refiner").count() == 0  # the demo has none
+    visitor.fill("Stage C steps (", 4)
+    visitor.fill("Stage B steps (", 3)
+    visitor.page.locator("#tp-prompt textarea").fill(APPLE)
+    visitor.generate()
+    expect(visitor.pictures().first).to_contain_text("4+3 steps")
+
+
+def test_the_file_is_the_services_and_replays_and_comes_back(visitor, url, tmp_path):
+    visitor.ask(APPLE, seed=2**53 + 1, steps=5)
+    visitor.generate()
+    visitor.wait_for(1)
+    visitor.choose(0)
+    path = visitor.download(tmp_path)
+    assert re.fullmatch(r"image_\d{8}_\d{6}(_\d+)?\.png", path.name)
+    with Client(url) as client:
+        same = client.generate(APPLE, seed=2**53 + 1, num_inference_steps=5, guidance_scale=4.0, height=128, width=128)
+    assert path.read_bytes() == same.data
+    replayed = subprocess.run([*TRIPTYCH, "replay", str(path), "--url", url], check=False)
+    assert replayed.returncode == 0
+
+    visitor.ask("something else", seed=1, steps=9)
+    visitor.drop(path)
+    expect(visitor.page.locator("#tp-dropped")).to_contain_text("All of its settings can be honoured.")
+    expect(visitor.page.locator("#tp-prompt textarea")).to_have_value(APPLE)
+    expect(visitor.page.get_by_label("Seed", exact=False).first).to_have_value(str(2**53 + 1))
+    expect(visitor.page.get_by_label("Steps (", exact=False).first).to_have_value("5")
+
+
+def test_a_reload_finds_what_is_under_way(visitor):
+    visitor.ask(APPLE, n=4, seed=40, steps=100)
+    visitor.generate()
+    expect(visitor.page.locator("#tp-results-progress")).to_contain_text("step")
+    visitor.reload()
+    expect(visitor.page.locator("#tp-prompt textarea")).to_have_value(APPLE)
+    visitor.wait_for(4)
+
+
+def test_two_visitors_never_meet(visitor, another):
+    visitor.ask(APPLE, seed=50, steps=3)
+    visitor.generate()
+    visitor.wait_for(1)
+    visitor.tab("History")
+    visitor.wait_for(1, "tp-history")
+    another.tab("History")
+    another.page.wait_for_timeout(1500)
+    another.wait_for(0, "tp-history")
+    another.reload()
+    another.wait_for(0, "tp-history")
+
+
+def test_what_is_wrong_is_said_before_anything_is_sent(visitor, url):
+    with Client(url) as client:
+        before = client.stats()["completed_total"]
+        visitor.ask(APPLE, seed=1)
+        visitor.fill("Width", 100)
+        expect(visitor.page.locator("#tp-problems")).to_contain_text("width: 100 given; legal:")
+        visitor.generate()
+        visitor.page.wait_for_timeout(500)
+        assert client.stats()["completed_total"] == before
+
+
+def test_a_prompt_is_never_markup(visitor):
+    visitor.ask("<img src=x onerror=document.title='owned'> ${1+1} {{7}}", seed=60, steps=2)
+    visitor.generate()
+    visitor.wait_for(1)
+    visitor.choose(0)
+    assert visitor.setting("prompt") == "<img src=x onerror=document.title='owned'> ${1+1} {{7}}"
+    assert visitor.page.title() == "Triptych"
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(phone):
+    expect(phone.locator("#tp-generate")).to_be_visible()
+    assert phone.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
