@@ -213,7 +213,8 @@ def test_a_screen_reader_hears_of_pictures_not_of_steps():
 
 def test_marks_and_settings_of_a_picture(kept):
     html = render.details(entry(kept))
-    assert "seed 7 · cached · replayable · 1.5 s on the server" in html
+    assert "seed 7 · guidance 7.3 · cached · replayable · 1.5 s on the server" in html
+    assert render.caption(entry(kept, num_inference_steps=9), "steps 9") == "steps 9 · cached · replayable"
     assert "<td>7.3</td>" in html
 
 

@@ -32,7 +32,7 @@ def _import_without_stubs() -> None:
             raise OSError("not for a stub")
         return real(thing)
 
-    inspect.getfile = getfile
+    inspect.getfile = getfile  # type: ignore[assignment]  # its argument may be anything
     try:
         import gradio  # noqa: F401
     finally:

@@ -115,7 +115,8 @@ def _glances(entry: Entry) -> Iterable[str]:
     yield f"seed {entry.seed}"
     # Of Stage C and Stage B, where there are two.
     steps = [told[name] for name in ("prior_num_inference_steps", "num_inference_steps") if name in told]
-    yield f"{'+'.join(steps)} steps"
+    if steps:
+        yield f"{'+'.join(steps)} steps"
     yield from (f"guidance {told[name]}" for name in ("prior_guidance_scale", "guidance_scale") if name in told)
     yield from (told[name] for name in ("sampler", "schedule") if told.get(name, "default") != "default")
 
