@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from triptych_serving.denoiser import only
-from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
-from triptych_serving.sdxl.walk import BASE
 from triptych_serving.engine import PUBLISH_SECONDS
+from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from triptych_serving.metrics import Metrics
+from triptych_serving.sdxl.walk import BASE
 from triptych_serving.tables import guided
 
 from .loop import STEP_SECONDS, FakeReply, Loop, table

@@ -26,5 +26,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, replay, samplers, verify, serve, demo, export, prune, fetch, doctor, bench, workload, simulate, ui):
+for command in (
+    generate,
+    replay,
+    samplers,
+    verify,
+    serve,
+    demo,
+    export,
+    prune,
+    fetch,
+    doctor,
+    bench,
+    workload,
+    simulate,
+    ui,
+):
     app.command()(command)
