@@ -168,7 +168,7 @@ def _quick_rules() -> Iterator[None]:
 def _take_one_for_all(graph: ir.Graph, name: str, default: int | None) -> None:
     """Let an input have a single row, which every row of the batch then gets; `default` where it is left out."""
     given = next(value for value in graph.inputs if value.name == name)
-    like, rank = next(value for value in graph.inputs if value is not given), len(given.shape)
+    like, rank = next(value for value in graph.inputs if value is not given), len(given.shape or ())
     ones = ir.Value(name=f"{name}.ones", const_value=ir.tensor(np.ones(rank - 1, np.int64), name=f"{name}.ones"))
     rows = ir.node("Shape", [like], {"start": 0, "end": 1}, name=f"{name}.rows")
     shape = ir.node("Concat", [rows.outputs[0], ones], {"axis": 0}, name=f"{name}.shape")
@@ -179,8 +179,8 @@ def _take_one_for_all(graph: ir.Graph, name: str, default: int | None) -> None:
     all_rows.replace_input_with(0, given)
     graph.register_initializer(ones)
     graph.insert_before(graph[0], [rows, shape, all_rows])
-    given.shape = ir.Shape([f"{name}_rows", *given.shape[1:]])
-    if default is not None:
+    given.shape = ir.Shape([f"{name}_rows", *(given.shape or ())[1:]])
+    if default is not None and given.dtype is not None:
         given.const_value = ir.tensor(np.full([1] * rank, default, given.dtype.numpy()), name=name)
         graph.register_initializer(given)
 

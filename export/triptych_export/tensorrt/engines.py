@@ -137,4 +137,4 @@ def _spec(name: str, facts: Mapping[str, Any]) -> StageSpec:
         kind: {tensor: TensorSpec(**{**given, "shape": tuple(given["shape"])}) for tensor, given in facts[kind].items()}
         for kind in ("inputs", "outputs")
     }
-    return StageSpec(name, **tensors)
+    return StageSpec(name, tensors["inputs"], tensors["outputs"])
