@@ -246,7 +246,12 @@ def _check_weights(model: ir.Model, source: Path) -> None:
 def _constant(graph: ir.Graph, name: str, content: NDArray[Any] | np.float32 | list[int]) -> ir.Value:
     name = f"triptych.{name}"
     tensor = ir.tensor(np.asarray(content), name=name)
-    value = ir.Value(name=name, shape=ir.Shape([int(size) for size in np.shape(content)]), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape([int(size) for size in np.shape(content)]),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
     graph.register_initializer(value)
     return value
 
