@@ -37,6 +37,9 @@ class TimedDenoiser:
         self.receive()  # other threads submit during a step
         return np.zeros_like(sample)
 
+    def release(self, _conditioning):
+        """Nothing is kept."""
+
 
 class NotedReply(FakeReply):
     """Knows when the answer came."""
