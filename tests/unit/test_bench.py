@@ -165,7 +165,6 @@ PORTRAIT = Portrait(
 
 
 def test_plots_are_pictures_of_their_own(tmp_path):
-    pytest.importorskip("matplotlib")
     plots = draw(PORTRAIT, tmp_path)
     assert [path.name for path in plots] == ["latency-over-load.png", "rows-per-batch.png", "where-time-goes.png"]
     assert len({path.read_bytes() for path in plots}) == 3
