@@ -154,7 +154,7 @@ async def test_a_full_queue_is_waited_for_and_told():
 
 
 async def test_a_session_that_is_gone_stops_its_pictures():
-    async with page(held=True, states=[running(1, 1)] * 50) as (jobs, store, transport, _):
+    async with page(endless=True, states=[running(1, 1)]) as (jobs, store, transport, _):
         jobs.start(store.session("a"), "sdxl", "sdxl", requests(1))
         await until(lambda: transport.watches)
         jobs.forget_ended(lambda _: False)
