@@ -6,12 +6,17 @@ ARG TRITON_TAG=26.10-py3
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG} AS build
 ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# TensorRT-RTX for RTX GPUs; empty makes an image for processors alone.
+ARG GPU_EXTRA=tensorrt-rtx
+# For data-centre GPUs: `tensorrt-cu13==…`, of the version that the base image says in TRT_VERSION.
+ARG TENSORRT=
 WORKDIR /src
 # The image has pip, but not what `python3 -m venv` needs to bring its own. One environment builds, the other one serves.
 RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/triptych
 COPY pyproject.toml constraints.txt docker/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml server --without nvidia-pytriton > requirements.txt \
+    python3 requirements.py pyproject.toml server ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton > requirements.txt \
+    && echo "${TENSORRT}" >> requirements.txt \
     && python3 -m pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && python3 -m pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt
 COPY README.md LICENSE NOTICE ./

@@ -94,7 +94,7 @@ def clip(width: int, layers: int, tokens: int, projection: int) -> CLIPTextConfi
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
-        num_attention_heads=4,
+        num_attention_heads=width // 16,  # TensorRT-RTX 1.7 cannot compile heads whose size is no multiple of 8
         max_position_embeddings=tokens,
         projection_dim=projection,
         bos_token_id=0,

@@ -97,6 +97,8 @@ class _Lowering:
                 node.replace_input_with(index, self._as(value, self.half, node))
         if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", int(self.half))
+        if node.op_type == "ConstantOfShape" and "value" not in node.attributes:  # float32 zeros, says ONNX
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor([0.0], ir.DataType.FLOAT))
         if node.op_type in ("Constant", "ConstantOfShape") and "value" in node.attributes:
             tensor = node.attributes["value"].as_tensor()
             if tensor.dtype == ir.DataType.FLOAT:

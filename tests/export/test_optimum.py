@@ -24,11 +24,19 @@ from triptych_export.sdxl import Sdxl
 from triptych_export.tensorrt.engines import Engines, Target
 from triptych_export.tensorrt.store import EngineStore
 from triptych_export.to_onnx import example_inputs, open_session
+from triptych_serving.engines import engine_path, profiles
+from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest
+from triptych_serving.ort import OrtDenoiser
+from triptych_serving.tensorrt.denoiser import TensorRTDenoiser
 
 from .. import plain, tiny_sdxl
+from ..engines import simulated_build
 from ..optimum import environment
+from ..simulated import MACHINE, SimulatedDevice
+from .conftest import SAMPLERS
 from .test_export import change_json
+from .test_parity import Model, refined
 from .test_tensorrt import spec_of
 
 SEED = 2  # of the tiny model
@@ -42,7 +50,7 @@ REQUESTS = [
 
 def as_published(folder):
     """A folder as those of the hub are, which Optimum's older transformers can read; ours saves for newer ones."""
-    for part in ("tokenizer", "tokenizer_2"):
+    for part in (path.name for path in folder.glob("tokenizer*")):
         change_json(folder / "model_index.json", **{part: ["transformers", "PreTrainedTokenizerFast"]})
         change_json(folder / part / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     for file in (folder / "text_encoder").glob("*.safetensors"):
@@ -68,12 +76,17 @@ def theirs(ours, tmp_path_factory):
 @pytest.fixture(scope="module")
 def build(ours, theirs, tmp_path_factory):
     """Our export of Optimum's."""
+    return exported(theirs, tmp_path_factory.mktemp("build"), Options(samplers=["euler:default"]), ours[1])
+
+
+def exported(weights, folder, options, other):
+    """Our export, with the samplers of another export whose scheduler is the same: to find them takes long."""
     known = [
-        (name, schedule) for name, card in Manifest.load(ours[1]).model.samplers.items() for schedule in card.schedules
+        (name, schedule) for name, card in Manifest.load(other).model.samplers.items() for schedule in card.schedules
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samplers, "legal_pairs", lambda _config: known)  # found for the same scheduler; it takes long
-        return export(theirs, tmp_path_factory.mktemp("build"), Options(samplers=["euler:default"])).build
+        patch.setattr(samplers, "legal_pairs", lambda _config: known)
+        return export(weights, folder, options).build
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +135,34 @@ def test_engines_are_built_of_optimums_graphs(build, tmp_path):
         assert (tmp_path / files[0]).stat().st_size > 10_000
         assert facts["precision"] == ("fp32" if name.startswith("vae") else "fp16")
         engines.output = build
+
+
+def test_its_unet_runs_on_a_gpu_at_one_timestep_a_batch(build, tmp_path):
+    manifest, device = Manifest.load(simulated_build(build, tmp_path / "build")), SimulatedDevice()
+    inputs, sizes = manifest.stages["unet"]["inputs"], manifest.model.default_sizes
+    engine = device.load(engine_path(manifest, "unet", MACHINE))
+    denoiser = TensorRTDenoiser(device, engine, profiles(manifest, "unet"), inputs, sizes, most_rows=16)
+    exact = OrtDenoiser(manifest.stage_path("unet"))
+    for rows in (1, 5, 16):
+        given = example(inputs, sizes, rows)
+        np.testing.assert_array_equal(denoiser.predict(*given), exact.predict(*given))
+    sample, timestep, conditioning = example(inputs, sizes, 2)
+    with pytest.raises(ValueError, match="legal: one for all rows"):
+        denoiser.predict(sample, timestep + np.float32([0, 1]), conditioning)
+
+
+def test_a_refiner_of_optimums_refines_like_diffusers(ours, tmp_path):
+    weights, own = ours
+    facts = tiny_sdxl.make(tmp_path / "base", SEED)
+    refiner = tmp_path / "refiner"
+    tiny_sdxl.make_refiner(refiner, tmp_path / "base", facts, own_encoder=False, aesthetics=True)
+    published = as_published(shutil.copytree(refiner, tmp_path / "published"))
+    environment.export(published, tmp_path / "onnx", task="image-to-image")
+    options = Options(samplers=SAMPLERS, refiner=tmp_path / "onnx")
+    build = exported(weights, shutil.copytree(own, tmp_path / "build"), options, own)
+    assert Manifest.load(build).one_timestep == {"refiner_unet"}
+    with Server(build, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
+        refined(Model(server.addresses.grpc, weights, SEED, refiner))
 
 
 def test_optimums_pipelines_draw_with_our_build(ours, pipeline, tmp_path):

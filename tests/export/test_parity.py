@@ -67,11 +67,12 @@ def model(request, tiny):
     """A served tiny model and diffusers' pipelines of the same weights."""
     weights, build = tiny(request.param)
     with Server(build, http_port=0, grpc_port=0, metrics_port=0) as server:
-        yield Model(server.addresses.grpc, weights, request.param)
+        refiner = refiner_of(weights) if request.param in REFINERS else None
+        yield Model(server.addresses.grpc, weights, request.param, refiner)
 
 
 class Model:
-    def __init__(self, url, weights, seed):
+    def __init__(self, url, weights, seed, refiner=None):
         self.url, self.seed = url, seed
         self.base = tiny_sdxl.load(weights)
         own = self.base.scheduler
@@ -81,9 +82,9 @@ class Model:
         self.most_skipped = min(encoder.config.num_hidden_layers for encoder in encoders) - 1
         self.side = self.base.default_sample_size * self.base.vae_scale_factor
         self.refiner = None
-        if seed in REFINERS:
+        if refiner:
             self.refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
-                refiner_of(weights), dtype=torch.float32, add_watermarker=False
+                refiner, dtype=torch.float32, add_watermarker=False
             )
             self.refiner.set_progress_bar_config(disable=True)
 

@@ -25,7 +25,7 @@ from triptych_export.errors import ExportError
 from triptych_export.options import Options
 from triptych_export.precision import lower
 from triptych_export.stages import StageSpec, TensorSpec
-from triptych_export.tensorrt import builder, library
+from triptych_export.tensorrt import builder, library, profiles
 from triptych_export.tensorrt.engines import Engines, Target, engines_of
 from triptych_export.tensorrt.profiles import Profile
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
@@ -67,6 +67,24 @@ def test_every_stage_builds_ahead_of_time(family, stage, tmp_path):
     assert files == [f"{stage}/sm89.plan", f"{stage}/sm120.plan"]
     assert all((tmp_path / "build" / file).stat().st_size > 10_000 for file in files)
     assert all(engine["seconds"] > 0 and engine["peak_bytes"] > 1e8 for engine in facts["engines"].values())
+
+
+# Of these every stage that there is: a refiner with a text encoder of its own, a decoder with one of its own.
+TINY = {"tiny": (4, 7), "tiny_cascade": (1, 5)}
+
+
+@pytest.mark.parametrize("fixture", TINY)
+def test_every_stage_of_random_tiny_models_builds_ahead_of_time(fixture, request, tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "DENOISER_BATCHES", ((1, 2, 2),))
+    monkeypatch.setattr(profiles, "ANY_SIZE_BATCHES", ((1, 2, 2),))
+    seed, stages = TINY[fixture]
+    manifest = Manifest.load(request.getfixturevalue(fixture)(seed)[1])
+    assert len(manifest.stages) == stages
+    build = planned(manifest.build, tmp_path / "build", ["sm89", "sm120"])
+    made = Manifest.load(build)
+    for stage in manifest.stages:
+        for capability in ("sm89", "sm120"):
+            assert engine_path(made, stage, Machine(RTX, VERSION, capability)).stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(("family", "stage"), [name for name in STAGES if name[1] in ("unet", "text_encoder_2")])

@@ -26,10 +26,10 @@ def python() -> Path:
     return folder / "bin/python"
 
 
-def export(weights: Path, output: Path) -> None:
-    """`optimum-cli export onnx` of an SDXL."""
+def export(weights: Path, output: Path, task: str = "text-to-image") -> None:
+    """`optimum-cli export onnx` of an SDXL; a refiner's task is image-to-image."""
     cli = python().with_name("optimum-cli")
-    _run([str(cli), "export", "onnx", "--model", str(weights), "--task", "text-to-image", str(output)])
+    _run([str(cli), "export", "onnx", "--model", str(weights), "--task", task, str(output)])
 
 
 def draw(folder: Path, requests: Path) -> None:

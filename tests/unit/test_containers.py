@@ -147,12 +147,16 @@ def _name(requirement):
 
 @pytest.mark.parametrize("image", ["server", "exporter", "ui"])
 def test_every_requirement_of_an_image_is_pinned(image):
-    (line,) = re.findall(r"requirements\.py pyproject\.toml ?(.*?) >", (DOCKER / f"{image}.Dockerfile").read_text())
+    text = (DOCKER / f"{image}.Dockerfile").read_text()
+    (line,) = re.findall(r"requirements\.py pyproject\.toml ?(.*?) >", text)
+    for default in re.findall(r"^ARG GPU_EXTRA=(.*)", text, re.M):
+        line = line.replace('${GPU_EXTRA:+"$GPU_EXTRA"}', default)
     arguments = [] if line.startswith("${") else line.split()
     pinned = {_name(pin) for pin in (ROOT / "constraints.txt").read_text().splitlines() if "==" in pin}
     assert listed(*arguments) | {"hatchling"} <= pinned
     assert "nvidia-pytriton" not in listed(*arguments)
     assert ({"torch", "diffusers"} <= listed(*arguments)) == (image == "exporter")
+    assert ({"cuda-bindings", "tensorrt-rtx-cu13-bindings"} <= listed(*arguments)) == (image != "ui")
 
 
 def test_the_server_gets_its_whole_extra_but_the_wheel_of_triton():

@@ -201,11 +201,18 @@ def test_an_answer_that_nobody_expected_is_a_note():
 
 def test_tensorrt():
     assert gpu.tensorrt(always(False)).level == NOTE
-    there = gpu.tensorrt(lambda module: module == "tensorrt_rtx", always(Output(0, "1.3.0\n")))
-    assert there == Finding("tensorrt", OK, "tensorrt_rtx 1.3.0")
+    there = gpu.tensorrt(lambda module: module in ("tensorrt_rtx_bindings", "cuda"), always(Output(0, "1.7.1\n")))
+    assert there == Finding("tensorrt", OK, "tensorrt-rtx 1.7.1")
     broken = gpu.tensorrt(always(True), always(Output(1, "Traceback\nImportError: libcudart.so.13\n")))
     assert broken.level == NOTE
     assert "tensorrt cannot be imported: ImportError: libcudart.so.13" in broken.found
+    alone = gpu.tensorrt(lambda module: module == "tensorrt", always(Output(0, "10.1\n")))
+    assert (alone.level, alone.advice) == (NOTE, "pip install 'cuda-bindings>=13'")
+    assert "cuda-bindings is missing" in alone.found
+
+
+def test_the_installed_tensorrt_is_loaded_as_serving_loads_it():
+    assert gpu.tensorrt().found.startswith("tensorrt-rtx 1.7")
 
 
 @pytest.mark.parametrize(("left", "level"), [(100e9, OK), (5e9, NOTE)])

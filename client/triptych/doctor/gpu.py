@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from triptych.doctor import probes
 from triptych.doctor.finding import Level, Said, check
+from triptych_serving.tensorrt.library import CUDA_HINT, RTX_BINDINGS
 
 QUERY = "name,driver_version,compute_cap,memory.total"
 OLDEST = 7.5  # Turing, which TensorRT since 10.5 and TensorRT-RTX begin at
 DRIVER = 580  # of CUDA 13, which Triton's containers have since 25.08
 NONE = "none: cpu target only"
+MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", RTX_BINDINGS)}
+LOAD = "import sys; from triptych_serving.tensorrt import library; print(library.load(sys.argv[1]).__version__)"
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,16 @@ def tensorrt(
     importable: Callable[[str], bool] = probes.importable,
     output: Callable[[Sequence[str]], probes.Output] = probes.output,
 ) -> Said:
-    """Whether TensorRT and TensorRT-RTX can be imported, each in a process of its own: a broken one may crash."""
-    there = [module for module in ("tensorrt", "tensorrt_rtx") if importable(module)]
+    """Whether TensorRT and TensorRT-RTX load as serving loads them, each in a process of its own: a broken one may crash."""
+    there = [target for target, modules in MODULES.items() if any(map(importable, modules))]
     if not there:
-        return Level.NOTE, "neither tensorrt nor tensorrt_rtx is installed; only GPU targets need one"
-    said = {module: output([sys.executable, "-c", f"import {module}; print({module}.__version__)"]) for module in there}
-    words = ", ".join(f"{module} {_last_line(answer)}" for module, answer in said.items())
+        return Level.NOTE, "neither TensorRT nor TensorRT-RTX is installed; only GPU targets need one"
+    said = {target: output([sys.executable, "-c", LOAD, target]) for target in there}
+    words = ", ".join(f"{target} {_last_line(answer)}" for target, answer in said.items())
     if any(answer.code for answer in said.values()):
         return Level.NOTE, words, "install it anew, with the version that fits the driver's CUDA"
+    if not importable("cuda"):
+        return Level.NOTE, f"{words}; cuda-bindings is missing, which serving needs", CUDA_HINT
     return Level.OK, words
 
 

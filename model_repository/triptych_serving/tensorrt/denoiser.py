@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..denoiser import TIMESTEPS, Conditioning, Floats
+from ..denoiser import TIMESTEPS, Conditioning, Floats, only
 from ..engines import Profile
 from .device import Device, Engine, Shape
 from .lost import ends_the_process_if_lost
@@ -45,15 +45,16 @@ class TensorRTDenoiser:
         self._device, self._fixed = device, fixed_rows
         self._own = {name: tuple(sizes.get(dim, dim) for dim in spec["shape"][1:]) for name, spec in inputs.items()}
         (self._timestep,) = (name for name in inputs if name in TIMESTEPS)
+        self._one_timestep = not inputs[self._timestep]["shape"]
         self._conditions = [name for name in inputs if name not in ("sample", self._timestep)]
         self._most_rows = fixed_rows or most_rows
-        self._rows = [n for n in self._legal_rows(most_rows) if _any_holds(profiles, _of(self._own, n))]
+        self._rows = [n for n in self._legal_rows(most_rows) if _any_holds(profiles, self._shapes(self._own, n))]
         if not self._rows or max(self._rows) < REQUEST_ROWS:
             names = ", ".join(profile.name for profile in profiles)
             raise ValueError(
                 f"rows: {self._most_rows} given; legal: {REQUEST_ROWS} or more, in one of profiles {names}"
             )
-        captured = [_of(self._own, n) for n in self._rows]
+        captured = [self._shapes(self._own, n) for n in self._rows]
         kernels = "none" if fixed_rows else "lazy"  # compiled behind our back, kernels change bytes in the middle
         self._runner = Runner(device, engine, profiles, captured, kernels=kernels)
         self._resident = Resident(device, self._conditions)
@@ -75,6 +76,11 @@ class TensorRTDenoiser:
         if conditioning in self._gathered:
             self._gathered = ()
 
+    def _shapes(self, tails: Mapping[str, Shape], rows: int) -> dict[str, Shape]:
+        """The inputs' shapes with so many rows."""
+        shapes = {name: (rows, *tail) for name, tail in tails.items()}
+        return {**shapes, self._timestep: ()} if self._one_timestep else shapes
+
     def _legal_rows(self, most_rows: int) -> Sequence[int]:
         return (self._fixed,) if self._fixed else [n for n in CAPTURED_ROWS if n < most_rows] + [most_rows]
 
@@ -86,7 +92,7 @@ class TensorRTDenoiser:
         """
         if self._fixed:
             return self._fixed
-        fitting = [n for n in range(1, self._most_rows + 1) if self._runner.holds(_of(tails, n))]
+        fitting = [n for n in range(1, self._most_rows + 1) if self._runner.holds(self._shapes(tails, n))]
         if not fitting:
             raise ValueError(f"no profile of the engine holds shapes {dict(tails)}")
         return fitting[-1]
@@ -110,9 +116,9 @@ class TensorRTDenoiser:
     ) -> Floats:
         rows = self._padded(len(sample), tails)
         self._runner.put("sample", _padded(sample, rows))
-        self._runner.put(self._timestep, _padded(timestep, rows))
+        self._runner.put(self._timestep, only(timestep) if self._one_timestep else _padded(timestep, rows))
         self._gather(members, rows)
-        self._runner.run(_of(tails, rows))
+        self._runner.run(self._shapes(tails, rows))
         return self._runner.fetch({"out_sample": sample.shape})["out_sample"]
 
     def _padded(self, rows: int, tails: Mapping[str, Shape]) -> int:
@@ -133,11 +139,6 @@ class TensorRTDenoiser:
                 size = memory.nbytes // len(one)
                 self._device.copy(memory.part(k * size, size), self._runner.memory[name].part(slot * size, size))
         self._gathered, self._gathered_rows = members, rows
-
-
-def _of(tails: Mapping[str, Shape], rows: int) -> dict[str, Shape]:
-    """The inputs' shapes with so many rows."""
-    return {name: (rows, *tail) for name, tail in tails.items()}
 
 
 def _any_holds(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> bool:
