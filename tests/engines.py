@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,20 @@ def planned(
     document = json.loads((build / "manifest.json").read_text())
     real = Target(RTX if make else target, tuple(capabilities), {})  # TensorRT proper need not be here to be invented
     engines = Engines(EngineStore(build.parent / f"{build.name}-store"), real, build)
-    for name, facts in document["stages"].items():
+
+    def add(name: str) -> None:
+        facts = document["stages"][name]
         wanted = engines.wanted(name, facts, manifest.model)
         if make is not None:
-            engines._build = lambda wanted, key, _report, folder, facts=facts: make(folder, key, _facts(wanted, facts))
+            engines._build = lambda wanted, key, _report, _calibrate, folder: make(folder, key, _facts(wanted, facts))
         files, more = engines.make(wanted, lambda _phase, _share: None)
         facts.update(more)
         for file in files:
             content = (build / file).read_bytes()
             document["artifacts"][file] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+    with ThreadPoolExecutor(1 if make else 2) as pool:  # real ones are built in processes of their own
+        list(pool.map(add, document["stages"]))
     document["target"] = target
     (build / "manifest.json").write_text(json.dumps(document))
     return build

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from triptych_serving.assemble import assemble
 from triptych_serving.cards import ModelCard, PreviewCard, TableCard, TokenizerCard
 from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest
 
+from .calibration import largest_inputs
 from .cascade import Cascade
 from .errors import ExportError
 from .options import Options
@@ -119,7 +120,8 @@ class _Export:
             maps[name] = preview
         card = family.card(tokenizers, table_cards, maps)
         if self.engines is not None:
-            made = {name: self._engines_of(self.engines, name, facts, card) for name, facts in stages.items()}
+            checked = Manifest(self.output.resolve(), family.name, "cpu", card, stages, workshop.ledger.artifacts)
+            made = {name: self._engines_of(self.engines, name, checked) for name in stages}
             stages = {name: {**facts, **made[name]} for name, facts in stages.items()}
         workshop.layout(family.layout())
         self._write_manifest(card, stages)
@@ -128,11 +130,14 @@ class _Export:
         self.report("done", 1.0)
         return Manifest.load(self.output)
 
-    def _engines_of(self, engines: Engines, name: str, facts: Mapping[str, Any], card: ModelCard) -> Mapping[str, Any]:
-        wanted = engines.wanted(name, facts, card)
+    def _engines_of(self, engines: Engines, name: str, checked: Manifest) -> Mapping[str, Any]:
+        wanted = engines.wanted(name, checked.stages[name], checked.model)
         made_from = combined(key.name for key in wanted.keys.values())
         report = partial(self._report_engine, name)
-        return self.workshop.ledger.part(f"engines of {name}", made_from, partial(engines.make, wanted, report))
+        calibrate = cache(partial(largest_inputs, checked, name, engines.target.calibration_prompts, report))
+        return self.workshop.ledger.part(
+            f"engines of {name}", made_from, partial(engines.make, wanted, report, calibrate)
+        )
 
     def _report_engine(self, name: str, phase: str, share: float) -> None:
         self.report(f"{name}: {phase}", share)

@@ -8,16 +8,25 @@ from pathlib import Path
 
 from .errors import ExportError
 
-EVERYONES = ("target", "compute_capabilities", "precisions", "engine_store", "name", "num_inference_steps")
+EVERYONES = (
+    "target",
+    "compute_capabilities",
+    "precisions",
+    "calibration_prompts",
+    "engine_store",
+    "name",
+    "num_inference_steps",
+)
 
 
 @dataclass(frozen=True)
 class Options:
     """None means what the folder or diffusers say."""
 
-    target: str = "cpu"  # or "tensorrt", "tensorrt-rtx", which take the next three
+    target: str = "cpu"  # or "tensorrt", "tensorrt-rtx", which take the next four
     compute_capabilities: Sequence[str] = ()  # "sm89", …; none for the GPU that is here
-    precisions: Mapping[str, str] = field(default_factory=dict)  # by stage: "fp32", "fp16", "bf16"
+    precisions: Mapping[str, str] = field(default_factory=dict)  # by stage: "fp32", "fp16", "bf16", "fp8"
+    calibration_prompts: Sequence[str] | None = None  # for fp8; None for `calibration.PROMPTS`
     engine_store: Path | None = None
     name: str | None = None
     num_inference_steps: int | None = None

@@ -15,12 +15,15 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from . import fp8
 from .errors import ExportError
 from .stages import StageSpec
 
-SINGLE = "fp32"
-HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+SINGLE, EIGHTH = "fp32", "fp8"
+HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16, EIGHTH: ir.DataType.FLOAT16}
 PRECISIONS = (SINGLE, *HALVES)
+# What can be calibrated, and gains by it.
+EIGHTH_STAGES = ("unet", "refiner_unet")
 # All others compute in float16. SDXL's own VAE overflows there, and so does
 # Stage C; Stage B is published in bfloat16. Decoders are little of an image's time.
 DEFAULTS = {"vae_decoder": SINGLE, "vae_encoder": SINGLE, "vqgan": SINGLE, "prior": "bf16", "decoder": "bf16"}
@@ -37,8 +40,11 @@ BF16_OPSET = 22  # The first whose convolutions take bfloat16; nothing else abou
 FIXED_INPUTS = {"Resize": (1, 2)}
 
 
-def lower(source: Path, target: Path, precision: str, spec: StageSpec) -> None:
-    """Write `source`, an ONNX file that computes in float32, to `target` computing in `precision`: fp32, fp16 or bf16.
+def lower(
+    source: Path, target: Path, precision: str, spec: StageSpec, largest: Mapping[str, float] | None = None
+) -> None:
+    """Write `source`, an ONNX file that computes in float32, to `target` computing in `precision`: fp32, fp16, bf16 or fp8,
+    which needs the `largest` magnitude of each product's input (`calibration.largest_inputs`).
 
     The inputs' dimensions get `spec`'s names, so that TensorRT knows which of them are one. Inputs become required and outputs
     that `spec` does not have are dropped: these are for Optimum's pipelines.
@@ -57,6 +63,8 @@ def lower(source: Path, target: Path, precision: str, spec: StageSpec) -> None:
     if precision != SINGLE:
         _Lowering(model.graph, HALVES[precision]).run()
         model.opset_imports[""] = max(model.opset_imports[""], BF16_OPSET if precision == "bf16" else 0)
+    if precision == EIGHTH:
+        fp8.quantize(model.graph, largest or {})
     ir.save(model, target, external_data=f"{target.name}_data")
 
 
@@ -206,6 +214,17 @@ def _drop_unused(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]
+
+
+def check(stage: str, chosen: str) -> None:
+    """Refuse a precision that there is not, or not for this stage.
+
+    Raises:
+        ExportError: names stage, choice and what is legal.
+    """
+    legal = PRECISIONS if stage in EIGHTH_STAGES else tuple(one for one in PRECISIONS if one != EIGHTH)
+    if chosen not in legal:
+        raise ExportError(f"precision of {stage}: {chosen!r} given; legal: {', '.join(legal)}")
 
 
 def of_stage(name: str, chosen: Mapping[str, str]) -> str:

@@ -42,8 +42,8 @@ class Stage:
 class OrtDenoiser:
     """`Denoiser` over an exported graph. Bit-equal per row for every batch on the CPU provider (the export checks it)."""
 
-    def __init__(self, path: Path) -> None:
-        self._stage = Stage(path)
+    def __init__(self, graph: Path | Stage) -> None:
+        self._stage = graph if isinstance(graph, Stage) else Stage(graph)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
         self._one_timestep = not self._stage.inputs[self._timestep]
         self._conditions = [name for name in self._stage.inputs if name not in ("sample", self._timestep)]

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from triptych.cli.app import app
 from triptych.demo import demo_builds
+from triptych_export.calibration import largest_inputs
 from triptych_export.errors import ExportError
 from triptych_export.options import Options
 from triptych_export.precision import lower
@@ -100,6 +101,36 @@ def test_half_precision_stays_near(family, stage, tmp_path):
     for wanted, got in zip(exact, half, strict=True):
         assert got.dtype == wanted.dtype
         assert np.abs(got - wanted).max() / np.abs(wanted).max() < 0.02
+
+
+def test_a_unet_in_8_bits_stays_near(tmp_path):
+    build, prompts = shutil.copytree(BUILDS["sdxl"], tmp_path / "sdxl"), ("a 3d render of a red apple", "a grey cat")
+    manifest = Manifest.load(build)
+    engines = Engines(EngineStore(tmp_path / "store"), Target(RTX, ("sm89",), {"unet": "fp8"}, prompts), build)
+    wanted = engines.wanted("unet", manifest.stages["unet"], manifest.model)
+    largest = largest_inputs(manifest, "unet", prompts, quiet)
+    assert len(largest) > 90
+    assert all(0 < value < 1e4 for value in largest.values())
+    files, facts = engines.make(replace(wanted, profiles=wanted.profiles[:1]), quiet, lambda: largest)
+    assert facts["precision"] == "fp8"
+    assert (build / files[0]).stat().st_size > 10_000
+
+    lower(manifest.stage_path("unet"), tmp_path / "model.onnx", "fp8", wanted.spec, largest)
+    onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
+    types = {tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert TensorProto.FLOAT8E4M3FN in types
+    example = example_inputs(wanted.spec, [{**manifest.model.default_sizes, "batch": 2}])[0]
+    paths = (manifest.stage_path("unet"), tmp_path / "model.onnx")
+    exact, eighth = (open_session(path).run(["out_sample"], example)[0] for path in paths)
+    assert 1e-3 < np.linalg.norm(eighth - exact) / np.linalg.norm(exact) < 0.05
+
+
+def test_8_bits_are_for_unets_that_were_calibrated(tmp_path):
+    manifest = Manifest.load(BUILDS["sdxl"])
+    with pytest.raises(ExportError, match=r"precision of vae_decoder: 'fp8' given; legal: fp32, fp16, bf16$"):
+        engines_of(Options(target=RTX, compute_capabilities=["sm89"], precisions={"vae_decoder": "fp8"}), tmp_path)
+    with pytest.raises(ExportError, match=r"node_\w+: no calibration"):
+        lower(manifest.stage_path("unet"), tmp_path / "model.onnx", "fp8", spec_of(manifest.stages["unet"]))
 
 
 def job(folder: Path, graph: Path, *capabilities: str) -> builder.Job:

@@ -37,7 +37,15 @@ def export(
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="tensorrt…: a stage's precision, as vae_decoder=fp16 (repeat); fp32, fp16, bf16"),
+        typer.Option(
+            help="tensorrt…: a stage's precision, as vae_decoder=fp16 (repeat); fp32, fp16, bf16, UNets also fp8"
+        ),
+    ] = None,
+    calibration_prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="tensorrt…, fp8: prompts, one a line, whose pictures set its scales", exists=True, dir_okay=False
+        ),
     ] = None,
     engine_store: Annotated[
         Path | None,
@@ -87,6 +95,7 @@ def export(
             f"sm{one.lower().removeprefix('sm').replace('.', '')}" for one in compute_capability or ()
         ],
         precisions=_by_stage(precision or ()),
+        calibration_prompts=_lines(calibration_prompts),
         engine_store=engine_store,
         name=name,
         num_inference_steps=num_inference_steps,
@@ -128,6 +137,14 @@ def _by_stage(choices: Sequence[str]) -> dict[str, str]:
         if not (stage and equals):
             raise typer.BadParameter(f"{stage!r} given; legal: STAGE=PRECISION", param_hint="--precision")
     return {stage: precision for stage, _, precision in pairs}
+
+
+def _lines(file: Path | None) -> list[str] | None:
+    """The lines of a file that are not blank."""
+    lines = None if file is None else [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+    if lines == []:
+        raise typer.BadParameter(f"{file} has no prompt", param_hint="--calibration-prompts")
+    return lines
 
 
 def _require_exporter() -> None:

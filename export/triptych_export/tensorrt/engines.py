@@ -16,6 +16,7 @@ from triptych_serving.cards import ModelCard
 from triptych_serving.manifest import sha256
 
 from .. import precision
+from ..calibration import PROMPTS
 from ..errors import ExportError
 from ..options import Options
 from ..stages import StageSpec, TensorSpec
@@ -24,7 +25,9 @@ from . import builder, library
 from .profiles import Profile, profiles
 from .store import PLAN, Engine, EngineKey, EngineStore, default_store
 
-CODE = ("precision.py", "tensorrt/builder.py")
+CODE = ("precision.py", "fp8.py", "calibration.py", "tensorrt/builder.py")
+# The largest magnitudes of a stage's inner numbers; long to find, and asked for only where they are needed.
+Calibrate = Callable[[], Mapping[str, float]]
 Report = Callable[[str, float], None]
 
 
@@ -35,6 +38,7 @@ class Target:
     name: str
     capabilities: Sequence[str]
     precisions: Mapping[str, str]  # of stages, where the caller chooses
+    calibration_prompts: Sequence[str] = PROMPTS  # for fp8
 
     @property
     def version(self) -> str:
@@ -66,7 +70,7 @@ class Engines:
         key = EngineKey(
             stage=name,
             onnx=facts["sha256"],
-            precision=chosen,
+            precision=json.dumps([chosen, *self.target.calibration_prompts]) if chosen == precision.EIGHTH else chosen,
             profiles=json.dumps([asdict(profile) for profile in made]),
             target=self.target.name,
             version=self.target.version,
@@ -76,26 +80,33 @@ class Engines:
         keys = {f"{name}/{one}.plan": replace(key, capability=one) for one in self.target.capabilities}
         return StageEngines(self.output / facts["path"], spec, chosen, made, keys)
 
-    def make(self, wanted: StageEngines, report: Report) -> tuple[list[str], dict[str, Any]]:
+    def make(
+        self, wanted: StageEngines, report: Report, calibrate: Calibrate | None = None
+    ) -> tuple[list[str], dict[str, Any]]:
         """Build a stage's engines, or take them from the store; the files, and what the manifest says of them.
+
+        `calibrate` is for fp8.
 
         Raises:
             ExportError: TensorRT refuses the stage; names it.
         """
         engines = {}
         for path, key in wanted.keys.items():
-            engine = self.store.get(key, partial(self._build, wanted, key, report))
+            engine = self.store.get(key, partial(self._build, wanted, key, report, calibrate))
             _place(self.output / path, engine)
             measured = {name: engine.facts[name] for name in ("seconds", "peak_bytes")}
             engines[key.capability] = {"path": path, "version": key.version, "onnx": key.onnx, **measured}
         facts = {"precision": wanted.precision, "profiles": [asdict(profile) for profile in wanted.profiles]}
         return list(wanted.keys), {**facts, "engines": engines}
 
-    def _build(self, wanted: StageEngines, key: EngineKey, report: Report, folder: Path) -> dict[str, Any]:
+    def _build(
+        self, wanted: StageEngines, key: EngineKey, report: Report, calibrate: Calibrate | None, folder: Path
+    ) -> dict[str, Any]:
         cache = self.store.root / f"timing-{key.target}-{key.version}-{key.capability}.cache"
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             graph = Path(scratch) / "model.onnx"
-            precision.lower(wanted.graph, graph, wanted.precision, wanted.spec)
+            largest = calibrate() if calibrate and wanted.precision == precision.EIGHTH else None
+            precision.lower(wanted.graph, graph, wanted.precision, wanted.spec, largest)
             job = builder.Job(key.stage, key.target, key.capability, graph, folder / PLAN, wanted.profiles, cache)
             return asdict(builder.build(job, report))
 
@@ -120,8 +131,7 @@ def engines_of(options: Options, output: Path) -> Engines:
     """
     library.load(options.target)
     for stage, chosen in options.precisions.items():
-        if chosen not in precision.PRECISIONS:
-            raise ExportError(f"precision of {stage}: {chosen!r} given; legal: {', '.join(precision.PRECISIONS)}")
+        precision.check(stage, chosen)
     capabilities = options.compute_capabilities or library.capabilities_here()
     if not capabilities:
         hint = (
@@ -129,7 +139,8 @@ def engines_of(options: Options, output: Path) -> Engines:
         )
         raise ExportError(f"--target {options.target}: this machine has no NVIDIA GPU to build for; {hint}")
     store = EngineStore(options.engine_store or default_store())
-    return Engines(store, Target(options.target, tuple(capabilities), dict(options.precisions)), output)
+    prompts = tuple(options.calibration_prompts or PROMPTS)
+    return Engines(store, Target(options.target, tuple(capabilities), dict(options.precisions), prompts), output)
 
 
 def _spec(name: str, facts: Mapping[str, Any]) -> StageSpec:
