@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from triptych.demo import demo_build
-
 from ..bare import BareSdxl
 from ..load import draw_all
 from ..requests import SAME, same
@@ -22,7 +20,7 @@ IMAGES = 4
 def sides(setting: Setting) -> Iterator[Pair]:
     """Seconds of a guided picture of 20 steps: end to end through Triton; its stages called bare in one process."""
     count, steps = setting.count(IMAGES), int(SAME["num_inference_steps"])
-    bare = BareSdxl(setting.builds[0] if setting.builds else demo_build())
+    bare = BareSdxl(setting.build)
     bare.draw(1)
     with started(setting.builds) as served:
 
