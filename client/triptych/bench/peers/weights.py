@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from triptych import Client
 from triptych.demo import demo_build
 from triptych_serving.manifest import sha256
 
 from ..errors import BenchError
+from ..load import pixels
 from ..requests import same
 from ..target import Setting
 from .peer import Peer
@@ -52,10 +52,8 @@ def check_same(peer: Peer, url: str) -> None:
         BenchError: the server's and the peer's picture differ by more than 1 of 255.
     """
     (request,) = same(1)
-    with Client(url) as client:
-        ours = _pixels(client.generate(**request).data)
-    theirs = _pixels(peer.picture(request))
-    most = np.abs(ours - theirs).max() if ours.shape == theirs.shape else 255
+    ours, theirs = pixels(url, request), _pixels(peer.picture(request))
+    most = np.abs(ours.astype(np.int16) - theirs).max() if ours.shape == theirs.shape else 255
     if most > MOST:
         raise BenchError(f"{peer.name}: its picture differs from ours by {most} of 255; are these the build's weights?")
 
