@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from triptych.bench.against import Change, changes, load
 from triptych.bench.bare import BareSdxl
@@ -46,9 +46,8 @@ from triptych_export.peers.rebuild import rebuild
 from triptych_serving.manifest import Manifest
 from triptych_serving.ort import Stage
 
-from .rebuilt import examples, of_torch
-
 from ..simulator.farms import arrival, farm, flat, planner
+from .rebuilt import examples, of_torch
 
 # Ratios.
 
