@@ -24,9 +24,9 @@ LOADS = (0.3, 0.5, 0.7, 0.85, 1.0)
 REQUESTS = 20
 SHOWN = 0.85
 # Enough requests for smooth curves.
-FORETOLD_LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
-FORETOLD = 1500
-LONGEST_S = 60.0
+FORETOLD_LOADS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FORETOLD = 400
+LONGEST_S = 10.0
 PARTS = ("encoding", "queue", "steps", "decoding and file")
 
 
