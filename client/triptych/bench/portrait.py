@@ -21,7 +21,7 @@ from .target import Setting
 
 # Shares of what full batches carry.
 LOADS = (0.3, 0.5, 0.7, 0.85, 1.0)
-REQUESTS = 20
+REQUESTS = 16
 SHOWN = 0.85
 # Enough requests for smooth curves.
 FORETOLD_LOADS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -11,8 +11,8 @@ from ..target import Pair, Setting, Target, at_most
 
 TIME, MEMORY = "growth", "growth_memory"
 DEEP, SHALLOW = 200, 8
-# The queue is deep for half of them.
-PICTURES = 400
+# The queue is that deep until all have been sent.
+PICTURES = 300
 
 
 @contextmanager
