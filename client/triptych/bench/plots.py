@@ -15,7 +15,7 @@ from .portrait import PARTS, Portrait
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00")
 HATCHES = ("", "///", "", "...")
 INCHES, DPI = (7.2, 4.0), 150
-FONT = {"font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left"}
+FONT: Any = {"font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left"}
 WORDS = {"loop": "Triptych's loop", "same-step": "same-step batches", "one-at-a-time": "one request at a time"}
 DASHES = {"loop": "-", "same-step": "--", "one-at-a-time": ":"}
 # Of the longest measured latency: where what only the simulator says is cut off.
@@ -36,8 +36,8 @@ def draw(portrait: Portrait, folder: Path) -> list[Path]:
 def latency_over_load(axes: Any, portrait: Portrait) -> None:
     """Mean by load: what the simulator has for each policy, and p95 and mean as measured."""
     for (policy, curve), colour in zip(portrait.foretold.items(), COLOURS, strict=False):
-        loads, means = zip(*curve, strict=True) if curve else ((), ())
-        axes.plot(loads, means, linestyle=DASHES[policy], color=colour, label=f"{WORDS[policy]}, mean, simulated")
+        foretold = {"linestyle": DASHES[policy], "color": colour, "label": f"{WORDS[policy]}, mean, simulated"}
+        axes.plot([load for load, _ in curve], [mean for _, mean in curve], **foretold)
     loads = [at.load for at in portrait.latencies]
     means, p95s = ([getattr(at, name) for at in portrait.latencies] for name in ("mean_s", "p95_s"))
     axes.vlines(loads, means, p95s, color=COLOURS[0], alpha=0.3)

@@ -29,6 +29,16 @@ PROGRAMS = "triptych_export.peers"
 # All that is in its environment, pinned: pip takes minutes to find versions that go together.
 OPTIMUM = Path(__file__).with_name("optimum.txt")
 END_S = 10.0
+# Peers ask no hub, report to nobody, and keep their progress to themselves.
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 class ProcessPeer:
@@ -117,7 +127,7 @@ def optimum(weights: Path, folder: Path) -> Iterator[Peer]:
 @contextmanager
 def _running(name: str, command: Sequence[str], environ: Mapping[str, str]) -> Iterator[ProcessPeer]:
     threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    peer = ProcessPeer(name, command, {**environ, **threads})
+    peer = ProcessPeer(name, command, {**environ, **QUIET, **threads})
     try:
         yield peer
     finally:
