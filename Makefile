@@ -16,7 +16,7 @@ test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer chromium ## everything, 
 test-gpu: $(VENV)/.test ## what only a GPU can show: the demo models on it, compared with the processor
 	$(BIN)/python -m pytest -s tests/gpu
 
-bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serve; WEIGHTS=FOLDER adds diffusers and Optimum
+bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serve; BUILD=FOLDER WEIGHTS=FOLDER measures yours
 	$(BIN)/triptych bench $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(BUILD)
 
 check: $(VENV)/.test ## lint, format, types

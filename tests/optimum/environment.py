@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-PINS = Path(__file__).with_name("constraints.txt")
+from triptych.bench.peers.process import OPTIMUM as PINS
+
 BUILD = Path(__file__).parents[2] / "build"
 MADE = "made"
 # Nothing of Optimum's asks the hub or reports to anybody.

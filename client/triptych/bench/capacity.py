@@ -7,49 +7,37 @@ from collections.abc import Callable
 
 from .errors import BenchError
 
-SHARE = 0.95
-FACTOR = 1.5
-PROBES = 10
-Point = tuple[float, float]  # a rate, and the share that it was kept for
+FACTOR = 1.25
+PROBES = 12
+Point = tuple[float, float]  # a rate, and the share of the allowed time that was needed at it
 
 
-def highest_rate(within: Callable[[float], float], guess: float, *, share: float = SHARE) -> float:
-    """The rate at which `share` of the requests is still answered in time.
+def highest_rate(needed: Callable[[float], float], guess: float) -> float:
+    """The rate at which no more than the allowed time is needed.
 
-    From `guess` (requests per second) in steps of a half, up while it holds and down while it does not; once more
-    between the last two, and then by a straight line over the logarithm of the rate.
+    From `guess` (requests per second) in steps of a quarter, up while it holds and down while it does not; between the last
+    two by a straight line over the logarithms.
 
     Args:
-        within: runs a rate, and says which share of its requests was answered in time.
+        needed: runs a rate, and says which share of the allowed time was needed; above 1 the promise is broken.
 
     Raises:
         BenchError: it holds at no rate that was tried, or at all of them.
     """
-    rate, reached = guess, within(guess)
-    holds = reached >= share
+    last = (guess, needed(guess))
+    holds = last[1] <= 1
     for _ in range(PROBES):
-        following = rate * (FACTOR if holds else 1 / FACTOR)
-        then = within(following)
-        if (then >= share) != holds:
-            return _between((rate, reached), (following, then), within, share)
-        rate, reached = following, then
-    raise BenchError(
-        f"capacity: from {guess:.3g} to {rate:.3g} requests a second, {share:.0%} are {_kept(holds)} in time"
-    )
+        rate = last[0] * (FACTOR if holds else 1 / FACTOR)
+        following = (rate, needed(rate))
+        if (following[1] <= 1) != holds:
+            return _crossing(last, following)
+        last = following
+    raise BenchError(f"capacity: from {guess:.3g} to {last[0]:.3g} requests a second, it {_kept(holds)} holds")
 
 
-def _between(one: Point, other: Point, within: Callable[[float], float], share: float) -> float:
-    """Where it breaks between two rates, after one more between them."""
-    middle = math.sqrt(one[0] * other[0])
-    reached = within(middle)
-    end = other if (reached >= share) == (one[1] >= share) else one
-    return _crossing((middle, reached), end, share)
-
-
-def _crossing(one: Point, other: Point, share: float) -> float:
-    (x, y), (x_other, y_other) = one, other
-    weight = (y - share) / (y - y_other)
-    return math.exp(math.log(x) + weight * (math.log(x_other) - math.log(x)))
+def _crossing(one: Point, other: Point) -> float:
+    (x, y), (x_other, y_other) = ((math.log(rate), math.log(needed)) for rate, needed in (one, other))
+    return math.exp(x + (x_other - x) * y / (y - y_other))
 
 
 def _kept(holds: bool) -> str:

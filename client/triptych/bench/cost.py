@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +33,12 @@ def measure(build: Path, rows: Sequence[int] = ROWS, repeats: int = REPEATS) -> 
     return {"model": manifest.model.name, "points": points, **_stages(manifest, repeats), "shared": True}
 
 
+@lru_cache(maxsize=4)
+def measured(build: Path) -> dict[str, Any]:
+    """`measure`, once in a run: what is compared is measured under the same loads."""
+    return measure(build)
+
+
 def write(path: Path, document: dict[str, Any]) -> None:
     """Write a cost file, a point a line."""
     points = ",\n  ".join(json.dumps(point) for point in document["points"])
@@ -49,17 +55,27 @@ def cost_model(document: dict[str, Any]) -> CostModel:
     return CostModel(points, **stages)
 
 
-def attainable(document: dict[str, Any], steps: float) -> float:
-    """How many times as many guided requests a device can serve in full batches as one at a time, by its own times.
+def full_rate(document: dict[str, Any], steps: float) -> float:
+    """Guided requests per second that a device serves in the batches that suit it best, by its own times.
 
     Args:
         document: of `measure`.
         steps: of a request, in the mean.
     """
-    by_rows = {one["rows"]: one["seconds"] for one in document["points"] if one["denoiser"] == "unet"}
-    beside = document["encode_s"] + document["decode_s"]
-    alone, best = by_rows[GUIDED], GUIDED * min(seconds / rows for rows, seconds in by_rows.items())
-    return float((beside + steps * alone) / (beside + steps * best))
+    return 1 / _seconds_of_one(document, steps, GUIDED * min(s / rows for rows, s in _by_rows(document).items()))
+
+
+def attainable(document: dict[str, Any], steps: float) -> float:
+    """How many times as many guided requests a device can serve so as one at a time; arguments as of `full_rate`."""
+    return full_rate(document, steps) * _seconds_of_one(document, steps, _by_rows(document)[GUIDED])
+
+
+def _seconds_of_one(document: dict[str, Any], steps: float, step_s: float) -> float:
+    return float(document["encode_s"] + document["decode_s"] + steps * step_s)
+
+
+def _by_rows(document: dict[str, Any]) -> dict[int, float]:
+    return {one["rows"]: one["seconds"] for one in document["points"] if one["denoiser"] == "unet"}
 
 
 def _points(manifest: Manifest, name: str, rows: Sequence[int], repeats: int) -> Iterator[dict[str, Any]]:

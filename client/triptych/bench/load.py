@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych import Client
 from triptych.async_client import AsyncClient
 from triptych.errors import TriptychError
 from triptych.workload import Arrival
@@ -76,6 +80,12 @@ def draw_all(url: str, requests: Sequence[Mapping[str, Any]], users: int, model:
         BenchError: a request failed.
     """
     return asyncio.run(_draw_all(url, requests, users, model))
+
+
+def pixels(url: str, request: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """The picture of one request, [height, width, 3]."""
+    with Client(url) as client:
+        return np.asarray(client.generate(**request).image.convert("RGB"))
 
 
 async def _replay(url: str, arrivals: Sequence[Arrival], model: str) -> Run:

@@ -1,32 +1,41 @@
-"""Memory of a server while something runs."""
+"""Memory of a server, and of its client, while something runs."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 READ_S = 0.25
 
 
-def peak(work: Callable[[], float]) -> tuple[float, float]:
-    """What `work` returns, and the most bytes that this process's children had meanwhile.
+class Peak:
+    """The most bytes, while the block lasts, of this process's `children` and of its `own`.
 
-    Shared pages are counted once (PSS): the stubs map the same libraries.
+    Shared pages of children are counted once (PSS): the stubs map the same libraries.
     """
-    most, done = [0.0], threading.Event()
 
-    def watch() -> None:
-        while not done.wait(READ_S):
-            most[0] = max(most[0], of_children())
+    def __init__(self) -> None:
+        self.children, self.own = 0.0, 0.0
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        value = work()
-    finally:
-        done.set()
-        watcher.join()
-    return value, max(most[0], of_children())
+    def __enter__(self) -> Peak:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watcher.join()
+        self._read()
+
+    def _watch(self) -> None:
+        while not self._done.wait(READ_S):
+            self._read()
+
+    def _read(self) -> None:
+        import psutil
+
+        self.children = max(self.children, of_children())
+        self.own = max(self.own, float(psutil.Process().memory_info().rss))
 
 
 def of_children() -> float:

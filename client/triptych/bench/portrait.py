@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from triptych.simulator import Device, Farm, Planner, simulate
+from triptych_serving.policy import Policy
+
+from .cost import cost_model, full_rate, measured
 from .load import Answer, Run, replay
-from .requests import mixed, rate_at, solo_seconds
+from .policies import POLICIES
+from .requests import STEPS, mixed
 from .serving import started
 from .target import Setting
 
-# Shares of what one request at a time can carry.
-LOADS = (0.4, 0.7, 0.9, 1.1, 1.3)
-REQUESTS = 20
-SHOWN = 0.9
+# Shares of what full batches carry.
+LOADS = (0.3, 0.5, 0.7, 0.85, 1.0)
+REQUESTS = 16
+SHOWN = 0.85
+# Enough requests for smooth curves.
+FORETOLD_LOADS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FORETOLD = 400
+LONGEST_S = 10.0
 PARTS = ("encoding", "queue", "steps", "decoding and file")
 
 
@@ -33,9 +42,11 @@ class AtLoad:
 
 @dataclass(frozen=True)
 class Portrait:
-    """Latency by load; rows per batch over time (s) at one of the loads; mean seconds of a request by part, by its steps."""
+    """Latency by load, measured, and foretold for each policy; rows per batch over time (s) at one of the loads; mean seconds
+    of a request by part, by its steps."""
 
     latencies: Sequence[AtLoad]
+    foretold: Mapping[str, Sequence[tuple[float, float]]]
     rows: Sequence[tuple[float, float]]
     parts: dict[int, dict[str, float]]
 
@@ -45,11 +56,22 @@ class Portrait:
 
 def take(setting: Setting) -> Portrait:
     """Run the loads on a server of their own."""
+    full = full_rate(measured(setting.build), fmean(STEPS))
     with started(setting.builds) as served:
-        solo = solo_seconds(served.url)
-        runs = {load: replay(served.url, mixed(rate_at(load, solo), setting.count(REQUESTS), seed=1)) for load in LOADS}
-    latencies = [_at(load, rate_at(load, solo), run) for load, run in runs.items()]
-    return Portrait(latencies, list(runs[SHOWN].rows_per_batch()), split(runs[SHOWN].answers))
+        runs = {load: replay(served.url, mixed(load * full, setting.count(REQUESTS), seed=1)) for load in LOADS}
+    latencies = [_at(load, load * full, run) for load, run in runs.items()]
+    curves = {name: list(foretell(setting, policy, full)) for name, policy in POLICIES.items()}
+    return Portrait(latencies, curves, list(runs[SHOWN].rows_per_batch()), split(runs[SHOWN].answers))
+
+
+def foretell(setting: Setting, policy: type[Policy], full: float) -> Iterator[tuple[float, float]]:
+    """Loads, and the mean seconds that the simulator has for each, as far as a policy carries them."""
+    planner, farm = Planner(setting.build), Farm(Device(cost_model(measured(setting.build))), policy=policy)
+    for load in FORETOLD_LOADS:
+        mean = simulate(mixed(load * full, setting.count(FORETOLD)), planner, farm)["latency_s"]["mean"]
+        if mean > LONGEST_S:
+            return
+        yield load, mean
 
 
 def _at(load: float, rate: float, run: Run) -> AtLoad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from .plots import draw
 from .portrait import Portrait
 from .target import Bound, Setting, Target
 
-NO_WEIGHTS = "no weights given; --weights takes the folder in diffusers layout that the build was exported from"
+NO_WEIGHTS = "a build of your own; --weights takes the folder in diffusers layout that it was exported from"
 HEADER = ("ratio", "value", "target", "holds", "smallest to largest", "first", "second")
 
 
@@ -56,7 +57,8 @@ class Ratio:
 
 @dataclass
 class Report:
-    """What is measured so far. By target: `skipped` why it was not tried, `failed` why it came to nothing."""
+    """What is measured so far. By target: `skipped` why it was not tried, `failed` why it came to nothing,
+    `seconds` what it took, with all that it sets up."""
 
     setting: Setting
     facts: Mapping[str, str] = field(default_factory=machine.facts)
@@ -64,6 +66,7 @@ class Report:
     meanings: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     portrait: Portrait | None = None
 
     @property
@@ -73,15 +76,18 @@ class Report:
 
     def measure(self, target: Target) -> Iterator[str]:
         """Measure a target; a line for each of its ratios. One that cannot be measured is noted and left out."""
-        if target.needs_weights and self.setting.weights is None:
+        if target.needs_weights and self.setting.builds and self.setting.weights is None:
             self.skipped[target.name] = NO_WEIGHTS
             return
+        began = time.monotonic()
         try:
             with target.sides(self.setting) as pair:
-                samples = interleave(pair, min(self.setting.repeats, target.most_repeats))
+                samples = interleave(pair, self.setting.repeats)
         except BenchError as error:
             self.failed[target.name] = str(error)
             return
+        finally:
+            self.seconds[target.name] = time.monotonic() - began
         for name, bound in target.bounds.items():
             ratio = Ratio(name, samples[name], bound.eased(pair.eased.get(name, bound.low)))
             self.ratios.append(ratio)
@@ -106,19 +112,25 @@ class Report:
             "ratios": [ratio.to_json() for ratio in self.ratios],
             "skipped": self.skipped,
             "failed": self.failed,
+            "seconds": self.seconds,
             "portrait": self.portrait and self.portrait.to_json(),
         }
 
     def _sections(self, plots: Sequence[Path]) -> Iterator[str]:
         yield "# Benchmark"
-        yield table(("", ""), [*self.facts.items(), ("repeats of each side, at most", str(self.setting.repeats))])
+        yield table(("", ""), [*self.facts.items(), ("repeats of each side, in turns", str(self.setting.repeats))])
         if self.setting.quick:
             yield "**A quick run: few requests. It shows that the benchmark works, not how fast anything is.**"
         yield table(HEADER, map(_row, self.ratios))
         yield table(("ratio", "what is divided by what"), self.meanings.items())
         if missing := {**self.skipped, **self.failed}:
             yield "Not measured:\n\n" + table(("target", "because"), missing.items())
+        yield "What it took:\n\n" + table(("", "seconds"), self._took())
         yield from (f"![{path.stem.replace('-', ' ')}]({path.name})" for path in plots)
+
+    def _took(self) -> Iterator[tuple[str, str]]:
+        yield from ((name, f"{seconds:.0f}") for name, seconds in self.seconds.items())
+        yield "all", f"{sum(self.seconds.values()):.0f}"
 
 
 def _row(ratio: Ratio) -> tuple[object, ...]:

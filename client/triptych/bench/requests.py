@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from triptych.workload import Arrival, Mix, load, make
 
+from .cost import full_rate, measured
 from .load import draw_all
 from .target import Setting
 
@@ -36,17 +38,18 @@ def mixed(rate: float, count: int, seed: int = 0, steps: Sequence[int] = STEPS) 
     return list(make(Mix({"num_inference_steps": tuple(steps)}), rate=rate, count=count, seed=seed))
 
 
-def arrivals_at(setting: Setting, url: str, share: float, count: int) -> Callable[[int], list[Arrival]]:
+def arrivals_at(
+    setting: Setting, share: float, count: int, steps: Sequence[int] = STEPS
+) -> Callable[[int], list[Arrival]]:
     """Arrivals for each repeat: those of the setting's workload at their own times, or `count` mixed ones.
 
-    The mixed ones keep one request at a time busy for `share` of the time, on the server at `url`; they are others in each
-    repeat.
+    The mixed ones come at `share` of the rate that this machine carries in full batches; they are others in each repeat.
     """
     if setting.workload:
         given = list(load(setting.workload))
         return lambda _repeat: given
-    rate = rate_at(share, solo_seconds(url))
-    return lambda repeat: mixed(rate, setting.count(count), repeat)
+    rate = share * full_rate(measured(setting.build), fmean(steps))
+    return lambda repeat: mixed(rate, setting.count(count), repeat, steps)
 
 
 def solo_seconds(url: str, steps: Sequence[int] = STEPS) -> dict[int, float]:
@@ -54,15 +57,11 @@ def solo_seconds(url: str, steps: Sequence[int] = STEPS) -> dict[int, float]:
     return {count: min(_alone(url, count) for _ in range(2)) for count in steps}
 
 
-def rate_at(share: float, solo: Mapping[int, float]) -> float:
-    """Requests per second that keep one request at a time busy for `share` of the time."""
-    return share / fmean(solo.values())
-
-
-def in_time(latencies: Sequence[float], arrivals: Sequence[Arrival], solo: Mapping[int, float], times: float) -> float:
-    """The share of requests that were answered within so many times their solo time."""
-    limits = (times * solo[arrival.parameters["num_inference_steps"]] for arrival in arrivals)
-    return fmean(latency <= limit for latency, limit in zip(latencies, limits, strict=True))
+def lateness(latencies: Sequence[float], arrivals: Sequence[Arrival], solo: Mapping[int, float], share: float) -> float:
+    """What `share` of the requests kept to, as a multiple of what each takes alone (`solo`, seconds by steps)."""
+    alone = (solo[arrival.parameters["num_inference_steps"]] for arrival in arrivals)
+    multiples = sorted(latency / seconds for latency, seconds in zip(latencies, alone, strict=True))
+    return multiples[math.ceil(share * len(multiples)) - 1]
 
 
 def _alone(url: str, steps: int) -> float:

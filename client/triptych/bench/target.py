@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from triptych.demo import demo_build
+
 # One measurement: a figure for each of a target's ratios, by the ratio's name.
 Side = Callable[[], Mapping[str, float]]
 
@@ -29,8 +31,9 @@ class Pair(NamedTuple):
 class Setting:
     """What a run of the benchmark was asked for.
 
-    `weights` is the folder in diffusers layout that the first build was exported from; without it what needs it is left out.
-    `workload` is a file of requests, in the place of those drawn by chance where a latency is measured.
+    `weights` is the folder in diffusers layout that the first build was exported from; the demo needs none.
+    `workload` is a file of requests, in the place of those drawn by chance where a latency is measured. `load` is the share
+    of the rate that this machine carries in full batches.
     """
 
     builds: tuple[Path, ...] = ()
@@ -39,6 +42,12 @@ class Setting:
     quick: bool = False
     output: Path = Path("out/bench")
     workload: Path | None = None
+    load: float = 0.7
+
+    @property
+    def build(self) -> Path:
+        """What is compared: the first build."""
+        return self.builds[0] if self.builds else demo_build()
 
     def count(self, requests: int) -> int:
         """So many requests, or a few where only the harness is tried."""
@@ -91,4 +100,4 @@ class Target:
     bounds: Mapping[str, Bound]
     sides: Callable[[Setting], AbstractContextManager[Pair]]
     needs_weights: bool = False
-    most_repeats: int = 1_000_000  # of what takes minutes each time
+    asked_for: bool = False  # measured only where it is named

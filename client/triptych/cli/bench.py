@@ -30,9 +30,12 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="How often each side of a ratio is measured, in turns.")] = 5,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The builds' weights in diffusers layout, for diffusers and Optimum."),
+        typer.Option(metavar="DIR", help="Your build's weights in diffusers layout, for diffusers and Optimum."),
     ] = None,
     workload: Annotated[Path | None, typer.Option(metavar="FILE", help="Requests from `triptych workload`.")] = None,
+    load: Annotated[
+        float, typer.Option(min=0.01, metavar="SHARE", help="Load of latencies, of the rate that full batches carry.")
+    ] = 0.7,
     against: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An earlier run's report.json: say which ratios differ by 15%.")
     ] = None,
@@ -57,7 +60,7 @@ def bench(
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers and peers end as well
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output, workload)
+    setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output, workload, load)
     if cost:
         _cost(setting, cost)
     elif perf_analyzer:
@@ -68,10 +71,8 @@ def bench(
 
 def _cost(setting: Setting, path: Path) -> None:
     from triptych.bench.cost import measure, write
-    from triptych.demo import demo_build
 
-    build = setting.builds[0] if setting.builds else demo_build()
-    write(path, measure(build, repeats=setting.repeats))
+    write(path, measure(setting.build, repeats=setting.repeats))
     sys.stdout.write(f"{path}\n")
 
 
@@ -126,9 +127,9 @@ def _ratios(console: Console, setting: Setting, only: list[str], against: Path |
         report.write()  # whoever stops here has what was measured
     for name, reason in {**report.skipped, **report.failed}.items():
         console.print(f"not measured: {name}: {reason}", style="red" if name in report.failed else "yellow")
+    report.portrait = None if only else take(setting)
     for change in changes(then, {ratio.name: ratio.value for ratio in report.ratios}):
         console.print(change.line, style=None if change.agrees else "yellow")
-    report.portrait = None if only else take(setting)
     _show(report.write(), as_json)
     raise typer.Exit(0 if report.holds else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -29,10 +30,19 @@ def answer(draw: Draw, packages: Sequence[str]) -> None:
     for line in sys.stdin:
         try:
             question = json.loads(line)
-            reply: dict[str, Any] = {"seconds": seconds(draw, question["requests"], question["batch"])}
+            reply: dict[str, Any] = reply_to(draw, question)
         except Exception as error:  # the asker wants to know, whatever it is
             reply = {"error": f"{type(error).__name__}: {error}"}
         _say(channel, reply)
+
+
+def reply_to(draw: Draw, question: Mapping[str, Any]) -> dict[str, Any]:
+    """A picture where one is asked for, else the seconds of many."""
+    if "picture" in question:
+        (image,), file = draw([question["picture"]]), io.BytesIO()
+        image.save(file, "PNG")
+        return {"picture": base64.b64encode(file.getvalue()).decode()}
+    return {"seconds": seconds(draw, question["requests"], question["batch"])}
 
 
 def seconds(draw: Draw, requests: Sequence[Mapping[str, Any]], batch: int) -> float:

@@ -12,17 +12,29 @@ from ..errors import BenchError
 MARK = "triptych-requirements.txt"
 
 
-def environment(folder: Path, requirements: Sequence[str]) -> Path:
-    """The Python of a virtual environment with these packages; made, or made anew where it has others.
+def environment(folder: Path, requirements: Path) -> Path:
+    """The Python of a virtual environment with the packages of a file of pins; made, or made anew where it has others.
 
     Raises:
         BenchError: pip fails, with its last words.
     """
-    python, mark, wanted = folder / "bin/python", folder / MARK, "\n".join(requirements) + "\n"
+    python, mark, wanted = folder / "bin/python", folder / MARK, requirements.read_text("utf-8")
     if python.is_file() and mark.is_file() and mark.read_text("utf-8") == wanted:
         return python
     _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
+    _run(
+        [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--requirement",
+            str(requirements),
+        ]
+    )
     mark.write_text(wanted, "utf-8")
     return python
 

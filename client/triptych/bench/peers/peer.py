@@ -17,3 +17,7 @@ class Peer(Protocol):
         Requests of one call differ in prompt and seed only.
         """
         ...
+
+    def picture(self, request: Mapping[str, Any]) -> bytes:
+        """The PNG file of one request."""
+        ...

@@ -2,12 +2,15 @@
 
     → {"requests": [{"prompt": "a fox", "seed": 3, "num_inference_steps": 20, "guidance_scale": 4.0}], "batch": 1}
     ← {"seconds": 0.71}
+    → {"picture": {"prompt": "a fox", "seed": 3, "num_inference_steps": 20, "guidance_scale": 4.0}}
+    ← {"picture": "a PNG file in base64"}
 
 Its first line, when it is loaded, is `{"ready": {"torch": "2.13.0", …}}`; `{"error": "…"}` stands for any answer that cannot be.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -23,21 +26,19 @@ from .environment import environment
 from .peer import Peer
 
 PROGRAMS = "triptych_export.peers"
-# Optimum's newest, with the newest of everything that goes with it, and the ONNX Runtime that ours was measured with; all
-# pinned, since pip takes minutes to find versions that go together.
-OPTIMUM = (
-    "optimum-onnx==0.1.0",
-    "optimum==2.1.0",
-    "transformers==4.57.3",
-    "diffusers==0.37.1",
-    "accelerate==1.12.0",
-    "huggingface_hub==0.36.2",
-    "tokenizers==0.22.2",
-    "onnx==1.23.2",
-    "onnxruntime==1.31.1",
-    "torch==2.13.0",
-)
+# All that is in its environment, pinned: pip takes minutes to find versions that go together.
+OPTIMUM = Path(__file__).with_name("optimum.txt")
 END_S = 10.0
+# Peers ask no hub, report to nobody, and keep their progress to themselves.
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 class ProcessPeer:
@@ -60,13 +61,12 @@ class ProcessPeer:
             raise
 
     def draw(self, requests: Sequence[Mapping[str, Any]], *, batch: int = 1) -> float:
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
-        try:
-            self._process.stdin.write(json.dumps({"requests": [dict(one) for one in requests], "batch": batch}) + "\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise BenchError(f"{self.name}: it has ended ({error})") from None
+        self._ask({"requests": [dict(one) for one in requests], "batch": batch})
         return float(self._answer("seconds"))
+
+    def picture(self, request: Mapping[str, Any]) -> bytes:
+        self._ask({"picture": dict(request)})
+        return base64.b64decode(self._answer("picture"))
 
     def close(self) -> None:
         """End the program."""
@@ -76,6 +76,14 @@ class ProcessPeer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _ask(self, question: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise BenchError(f"{self.name}: it has ended ({error})") from None
 
     def _answer(self, key: str) -> Any:
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
@@ -119,7 +127,7 @@ def optimum(weights: Path, folder: Path) -> Iterator[Peer]:
 @contextmanager
 def _running(name: str, command: Sequence[str], environ: Mapping[str, str]) -> Iterator[ProcessPeer]:
     threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    peer = ProcessPeer(name, command, {**environ, **threads})
+    peer = ProcessPeer(name, command, {**environ, **QUIET, **threads})
     try:
         yield peer
     finally:

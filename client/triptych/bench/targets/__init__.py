@@ -9,6 +9,7 @@ from triptych.bench.targets import (
     admission_wait,
     cold_start,
     growth,
+    growth_depths,
     overhead,
     simulator,
     slo_rate,
@@ -30,11 +31,14 @@ TARGETS: tuple[Target, ...] = (
     simulator.TARGET,
     cold_start.TARGET,
     growth.TARGET,
+    growth_depths.TARGET,
 )
 
 
 def chosen(names: Sequence[str]) -> list[Target]:
-    """The targets of these names, all where none is given; a target is also known by its ratios' names.
+    """The targets of these names; where none is given, all but those that are measured only when they are asked for.
+
+    A target is also known by its ratios' names.
 
     Raises:
         InvalidRequest: there is none of a name.
@@ -43,4 +47,4 @@ def chosen(names: Sequence[str]) -> list[Target]:
     if unknown := [name for name in names if name not in known]:
         raise invalid("--only", repr(unknown[0]), ", ".join(known))
     wanted = {known[name].name for name in names}
-    return [target for target in TARGETS if not names or target.name in wanted]
+    return [target for target in TARGETS if target.name in wanted or not (names or target.asked_for)]

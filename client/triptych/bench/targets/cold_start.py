@@ -20,7 +20,6 @@ NAME = "cold_start"
 SERVE = "from triptych.cli import main; main()"
 OPTIONS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 END_S = 60.0
-REPEATS = 3
 
 
 @contextmanager
@@ -49,5 +48,4 @@ TARGET = Target(
     "seconds from `triptych serve` to ready ÷ seconds that ONNX Runtime needs to load the same files bare",
     {NAME: at_most(2.0)},
     sides,
-    most_repeats=REPEATS,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..load import draw_all
 from ..peers import Peer, diffusers
+from ..peers.weights import check_same, weights_of
 from ..requests import USERS, varied
 from ..serving import started
 from ..target import Pair, Setting, Target, at_least
@@ -26,10 +27,9 @@ def sides(setting: Setting) -> Iterator[Pair]:
 @contextmanager
 def beside(setting: Setting, peer: Callable[[Path], AbstractContextManager[Peer]], name: str) -> Iterator[Pair]:
     """Ours and a peer that serves the same requests one by one."""
-    assert setting.weights is not None  # noqa: S101 - the target says that it needs them
     requests = varied(setting.count(IMAGES))
-    with peer(setting.weights) as other, started(setting.builds) as served:
-        draw_all(served.url, requests[:1], users=1)
+    with peer(weights_of(setting)) as other, started(setting.builds) as served:
+        check_same(other, served.url)
         yield Pair(
             lambda: {name: len(requests) / draw_all(served.url, requests, USERS)},
             lambda: {name: len(requests) / other.draw(requests)},

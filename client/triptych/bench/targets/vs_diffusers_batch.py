@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from ..load import draw_all
 from ..peers import Peer, diffusers
+from ..peers.weights import check_same, weights_of
 from ..requests import USERS, same
 from ..serving import started
 from ..target import Pair, Setting, Target, at_least
@@ -19,11 +20,10 @@ BATCHES = (1, 2, 4, 8)
 @contextmanager
 def sides(setting: Setting) -> Iterator[Pair]:
     """Pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
-    assert setting.weights is not None  # noqa: S101 - the target says that it needs them
     requests = same(setting.count(IMAGES))
-    with diffusers(setting.weights) as other, started(setting.builds) as served:
+    with diffusers(weights_of(setting)) as other, started(setting.builds) as served:
         batch = 1 if setting.quick else best_batch(other, len(requests))
-        draw_all(served.url, requests[:1], users=1)
+        check_same(other, served.url)
         yield Pair(
             lambda: {NAME: len(requests) / draw_all(served.url, requests, USERS)},
             lambda: {NAME: len(requests) / other.draw(requests, batch=batch)},
