@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..denoiser import TIMESTEPS, Conditioning, Floats
+from ..denoiser import Conditioning, Floats
 from ..engines import Profile
+from ..manifest import TIMESTEPS
 from .device import Device, Engine, Shape
 from .lost import ends_the_process_if_lost
 from .resident import Resident
