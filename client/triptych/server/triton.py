@@ -111,7 +111,7 @@ class Triton:
         """What died, in words; empty while everything lives."""
         if not self.running():
             return f"tritonserver ended ({_ending(self._process.returncode)})"
-        dead = [name for name, stub in self._stubs if _is_gone(stub)]
+        dead = [name for name, stub in self._stubs if _has_ended(stub)]
         return ", ".join(f"the process of model {name!r} died" for name in dead) or self._misjudgement()
 
     def _misjudgement(self) -> str:
@@ -167,6 +167,14 @@ def _is_zombie(stub: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return bool(stub.status() == psutil.STATUS_ZOMBIE)
     return False
+
+
+def _has_ended(stub: psutil.Process) -> bool:
+    """A quarter of the work of `_is_gone`, for what is asked of every stub ten times a second."""
+    try:
+        return bool(stub.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _is_gone(stub: psutil.Process) -> bool:
