@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-# What a graph calls the step that a row is at: diffusers' UNet2DConditionModel and StableCascadeUNet.
-TIMESTEPS = ("timestep", "timestep_ratio")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoiser import TIMESTEPS, Conditioning, Floats
+from .denoiser import Conditioning, Floats
 from .errors import InvalidRequest
+from .manifest import TIMESTEPS
 
 # An input of the loop as an array, or None where it is missing.
 Read = Callable[[str], NDArray[Any] | None]

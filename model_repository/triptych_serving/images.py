@@ -12,6 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 QUALITY = 95
+# zlib's quickest: a third of the time of its default, 6, for files that are a fifth larger.
+PNG_LEVEL = 1
 EXIF_IFD, USER_COMMENT, IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
 
 
@@ -23,7 +25,7 @@ def encode(pixels: NDArray[np.uint8], output_format: str, made_by: dict[str, Any
     """
     image, file = Image.fromarray(pixels), io.BytesIO()
     if output_format == "png":
-        image.save(file, "PNG", pnginfo=_png_text(made_by, a1111))
+        image.save(file, "PNG", compress_level=PNG_LEVEL, pnginfo=_png_text(made_by, a1111))
     elif output_format == "jpeg":
         image.save(file, "JPEG", quality=QUALITY, subsampling=0, exif=_exif(made_by, a1111))
     else:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .denoiser import TIMESTEPS, Conditioning, Denoiser, Floats
+from .denoiser import Conditioning, Denoiser, Floats
+from .manifest import TIMESTEPS
 
 
 def example(

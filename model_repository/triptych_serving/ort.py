@@ -11,7 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .denoiser import TIMESTEPS, Conditioning, Floats, only
+from .denoiser import Conditioning, Floats, only
+from .manifest import TIMESTEPS
 
 
 def session(path: Path) -> ort.InferenceSession:

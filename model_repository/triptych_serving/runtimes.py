@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .denoiser import Denoiser
-from .engines import Machine, engine_path, profiles
 from .manifest import Manifest
 from .ort import OrtDenoiser
 from .ort import Stage as OrtStage
-from .tensorrt.denoiser import TensorRTDenoiser
-from .tensorrt.device import Device
 from .tensorrt.library import TARGETS
-from .tensorrt.machine import here
-from .tensorrt.stage import TensorRTStage
+
+# What only GPUs need is imported where it is used: these imports are a share of every model's start.
+if TYPE_CHECKING:
+    from .engines import Machine
+    from .tensorrt.device import Device
 
 
 class Stage(Protocol):
@@ -36,6 +36,9 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
     """
     if manifest.target not in TARGETS:
         return OrtDenoiser(manifest.stage_path(name))
+    from .engines import engine_path, profiles
+    from .tensorrt.denoiser import TensorRTDenoiser
+
     gpu = device(manifest.target)
     engine = gpu.load(engine_path(manifest, name, machine(manifest.target)))
     inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
@@ -59,6 +62,9 @@ def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage
 def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:
     if manifest.target not in TARGETS:
         return OrtStage(manifest.stage_path(name), manifest.stages[name]["outputs"])
+    from .engines import engine_path, profiles
+    from .tensorrt.stage import TensorRTStage
+
     gpu = device(manifest.target)
     engine = gpu.load(engine_path(manifest, name, machine(manifest.target)))
     return TensorRTStage(gpu, engine, profiles(manifest, name), kernels="none" if reproducible else "lazy")
@@ -74,4 +80,6 @@ def device(target: str) -> Device:
 
 @functools.cache
 def machine(target: str) -> Machine:
+    from .tensorrt.machine import here
+
     return here(target)

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from .cards import CARDS
 from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed
-from .families import Family, family
 from .manifest import Manifest
 from .metrics import METRICS
+
+if TYPE_CHECKING:
+    from .families import Family
 
 # A model's parameters `build.<family>` lead to the builds that it serves, from its own folder.
 BUILD = "build."
@@ -51,6 +53,8 @@ class ModelArguments:
 
     def families(self) -> dict[str, Family[Any, Any]]:
         """What is served, by the ensembles' names."""
+        from .families import family  # many modules, which a process that only runs a stage does without
+
         return {name: family(manifest) for name, manifest in self.manifests.items()}
 
 

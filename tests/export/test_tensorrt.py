@@ -233,10 +233,10 @@ def test_the_command_prunes_and_names_what_went(tmp_path):
     store = EngineStore(tmp_path / "store")
     old, new = (store.get(replace(KEY, stage=name), slow_make).path for name in ("old", "new"))
     os.utime(old, (1, 1))
-    done = CliRunner().invoke(app, ["prune", "--keep-gb", "2e-8", "--engine-store", str(store.root)])
+    done = CliRunner().invoke(app(), ["prune", "--keep-gb", "2e-8", "--engine-store", str(store.root)])
     assert (done.exit_code, done.output) == (0, f"{old.parent}\n")
     assert new.exists()
-    done = CliRunner().invoke(app, ["prune", "--keep-gb", "0", "--engine-store", str(tmp_path / "none")])
+    done = CliRunner().invoke(app(), ["prune", "--keep-gb", "0", "--engine-store", str(tmp_path / "none")])
     assert done.exit_code == 1
     assert "no such folder" in done.output
 

@@ -16,7 +16,7 @@ HEAVY = ("torch", "diffusers", "transformers", "onnx", "scipy", "cuda", "tensorr
 @pytest.mark.parametrize(
     "modules",
     [
-        "triptych, triptych.cli, triptych.server",
+        "triptych, triptych.cli.app, triptych.async_client, triptych.server",
         "triptych_serving.engine, triptych_serving.assemble, triptych_serving.ort, triptych_serving.tokenizers",
         "triptych_serving.runtimes, triptych_serving.tensorrt.cuda, triptych_serving.tensorrt.machine",
         "triptych_serving.images, triptych_serving.receipt, triptych_serving.manifest",
@@ -24,6 +24,24 @@ HEAVY = ("torch", "diffusers", "transformers", "onnx", "scipy", "cuda", "tensorr
 )
 def test_importing_loads_no_torch(modules):
     code = f"import {modules}, sys; assert not set({HEAVY}) & set(sys.modules), sorted(set({HEAVY}) & set(sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("modules", "spared"),
+    [
+        ("triptych.cli.serve, triptych_serving.assemble", ("asyncio", "grpc", "numpy", "onnxruntime")),
+        (
+            "triptych_serving.runtimes, triptych_serving.ort",
+            ("PIL", "tokenizers", "triptych_serving.tensorrt.denoiser"),
+        ),
+    ],
+)
+def test_a_start_imports_no_more_than_it_needs(modules, spared):
+    """Eleven processes start at once: what each imports is most of a start."""
+    code = (
+        f"import {modules}, sys; assert not set({spared}) & set(sys.modules), sorted(set({spared}) & set(sys.modules))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -43,7 +43,7 @@ def test_the_command_line_is_what_the_command_reads(monkeypatch):
     monkeypatch.setattr(command, "_draw", draw)
     words = shlex.split(command_line("sdxl", SETTINGS, 4))
     assert words[0] == "triptych"
-    result = CliRunner().invoke(app, words[1:])
+    result = CliRunner().invoke(app(), words[1:])
     assert result.exit_code == 0, result.output
     expected = {name: value for name, value in SETTINGS.items() if value is not None}
     assert asked == {**expected, "guidance_scale": 7.3, "n": 4, "model": "sdxl"}

@@ -12,10 +12,11 @@ def main() -> None:
     """Run `triptych`; every error of ours is one line."""
     from triptych.errors import InvalidRequest, ServerUnavailable, TriptychError
 
-    from .app import app
+    from .app import COMMANDS, app
 
+    asked = [name for name in sys.argv[1:2] if name in COMMANDS]
     try:
-        app()
+        app(asked or COMMANDS)()
     except InvalidRequest as error:
         _leave(error, 2)
     except ServerUnavailable as error:

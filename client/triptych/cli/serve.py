@@ -53,6 +53,14 @@ def serve(
             "vulnerabilities. Put a gateway in front.",
             style="yellow",
         )
+    told: set[State] = set()
+
+    def tell(event: Event) -> None:
+        _tell(console, event)
+        if event.state == State.READY and event.state not in told:
+            _show_addresses(server.addresses)
+        told.add(event.state)
+
     try:
         server = Server(
             builds or demo_builds(),
@@ -61,7 +69,7 @@ def serve(
             metrics_port=metrics_port,
             host=host,
             forward_logs=logs,
-            on_event=lambda event: _tell(console, event),
+            on_event=tell,
             grace_s=grace,
             cache_mb=cache_mb,
             reproducible=reproducible,
@@ -79,7 +87,6 @@ def _attend(server: Server, console: Console) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: signals.append(received))
     server.begin()
-    shown = False
     with _Progress(console) as progress:
         while not server.wait(0.1):
             progress.show(server.state)
@@ -87,20 +94,17 @@ def _attend(server: Server, console: Console) -> int:
                 server.request_stop(0 if len(signals) > 1 else None)
                 if server.state == State.PREPARING:
                     return 0
-            elif server.state == State.READY and not shown:
-                shown = _show_addresses(server.addresses)
     if server.failure:
         raise server.failure
     return 128 + signals[-1] if len(signals) > 1 else 0
 
 
-def _show_addresses(at: Addresses) -> bool:
+def _show_addresses(at: Addresses) -> None:
     sys.stdout.write(
         f"gRPC     {at.grpc}\nHTTP     {at.http}\nmetrics  {at.metrics}\n"
         f'try      triptych generate "a 3d render of a red apple" --url {at.grpc}\n'
     )
     sys.stdout.flush()
-    return True
 
 
 def _tell(console: Console, event: Event) -> None:

@@ -227,7 +227,8 @@ class Server:
                 raise ServerError(triton.errors())
             if time.monotonic() - begun > self._load_timeout_s:
                 raise ServerError(f"not ready after {self._load_timeout_s:.0f} s; the log's end:\n{triton.errors()}")
-            if self._stopping.wait(POLL_S / 2):
+            triton.wait_for_news(POLL_S)
+            if self._stopping.is_set():
                 return ""
         self._move(State.READY, f"ready after {time.monotonic() - begun:.1f} s")
         while not self._stopping.wait(POLL_S):

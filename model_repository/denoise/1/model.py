@@ -4,6 +4,7 @@ import functools
 import json
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from triptych_serving import invariance, runtimes, triton
@@ -33,7 +34,7 @@ class TritonPythonModel:
         rows = {"most_rows": self.max_batch_rows}
         if arguments.reproducible:
             rows["fixed_rows"] = int(arguments.parameters["reproducible_rows"])
-        self.denoisers = {name: runtimes.denoiser(manifest, name, **rows) for name, manifest in self.sources.items()}
+        self.denoisers = self._load(rows)
         self.engine = Engine(
             self.denoisers,
             Policy(self.max_batch_rows, {name: self._warm_up(name) for name in self.denoisers}),
@@ -41,6 +42,14 @@ class TritonPythonModel:
             max_queue_seconds=float(arguments.parameters["max_queue_seconds"]),
         )
         self.engine.start()
+
+    def _load(self, rows):
+        """All models, beside each other: reading a graph and optimising it takes one thread."""
+        with ThreadPoolExecutor() as pool:
+            loading = {
+                name: pool.submit(runtimes.denoiser, manifest, name, **rows) for name, manifest in self.sources.items()
+            }
+        return {name: model.result() for name, model in loading.items()}
 
     def execute(self, requests):
         for request in requests:
