@@ -10,8 +10,6 @@ import numpy as np
 from ..denoiser import Conditioning, Floats, only
 from ..engines import Profile
 from ..manifest import TIMESTEPS
-from ..engines import Profile
-from ..manifest import TIMESTEPS
 from .device import Device, Engine, Shape
 from .lost import ends_the_process_if_lost
 from .resident import Resident
