@@ -65,7 +65,7 @@ class View:
         x, _, y, _ = self._page.grid_axes
         return {
             self._page.model: gr.update(choices=self._models(), value=form.key),
-            self._page.fields.preset: preset_choices(form),
+            self._page.fields.preset: preset_choices(form, settings),
             self._page.fields.start: gr.update(visible=form.takes_pictures),
             x: gr.update(choices=axes, value=axes[0]),
             y: gr.update(choices=[NO_AXIS, *axes], value=NO_AXIS),

@@ -25,6 +25,7 @@ from .view import TEXTS, View
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # What only looks need not wait in that queue.
 LIGHT = {**QUEUED, "queue": False}
+SIZE = "(width, height) => `${width} × ${height}`"
 DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
 
 
@@ -71,6 +72,7 @@ class Wiring:
         sampler.input(self.sampled, [page.model, sampler, schedule], schedule, **LIGHT)
         sides = [fields.by_name["width"], fields.by_name["height"]]
         fields.preset.input(self.sized, [page.model, fields.preset], sides, **LIGHT)
+        gr.on([side.input for side in sides], None, sides, fields.preset, js=SIZE)
         # In the browser, as Generate may be pressed before an answer would be there.
         fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE)
         checked = [part for name, part in fields.by_name.items() if name not in PICTURES]
