@@ -32,7 +32,7 @@ class Proxy:
         url = self._target + path.removeprefix(self._prefix) + f"?{scope['query_string'].decode()}"
         body = await _body(receive)
         async with (
-            httpx.AsyncClient(timeout=None) as client,  # noqa: S113 - the page's streams last as long as it is open
+            httpx.AsyncClient(timeout=None) as client,
             client.stream(scope["method"], url, headers=headers, content=body) as answer,
         ):
             kept = [(name, value) for name, value in answer.headers.raw if name.lower() not in HOP]
