@@ -17,8 +17,11 @@ from .page import NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
 
-# Seconds between looks of a page while it waits for pictures, and while it does not.
-BUSY_S, IDLE_S = 0.5, 1.0
+# Seconds between looks of a page while it waits for pictures, and while it does not: with the monitor's own second a server
+# that is gone is told within three.
+BUSY_S, IDLE_S = 0.5, 1.5
+# Between looks for other models, while none are known and when some are.
+NO_FORMS_S, FORMS_S = 2.0, 5.0
 TEXTS = ("prompt", "negative_prompt", "seed")
 
 

@@ -19,7 +19,7 @@ from .forms import Form
 from .page import NO_AXIS, Page
 from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
-from .view import TEXTS, View
+from .view import FORMS_S, NO_FORMS_S, TEXTS, View
 
 # Gradio's queue limits how many at once; none of the page's events is an interface for programs.
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -151,7 +151,11 @@ class Wiring:
             shown |= self._view.form(form, session.asked) if session.asked else self._view.bounds(form)
             shown[self._page.forms_seen] = monitor.forms_version
         # Only now: an answer that is late must not overwrite what was typed since.
-        return shown | self._view.chosen(None) | {self._page.forms_timer: gr.Timer(2.0, active=True)}
+        return (
+            shown
+            | self._view.chosen(None)
+            | {self._page.forms_timer: gr.Timer(FORMS_S if monitor.forms else NO_FORMS_S, active=True)}
+        )
 
     async def look(
         self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
