@@ -45,11 +45,11 @@ def without_apps() -> Iterator[None]:
     from gradio.routes import App
 
     real = App.create_app
-    App.create_app = staticmethod(lambda *_, **__: None)  # type: ignore[assignment]  # nobody asks for it before
+    App.create_app = staticmethod(lambda *_, **__: None)
     try:
         yield
     finally:
-        App.create_app = staticmethod(real)  # type: ignore[method-assign]
+        App.create_app = staticmethod(real)
 
 
 class _Later(ModuleType):
