@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PROMPT ?= a flat icon of a penguin
 
-.PHONY: demo test test-gpu bench chromium check clean
+.PHONY: demo ui test test-gpu bench chromium check clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
+
+ui: $(VENV)/.ui ## the demo server and the web page, until Ctrl-C
+	@$(BIN)/triptych serve & server=$$!; trap 'kill $$server; wait $$server' EXIT; $(BIN)/triptych ui
 
 test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer chromium ## everything, on the real Triton and in a real browser
 	$(BIN)/python -m pytest
@@ -40,6 +43,10 @@ $(VENV)/bin/python:
 $(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[server]'
 	@touch $@
+
+$(VENV)/.ui: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[server,ui]'
+	@touch $@ $(VENV)/.server
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0

@@ -1,17 +1,14 @@
 # The web page: the client package and nothing that draws.
-# NOT YET: the command `triptych ui` and the extra `ui` come with the issue of the web page. Until then this image builds, and
-# starting it ends with "No such command 'ui'". With that issue: EXTRAS=ui becomes the default here.
 #   docker build -f docker/ui.Dockerfile -t triptych-ui:0.1.0 .
 ARG PYTHON_TAG=3.12-slim-trixie
 
 FROM python:${PYTHON_TAG} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
-ARG EXTRAS=
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/triptych
 COPY pyproject.toml constraints.txt docker/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml ${EXTRAS:+"$EXTRAS"} > requirements.txt \
+    python3 requirements.py pyproject.toml ui > requirements.txt \
     && pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt
 COPY README.md LICENSE NOTICE ./
@@ -30,6 +27,8 @@ LABEL org.opencontainers.image.title="Triptych web page" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/triptych /opt/triptych
+# A new volume takes this owner: `--add-user` writes there, and nobody else reads it.
+RUN mkdir -m 700 /users && chown 10001:10001 /users
 ENV PATH=/opt/triptych/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -40,4 +39,5 @@ EXPOSE 7860
 STOPSIGNAL SIGINT
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-IS", "-c", "import socket; socket.create_connection(('127.0.0.1', 7860), 4)"]
-ENTRYPOINT ["triptych", "ui"]
+# Beyond loopback the page asks for a login; without a user it does not start.
+ENTRYPOINT ["triptych", "ui", "--host", "0.0.0.0", "--users", "/users/users"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from playwright.sync_api import Browser, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from triptych.demo import demo_builds
 from triptych.server import Server
@@ -18,6 +20,8 @@ from .visitor import Visitor
 
 DESKTOP = {"viewport": {"width": 1280, "height": 860}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DEVICES = {"desktop": DESKTOP, "phone": PHONE}
+LOOKS = [(device, scheme) for device in DEVICES for scheme in ("light", "dark")]
 PENGUIN = "a flat icon of a penguin"
 
 
@@ -95,7 +99,6 @@ STATES: tuple[Callable[[Visitor], None], ...] = (
 
 def foreign(path: Path) -> None:
     """A picture as A1111 writes it, with settings that are not all to be had here."""
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     text = PngInfo()
@@ -109,46 +112,51 @@ def foreign(path: Path) -> None:
 
 def walk(browser: Browser, address: str, folder: Path, device: str, scheme: str) -> None:
     """Every state of one look."""
-    context = browser.new_context(**(DESKTOP if device == "desktop" else PHONE), color_scheme=scheme)
+    context = browser.new_context(**DEVICES[device], color_scheme=scheme)
     visitor = Visitor(context.new_page(), address)
     for state in STATES:
         state(visitor)
-        shoot(visitor, folder / f"{state.__name__}-{device}-{scheme}.png")
+        shoot(visitor, folder / f"{state.__name__}-{device}-{scheme}.webp")
     context.close()
 
 
 def shoot(visitor: Visitor, path: Path) -> None:
     visitor.page.evaluate("document.activeElement?.blur(); scrollTo(0, 0)")
     visitor.page.wait_for_timeout(400)  # for Gradio's own fading in
-    visitor.page.screenshot(path=path, full_page=True)
+    keep(visitor.page, path)
+
+
+def keep(page: Page, path: Path) -> None:
+    """The whole page, in a format that is small."""
+    with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
+        shot.save(path, quality=80, method=6)
 
 
 def at_the_door(browser: Browser, grpc: str, folder: Path) -> None:
     """The login, and a page whose server is absent."""
     users = folder / "users"
     add_user(users, "ada", "correct horse")
-    process, address = begin_page(grpc, "--users", str(users))
-    context = browser.new_context(**DESKTOP)
-    page = context.new_page()
-    page.goto(address)
-    page.get_by_label("username").wait_for()
-    page.screenshot(path=folder / "login-desktop-light.png")
-    context.close()
-    process.terminate()
+    doors = (
+        ("login", (grpc, "--users", str(users)), "input[type=password]"),
+        ("absent", ("127.0.0.1:1",), "#tp-banner p[data-state=absent]"),
+    )
+    for name, options, sign in doors:
+        process, address = begin_page(*options)
+        for device, scheme in LOOKS:
+            context = browser.new_context(**DEVICES[device], color_scheme=scheme)
+            page = context.new_page()
+            page.goto(address)
+            page.locator(sign).wait_for()
+            page.wait_for_timeout(400)
+            keep(page, folder / f"{name}-{device}-{scheme}.webp")
+            context.close()
+        process.terminate()
     users.unlink()
-    process, address = begin_page("127.0.0.1:1")
-    for device, options in (("desktop", DESKTOP), ("phone", PHONE)):
-        page = browser.new_context(**options).new_page()
-        page.goto(address)
-        page.locator("#tp-banner p[data-state=absent]").wait_for()
-        page.screenshot(path=folder / f"absent-{device}-light.png")
-    process.terminate()
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    looks = [(device, scheme) for device in ("desktop", "phone") for scheme in ("light", "dark")]
     with (
         Server(demo_builds(), http_port=0, grpc_port=0, metrics_port=0) as server,
         sync_playwright() as playwright,
@@ -156,7 +164,7 @@ def main() -> None:
     ):
         process, address = begin_page(server.addresses.grpc)
         try:
-            for device, scheme in looks:
+            for device, scheme in LOOKS:
                 walk(browser, address, folder, device, scheme)
             at_the_door(browser, server.addresses.grpc, folder)
         finally:

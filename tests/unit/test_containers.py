@@ -159,6 +159,14 @@ def test_every_requirement_of_an_image_is_pinned(image):
     assert ({"cuda-bindings", "tensorrt-rtx-cu13-bindings"} <= listed(*arguments)) == (image != "ui")
 
 
+def test_the_page_starts_with_options_that_it_takes():
+    (entry,) = of(DOCKER / "ui.Dockerfile", "ENTRYPOINT")
+    _, command, *options = [*json.loads(entry), *SERVICES["ui"]["command"]]
+    found = run(tool("triptych"), command, *options)
+    assert (found.returncode, command) == (2, "ui")
+    assert "/users/users" in found.stderr  # all else was understood
+
+
 def test_the_server_gets_its_whole_extra_but_the_wheel_of_triton():
     wanted = {_name(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["server"]]}
     assert listed("server", "--without", "nvidia-pytriton") == wanted - {"nvidia-pytriton"}

@@ -19,7 +19,7 @@ from .desk import Desk
 from .gate import LOOPBACK, Gate
 from .jobs import Jobs
 from .limits import Limits
-from .loading import load_gradio
+from .loading import load_gradio, without_apps, without_collection
 from .monitor import Monitor
 from .store import Store
 from .users import Door, read_users
@@ -174,7 +174,8 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
             await asyncio.gather(*(client.close() for client in made.values()), return_exceptions=True)
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    _mount(app, desk, options)
+    with without_collection():
+        _mount(app, desk, options)
     hosts = None if options.users else LOOPBACK | {name.lower() for name in options.allow_hosts}
     return Gate(app, hosts=hosts, secure=options.certificate is not None, root_path=options.root_path)
 
@@ -197,9 +198,10 @@ def _mount(app: Any, desk: Desk, options: Options) -> None:
     from .page import lay_out, theme
     from .wiring import Wiring
 
-    page = lay_out(DELETE_CACHE_S)
-    Wiring(page, desk, str(options.client.get("url", LOCAL))).connect()
-    page.blocks.queue(max_size=QUEUE, default_concurrency_limit=EVENTS_AT_ONCE, api_open=False)
+    with without_apps():
+        page = lay_out(DELETE_CACHE_S)
+        Wiring(page, desk, str(options.client.get("url", LOCAL))).connect()
+        page.blocks.queue(max_size=QUEUE, default_concurrency_limit=EVENTS_AT_ONCE, api_open=False)
     # Mounted pages never count as launched, and then Gradio does not look where a file comes from that an event names.
     page.blocks.has_launched = True
     gr.mount_gradio_app(
@@ -222,6 +224,8 @@ def _mount(app: Any, desk: Desk, options: Options) -> None:
         css=style(),
         head=head(),
     )
+    # The queue runs events in the name of the application that a page has; here the mounted one.
+    page.blocks.app = app.routes[-1].app
 
 
 def _login(options: Options) -> Callable[[str, str], Awaitable[bool]] | None:

@@ -31,7 +31,6 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
 MAIN: tuple[str, ...] = ("prior_num_inference_steps", "prior_guidance_scale", "num_inference_steps")
 MAIN += ("guidance_scale", "decoder_guidance_scale", "denoising_end")
 MORE = ("guidance_rescale", "guidance_end", "clip_skip", "aesthetic_score", "negative_aesthetic_score")
-OWN_SIZE = "own size"
 FILES = [".png", ".jpg", ".jpeg", ".webp"]
 
 
@@ -43,7 +42,7 @@ class Fields:
 
     def settings(self) -> None:
         """Make the fields of all settings; after the prompts."""
-        with gr.Row():
+        with gr.Row(elem_id="tp-main-numbers"):
             for name in MAIN:
                 self._number(name)
         self._sampling()
@@ -96,7 +95,7 @@ class Fields:
     def _number(self, name: str) -> None:
         label, info = NUMBERS[name]
         # The bounds come with the form, when the server has told them.
-        self.by_name[name] = gr.Number(label=label, info=info, value=None, visible=False, min_width=140)
+        self.by_name[name] = gr.Number(label=label, info=info or None, value=None, visible=False, min_width=140)
 
     def _sampling(self) -> None:
         with gr.Row():
@@ -107,7 +106,7 @@ class Fields:
     def _size(self) -> None:
         with gr.Row():
             self.preset = gr.Dropdown(
-                label="Size", choices=[OWN_SIZE], value=OWN_SIZE, allow_custom_value=True, scale=2, min_width=150
+                label="Size", choices=[], value=None, allow_custom_value=True, scale=2, min_width=150
             )
             self.by_name["width"] = gr.Number(label="Width", precision=0, value=None, min_width=70)
             self.by_name["height"] = gr.Number(label="Height", precision=0, value=None, min_width=70)
@@ -123,7 +122,7 @@ class Fields:
                 html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
             )
             with gr.Column(min_width=130, elem_id="tp-seeds"):
-                self.dice = gr.Button("⚄ Another seed", size="sm")
+                self.dice = gr.Button("⚄ New seed", size="sm")
                 self.keep_seed = gr.Checkbox(label="Keep seed", value=False, container=False)
         with gr.Row():
             self.count = gr.Slider(
@@ -160,7 +159,7 @@ def _number_update(name: str, form: Form, settings: Mapping[str, Any]) -> Any:
     if name == "num_inference_steps" and "prior_num_inference_steps" in form.numbers:
         label = "Stage B steps"
     value = settings.get(name, number.default)
-    return gr.update(visible=True, value=value, step=number.step, label=f"{label} ({number.legal})", info=info)
+    return gr.update(visible=True, value=value, step=number.step, label=f"{label} ({number.legal})", info=info or None)
 
 
 def schedules(form: Form, sampler: str | None, chosen: str | None) -> Any:
@@ -173,10 +172,11 @@ def schedules(form: Form, sampler: str | None, chosen: str | None) -> Any:
     return gr.update(choices=names, value=value, visible=True)
 
 
-def preset_choices(form: Form) -> Any:
-    """The update of the sizes to choose from."""
+def preset_choices(form: Form, settings: Mapping[str, Any]) -> Any:
+    """The update of the sizes to choose from; chosen is that of `settings`, else the model's own."""
     sizes = [f"{width} × {height}" for width, height in presets(form.width, form.height, form.sides)]
-    return gr.update(choices=[OWN_SIZE, *sizes], value=OWN_SIZE)
+    chosen = f"{settings.get('width') or form.width} × {settings.get('height') or form.height}"
+    return gr.update(choices=sizes, value=chosen)
 
 
 def preset_sides(text: str | None, form: Form) -> tuple[int, int]:

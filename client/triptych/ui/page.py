@@ -110,6 +110,11 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*primary_700",
         button_cancel_background_fill="#b91c1c",
         button_cancel_background_fill_dark="#b91c1c",
+        input_border_color_dark="*neutral_600",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_400",
+        body_background_fill="*neutral_50",
+        block_radius="*radius_md",
         button_large_text_size="*text_md",
         button_large_padding="*spacing_md *spacing_lg",
     )
@@ -149,7 +154,7 @@ def _form() -> dict[str, Any]:
         model = gr.Radio([], label="Model", elem_id="tp-model")
         fields.prompts()
         with gr.Row():
-            generate = gr.Button("Generate (Ctrl+Enter)", variant="primary", scale=3, elem_id="tp-generate")
+            generate = gr.Button("Generate", variant="primary", scale=3, elem_id="tp-generate")
             stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80, elem_id="tp-stop")
         problems = _html("tp-problems")
         gr.Examples([[text] for text in EXAMPLES], [fields.by_name["prompt"]], label="Examples")
@@ -160,16 +165,16 @@ def _form() -> dict[str, Any]:
 
 def _made() -> dict[str, Any]:
     parts: dict[str, Any] = {}
-    with gr.Tabs():
+    with gr.Tabs(overflow_behavior="wrap"):
         with gr.Tab("Pictures"):
             parts["results"] = _results("Pictures", "tp-results")
         with gr.Tab("Grid"):
             parts |= _grid()
-        with gr.Tab("Compare"):
+        with gr.Tab("Compare", elem_id="tp-compare-tab"):
             parts["compare"] = _compare()
         with gr.Tab("History"):
             parts |= _history()
-        with gr.Tab("Drop a PNG"):
+        with gr.Tab("Drop a PNG", elem_id="tp-drop-tab"):
             parts |= _drop()
     parts["panel"] = _panel()
     return parts

@@ -17,8 +17,11 @@ from .page import NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
 
-# Seconds between looks of a page while it waits for pictures, and while it does not.
-BUSY_S, IDLE_S = 0.5, 1.0
+# Seconds between looks of a page while it waits for pictures, and while it does not: with the monitor's own second a server
+# that is gone is told within three.
+BUSY_S, IDLE_S = 0.5, 1.5
+# Between looks for other models, while none are known and when some are.
+NO_FORMS_S, FORMS_S = 2.0, 5.0
 TEXTS = ("prompt", "negative_prompt", "seed")
 
 
@@ -65,7 +68,7 @@ class View:
         x, _, y, _ = self._page.grid_axes
         return {
             self._page.model: gr.update(choices=self._models(), value=form.key),
-            self._page.fields.preset: preset_choices(form),
+            self._page.fields.preset: preset_choices(form, settings),
             self._page.fields.start: gr.update(visible=form.takes_pictures),
             x: gr.update(choices=axes, value=axes[0]),
             y: gr.update(choices=[NO_AXIS, *axes], value=NO_AXIS),

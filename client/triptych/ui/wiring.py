@@ -19,12 +19,13 @@ from .forms import Form
 from .page import NO_AXIS, Page
 from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
-from .view import TEXTS, View
+from .view import FORMS_S, NO_FORMS_S, TEXTS, View
 
 # Gradio's queue limits how many at once; none of the page's events is an interface for programs.
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # What only looks need not wait in that queue.
 LIGHT = {**QUEUED, "queue": False}
+SIZE = "(width, height) => `${width} × ${height}`"
 DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
 
 
@@ -71,6 +72,7 @@ class Wiring:
         sampler.input(self.sampled, [page.model, sampler, schedule], schedule, **LIGHT)
         sides = [fields.by_name["width"], fields.by_name["height"]]
         fields.preset.input(self.sized, [page.model, fields.preset], sides, **LIGHT)
+        gr.on([side.input for side in sides], None, sides, fields.preset, js=SIZE)
         # In the browser, as Generate may be pressed before an answer would be there.
         fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE)
         checked = [part for name, part in fields.by_name.items() if name not in PICTURES]
@@ -149,7 +151,11 @@ class Wiring:
             shown |= self._view.form(form, session.asked) if session.asked else self._view.bounds(form)
             shown[self._page.forms_seen] = monitor.forms_version
         # Only now: an answer that is late must not overwrite what was typed since.
-        return shown | self._view.chosen(None) | {self._page.forms_timer: gr.Timer(2.0, active=True)}
+        return (
+            shown
+            | self._view.chosen(None)
+            | {self._page.forms_timer: gr.Timer(FORMS_S if monitor.forms else NO_FORMS_S, active=True)}
+        )
 
     async def look(
         self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
