@@ -198,7 +198,7 @@ class Engine:
                 self._release(of_this_phase)
 
     def _account(self, batch: Sequence[Job], denoiser: str, rows: int, cost: int, seconds: float) -> None:
-        self.policy.learn(denoiser, cost, seconds)
+        self.policy.learn(denoiser, rows, cost, seconds)
         for job in batch:
             job.served += seconds
         with self._admission:

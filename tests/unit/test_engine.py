@@ -82,6 +82,40 @@ def test_a_row_is_the_sum_that_its_table_says():
     np.testing.assert_allclose(job.reply.latents, x[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "rows"),
+    [
+        ({2: 1.0, 4: 2.0, 8: 4.0, 16: 8.0}, 2),  # in proportion: a larger batch only makes all wait for each other
+        ({2: 1.0, 4: 1.9, 8: 3.5, 16: 6.9}, 8),  # sixteen are 1% quicker than eight
+        ({2: 1.0, 4: 1.2, 8: 1.6, 16: 2.4}, 10),  # all that is there
+        ({2: 1.0, 4: 2.0, 8: 4.0}, 10),  # nobody knows of sixteen yet
+    ],
+)
+def test_batches_grow_while_that_pays(seconds, rows):
+    loop = Loop(max_batch_rows=16)
+    for size, step in seconds.items():
+        loop.policy.learn(BASE, size, size * 16, step)
+    for _ in range(5):
+        loop.submit(steps=9)
+    loop.turn()
+    assert sum(loop.denoiser.batches[-1]) == rows
+    for _ in range(5):
+        loop.submit(steps=9)
+    loop.turn()
+    assert sum(loop.denoiser.batches[-1]) == 16, "more wait than fill a batch"
+
+
+def test_one_slow_step_does_not_make_batches_smaller():
+    loop = Loop(max_batch_rows=16)
+    for size, step in {2: 1.0, 16: 4.0}.items():
+        loop.policy.learn(BASE, size, size * 16, step)
+    loop.policy.learn(BASE, 16, 16 * 16, 60.0)
+    for _ in range(5):
+        loop.submit(steps=9)
+    loop.turn()
+    assert sum(loop.denoiser.batches[-1]) == 10
+
+
 def test_a_short_request_overtakes_a_long_one_that_runs():
     loop = Loop()
     long, order = loop.submit(steps=50), []

@@ -179,9 +179,9 @@ class SimulatedServer:
             job.step += done
             job.steps_done += done
             job.served += seconds
-        self.policy.learn(batch.denoiser, batch.cost, batch.first_s)
+        self.policy.learn(batch.denoiser, batch.rows, batch.cost, batch.first_s)
         for _ in range(done - 1):
-            self.policy.learn(batch.denoiser, batch.cost, batch.step_s)
+            self.policy.learn(batch.denoiser, batch.rows, batch.cost, batch.step_s)
         self._account(batch, done, seconds)
         return last
 
@@ -189,7 +189,7 @@ class SimulatedServer:
         for job in batch.jobs:
             job.advance(NOTHING)
             job.served += batch.seconds
-        self.policy.learn(batch.denoiser, batch.cost, batch.seconds)
+        self.policy.learn(batch.denoiser, batch.rows, batch.cost, batch.seconds)
         self._account(batch, 1, batch.seconds)
         for job in batch.jobs:
             if job.finished:
