@@ -1,4 +1,4 @@
-"""The real server with the demo models, once for all tests that only ask it things. It keeps no finished images."""
+"""What tests share: the real server with the demo models, which keeps no finished images, and exports of random tiny models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 
 from triptych.demo import demo_builds
 from triptych.server import Addresses, Server
+
+from . import tiny_builds
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,16 @@ def demo() -> Iterator[Addresses]:
 def url(demo: Addresses) -> str:
     """The gRPC address of the demo server."""
     return demo.grpc
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tiny_builds.Folders:
+    """Folders of weights and build of SDXLs by seed."""
+    return tiny_builds.exported(tmp_path_factory.mktemp("tiny"), tiny_builds.build, tiny_builds.SEEDS)
+
+
+@pytest.fixture(scope="session")
+def tiny_cascade(tmp_path_factory: pytest.TempPathFactory) -> tiny_builds.Folders:
+    """Folders of the prior's weights and of the build of Stable Cascades by seed."""
+    made = tmp_path_factory.mktemp("tiny-cascade")
+    return tiny_builds.exported(made, tiny_builds.build_cascade, tiny_builds.CASCADES)

@@ -20,8 +20,8 @@ from triptych_serving.ort import Stage
 from triptych_serving.tables import SamplerTables, load_tables
 
 from .. import tiny_cascade as tiny_cascades
+from ..tiny_builds import CASCADES
 from ..tiny_cascade import decoder_of
-from .conftest import CASCADES
 
 LARGEST_DIFFERENCE = 1e-4
 PLAIN, OWN_ENCODER, BF16 = 0, 1, 2

@@ -14,7 +14,7 @@ from triptych_serving.manifest import Manifest
 
 from .. import plain
 from .. import tiny_cascade as tiny_cascades
-from .conftest import CASCADES
+from ..tiny_builds import CASCADES
 
 PROMPTS = ["a 3d render of a red apple", "fox " * 90]
 # Guidance of the prior and of the decoder; above 1 it is on.

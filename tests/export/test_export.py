@@ -20,7 +20,7 @@ from triptych_export.stages import StageSpec, TensorSpec
 from triptych_export.weights import Weights
 from triptych_serving.manifest import Manifest, ManifestError
 
-from .conftest import REFINERS, SAMPLERS, refiner_of
+from ..tiny_builds import REFINERS, SAMPLERS, refiner_of
 
 PLAIN = 2  # a tiny model without a refiner
 

@@ -34,7 +34,7 @@ from .. import plain, tiny_sdxl
 from ..engines import simulated_build
 from ..optimum import environment
 from ..simulated import MACHINE, SimulatedDevice
-from .conftest import SAMPLERS
+from ..tiny_builds import SAMPLERS
 from .test_export import change_json
 from .test_parity import Model, refined
 from .test_tensorrt import spec_of

@@ -14,7 +14,7 @@ from triptych.server import Server
 from triptych_export.samplers import default_sampler, scheduler
 
 from .. import plain, tiny_sdxl
-from .conftest import REFINERS, SEEDS, refiner_of
+from ..tiny_builds import REFINERS, SEEDS, refiner_of
 
 PROMPTS = ["a 3d render of a red apple", "fox " * 90]
 TEXT = [

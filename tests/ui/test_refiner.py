@@ -6,15 +6,14 @@ from playwright.sync_api import Browser, expect
 
 from triptych.server import Server
 
-from ..export.conftest import build, exported
 from .conftest import begin_page
 from .visitor import Visitor
 
 WITH_REFINER = 0  # one that reads aesthetic scores
 
 
-def test_the_refiner_is_a_model_of_its_own_with_its_parameters(browser: Browser, tmp_path):
-    _, made = exported(tmp_path, build, [WITH_REFINER])(WITH_REFINER)
+def test_the_refiner_is_a_model_of_its_own_with_its_parameters(browser: Browser, tiny):
+    _, made = tiny(WITH_REFINER)
     with Server(made, http_port=0, grpc_port=0, metrics_port=0) as server:
         process, address = begin_page(server.addresses.grpc)
         context = browser.new_context()

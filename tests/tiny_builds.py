@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import pytest
-
 SEEDS = range(6)
 CASCADES = range(4)
 SAMPLERS = ["euler:default", "dpmpp_2m:karras", "euler_a:default", "heun:default", "unipc:default"]
@@ -29,7 +27,7 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
 
     from triptych_export.build import Options, export
 
-    from .. import tiny_sdxl
+    from . import tiny_sdxl
 
     torch.set_num_threads(1)
     weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
@@ -48,7 +46,7 @@ def build_cascade(folder: Path, seed: int) -> tuple[Path, Path]:
 
     from triptych_export.build import Options, export
 
-    from .. import tiny_cascade
+    from . import tiny_cascade
 
     torch.set_num_threads(1)
     weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
@@ -62,15 +60,3 @@ def exported(folder: Path, make: Callable[[Path, int], tuple[Path, Path]], seeds
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {seed: pool.submit(make, folder, seed) for seed in seeds}
         return {seed: future.result() for seed, future in futures.items()}.__getitem__
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Folders of weights and build of SDXLs by seed."""
-    return exported(tmp_path_factory.mktemp("tiny"), build, SEEDS)
-
-
-@pytest.fixture(scope="session")
-def tiny_cascade(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Folders of the prior's weights and of the build of Stable Cascades by seed."""
-    return exported(tmp_path_factory.mktemp("tiny-cascade"), build_cascade, CASCADES)
