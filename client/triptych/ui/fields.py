@@ -98,18 +98,20 @@ class Fields:
         self.by_name[name] = gr.Number(label=label, info=info or None, value=None, visible=False, min_width=140)
 
     def _sampling(self) -> None:
+        # Filled in and shown when the server has told what it has.
+        unknown: dict[str, Any] = {"choices": [], "value": None, "allow_custom_value": True, "visible": False}
         with gr.Row():
             # Any text is let through to our own check, which says what is legal.
-            self.by_name["sampler"] = gr.Dropdown(label="Sampler", choices=[], value=None, allow_custom_value=True)
-            self.by_name["schedule"] = gr.Dropdown(label="Schedule", choices=[], value=None, allow_custom_value=True)
+            self.by_name["sampler"] = gr.Dropdown(label="Sampler", **unknown)
+            self.by_name["schedule"] = gr.Dropdown(label="Schedule", **unknown)
 
     def _size(self) -> None:
         with gr.Row():
             self.preset = gr.Dropdown(
                 label="Size", choices=[], value=None, allow_custom_value=True, scale=2, min_width=150
             )
-            self.by_name["width"] = gr.Number(label="Width", precision=0, value=None, min_width=70)
-            self.by_name["height"] = gr.Number(label="Height", precision=0, value=None, min_width=70)
+            self.by_name["width"] = gr.Number(label="Width", precision=0, value=None, visible=False, min_width=70)
+            self.by_name["height"] = gr.Number(label="Height", precision=0, value=None, visible=False, min_width=70)
 
     def _seed(self) -> None:
         with gr.Row(elem_id="tp-seed"):
