@@ -368,6 +368,13 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def size_of(path):
+    """A file's bytes; None where it has got its own name meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return None
+
+
 def test_ctrl_c_keeps_what_arrived(hub, tmp_path):
     hub.cut_after[UNET], hub.stalls = 150_000, threading.Event()
     command = [*TRIPTYCH, "fetch", "sdxl", "-o", str(tmp_path), "--accept-licence"]
@@ -377,7 +384,7 @@ def test_ctrl_c_keeps_what_arrived(hub, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, env=environment, preexec_fn=interruptible) as process:
         deadline = time.monotonic() + 60
-        while not any(path.stat().st_size == 150_000 for path in partials.glob("*")) and time.monotonic() < deadline:
+        while not any(size_of(path) == 150_000 for path in partials.glob("*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
