@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triptych_serving.tables import SamplerTable, weighted_sum
+from triptych_serving.tables import SamplerTable
 
 from .errors import ExportError
 
@@ -319,10 +319,8 @@ def run_table(
     depth, width = rows.latents.shape[1], rows.noise_preds.shape[1]
     for k in range(len(rows)):
         outputs.insert(0, predict(rows.input_scale[k] * made[-1], float(rows.timestep[k]), k))
-        new = weighted_sum([rows.latents[k]], [[x[0] for x in made[: -depth - 1 : -1]]])
-        new += weighted_sum([rows.noise_preds[k]], [[out[0] for out in outputs[:width]]])
-        for noise in [next(noises) for _ in range(rows.draws[k])][-1:]:
-            new += rows.noise[k] * noise
+        drawn = [next(noises) for _ in range(rows.draws[k])]
+        new = rows.advance(k, made[: -depth - 1 : -1], outputs[:width], drawn[-1] if drawn else None)
         made.append(mix(new, k, rows) if mix else new)
     return made
 

@@ -84,8 +84,9 @@ def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, re
     lines = [f'name: "{name}"', 'platform: "tensorrt_plan"' if plans else 'backend: "python"']
     lines += [f"max_batch_size: {TRITON_STAGES[name]}", ""]
     lines += _tensors("input", stage["inputs"]) + _tensors("output", stage["outputs"])
-    # Requests share a batch on a processor only where the export found that this changes no byte of theirs.
-    shared = stage["batch_invariant"] if target == "cpu" else not reproducible
+    # On a processor one picture keeps a decoder's threads busy: in batches all would wait for the last. Others share one only
+    # where the export found that this changes no byte of theirs.
+    shared = name in ENCODERS and stage["batch_invariant"] if target == "cpu" else not reproducible
     lines += ["dynamic_batching { }"] if shared else []
     # The same prompt is encoded once.
     lines += ["response_cache { enable: true }"] if name in ENCODERS else []

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,13 @@ from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFa
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
-from .tables import guided, weighted_sum
 from .watch import ARRIVAL_SECONDS, Watchers
 
 # A job that asked to be stopped with its watcher survives a pause between two polls that is no longer than this.
 RECONNECT_SECONDS = 5.0
-# How often the loop looks after its watchers while there is nothing to step.
+# How often the loop looks after its watchers, and metrics that are not published yet, while there is nothing to step.
 IDLE_SECONDS = 0.1
-# How often metrics are published while there is work: each is a message to Triton's process and back.
+# How often metrics are published: each is a message to Triton's process and back, at a job's end in its decoder's way.
 PUBLISH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -131,11 +131,12 @@ class Engine:
 
     def _receive(self, wait: bool) -> None:
         early, self._early = self._early, []
-        with contextlib.suppress(queue.Empty):
-            if wait and not self.jobs:
-                self._inbox.get(timeout=IDLE_SECONDS if self._watchers or early else None)()
-            while True:
-                self._inbox.get_nowait()()
+        if wait and not self.jobs:
+            to_do = self._watchers or early or self.metrics.unpublished
+            with contextlib.suppress(queue.Empty):
+                self._inbox.get(timeout=IDLE_SECONDS if to_do else None)()
+        while not self._inbox.empty():
+            self._inbox.get_nowait()()
         for cancel in early:
             cancel()
 
@@ -157,7 +158,7 @@ class Engine:
                 job.started, job.status = began, Status.RUNNING
                 self.metrics.add("queue_seconds_total", began - job.submitted)
         try:
-            noise_pred = self._predict(batch)
+            noise_preds = self._predict(batch)
         except Exception as error:
             log.exception("the denoiser failed")
             for job in batch:
@@ -165,35 +166,25 @@ class Engine:
             return
         # Taken now: the step may end a phase, and the next has another model.
         denoiser, rows, cost = batch[0].denoiser, sum(job.rows for job in batch), sum(job.step_cost for job in batch)
-        self._advance(batch, noise_pred)
+        self._advance(batch, noise_preds)
         self._account(batch, denoiser, rows, cost, self._clock() - began)
         for job in batch:
             if job.finished:
                 self._complete(job)
 
-    def _predict(self, batch: Sequence[Job]) -> Floats:
-        """One model call for all rows of the batch, guidance applied; (B, C, h, w)."""
-        rows = np.array([job.rows for job in batch])
-        scale = np.array([job.table.input_scale[job.step] for job in batch], np.float32)
-        timestep = np.array([job.table.timestep[job.step] for job in batch], np.float32)
-        sample = np.stack([job.latents[0] for job in batch]) * scale[:, None, None, None]
-        noise_pred = self.denoisers[batch[0].denoiser].predict(
-            np.repeat(sample, rows, axis=0), np.repeat(timestep, rows), [job.conditioning for job in batch]
-        )
-        scales = np.array([job.phase.guidance_scale for job in batch], np.float32)
-        return guided(noise_pred, rows, scales, np.array([job.phase.guidance_rescale for job in batch], np.float32))
+    def _predict(self, batch: Sequence[Job]) -> list[Floats]:
+        """One model call for all rows of the batch; of each job, guidance applied, (C, h, w)."""
+        sample = np.stack([scaled for job in batch for scaled in [job.scaled()] * job.rows])
+        timestep = np.array([job.table.timestep[job.step] for job in batch for _ in range(job.rows)], np.float32)
+        conditioning = [job.conditioning for job in batch]
+        out_sample = self.denoisers[batch[0].denoiser].predict(sample, timestep, conditioning)
+        ends = accumulate(job.rows for job in batch)
+        return [job.guided(out_sample[end - job.rows : end]) for job, end in zip(batch, ends, strict=True)]
 
-    def _advance(self, batch: Sequence[Job], noise_pred: Floats) -> None:
-        """Apply each job's row of its sampler table."""
-        for job, out in zip(batch, noise_pred, strict=True):
-            job.noise_preds.appendleft(out)
-        latents = weighted_sum([job.table.latents[job.step] for job in batch], [job.latents for job in batch])
-        latents += weighted_sum([job.table.noise_preds[job.step] for job in batch], [job.noise_preds for job in batch])
-        noise_scale = np.array([job.table.noise[job.step] for job in batch], np.float32)
-        latents += noise_scale[:, None, None, None] * np.stack([job.draw() for job in batch])
-        for job, x in zip(batch, latents, strict=True):
+    def _advance(self, batch: Sequence[Job], noise_preds: Sequence[Floats]) -> None:
+        for job, noise_pred in zip(batch, noise_preds, strict=True):
             of_this_phase = job.conditionings
-            job.advance(x)
+            job.advance(noise_pred)
             if job.conditionings is not of_this_phase:
                 self._release(of_this_phase)
 
@@ -211,7 +202,7 @@ class Engine:
     def _tell(self) -> None:
         self._watchers.tell(self.jobs, self.policy)
         now = self._clock()
-        if not self.jobs or now - self._published >= PUBLISH_SECONDS:
+        if now - self._published >= PUBLISH_SECONDS:
             self._measure()
             self.metrics.flush()
             self._published = now

@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
-import numpy as np
-
 from .denoiser import Conditioning, Floats
 from .noise import TorchGenerator
 from .phase import Phase
 from .settings import Settings
-from .tables import SamplerTable
+from .tables import SamplerTable, guided
 
 Clock = Callable[[], float]
 
@@ -132,19 +130,23 @@ class Job:
         limit = self.settings.deadline_ms
         return None if limit is None else self.arrived + limit / 1000
 
-    def draw(self) -> Floats:
-        """This step's noise, as many draws as the scheduler makes; zeros when it makes none."""
-        noise = np.zeros(self.shape, np.float32)
-        for _ in range(int(self.table.draws[self.step])):
-            noise = self._generator.randn(self.shape)
-        return noise
+    def scaled(self) -> Floats:
+        """The latents as the model sees them in its next step."""
+        scaled: Floats = self.latents[0] * self.table.input_scale[self.step]
+        return scaled
+
+    def guided(self, noise_pred: Floats) -> Floats:
+        """What the model made of this step's rows, as one; (rows, C, h, w) → (C, h, w)."""
+        return guided(noise_pred, self.phase.guidance_scale, self.phase.guidance_rescale)
 
     def waited(self, now: float) -> float:
         """Seconds since its submission in which it was not part of a step."""
         return now - self.submitted - self.served
 
-    def advance(self, latents: Floats) -> None:
-        """Take the next latents; (C, h, w). After a phase's last row the next phase begins."""
+    def advance(self, noise_pred: Floats) -> None:
+        """Take a step by its row of the table; (C, h, w). After a phase's last row the next phase begins."""
+        self.noise_preds.appendleft(noise_pred)
+        latents = self.table.advance(self.step, self.latents, self.noise_preds, self.draw())
         self.step += 1
         self.steps_done += 1
         if self._blend is not None:
@@ -154,3 +156,10 @@ class Job:
             self._enter(latents)
         else:
             self.cost = self._cost()
+
+    def draw(self) -> Floats | None:
+        """This step's noise, the last of as many draws as the scheduler makes; None when it makes none."""
+        noise = None
+        for _ in range(self.table.draws[self.step]):
+            noise = self._generator.randn(self.shape)
+        return noise

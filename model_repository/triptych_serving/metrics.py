@@ -45,6 +45,11 @@ class Metrics:
         self.values[name] += value
         self._changed[name] = self._changed.get(name, 0.0) + value
 
+    @property
+    def unpublished(self) -> bool:
+        """Whether anything changed since the last `flush`."""
+        return bool(self._changed)
+
     def flush(self) -> None:
         changed, self._changed = self._changed, {}
         for name, value in changed.items():

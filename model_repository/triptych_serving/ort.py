@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,19 @@ from .denoiser import Conditioning, Floats, only
 from .manifest import TIMESTEPS
 
 
-def session(path: Path) -> ort.InferenceSession:
-    """An ONNX Runtime session on all the CPUs this process may use.
+# A small denoiser's operations are too short for threads to share: its batches run in two halves beside each other, each on
+# half of the CPUs. Two, since one guided request has two rows; a large one needs all CPUs for a single row.
+LANES = 2
+SMALL_BYTES = 500_000_000
+
+
+def session(path: Path, lanes: int = 1) -> ort.InferenceSession:
+    """An ONNX Runtime session; so many calls at a time share the CPUs that this process may use.
 
     Threads do not spin between runs: the stages share these CPUs, and a spinning stage steals from a working one.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = math.ceil(len(os.sched_getaffinity(0)) / lanes)
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
@@ -31,8 +39,8 @@ def session(path: Path) -> ort.InferenceSession:
 class Stage:
     """One ONNX graph, arrays in and arrays out by name; `outputs` where not all of them are wanted."""
 
-    def __init__(self, path: Path, outputs: Iterable[str] = ()) -> None:
-        self._session = session(path)
+    def __init__(self, path: Path, outputs: Iterable[str] = (), lanes: int = 1) -> None:
+        self._session = session(path, lanes)
         self.inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         self.outputs = list(outputs) or [tensor.name for tensor in self._session.get_outputs()]
 
@@ -44,7 +52,9 @@ class OrtDenoiser:
     """`Denoiser` over an exported graph. Bit-equal per row for every batch on the CPU provider (the export checks it)."""
 
     def __init__(self, graph: Path | Stage) -> None:
-        self._stage = graph if isinstance(graph, Stage) else Stage(graph)
+        self._lanes = 1 if isinstance(graph, Stage) else lanes(graph)
+        self._stage = graph if isinstance(graph, Stage) else Stage(graph, lanes=self._lanes)
+        self._pool = ThreadPoolExecutor(self._lanes)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
         self._one_timestep = not self._stage.inputs[self._timestep]
         self._conditions = [name for name in self._stage.inputs if name not in ("sample", self._timestep)]
@@ -54,6 +64,13 @@ class OrtDenoiser:
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
         timestep = only(timestep) if self._one_timestep else timestep
         inputs = {"sample": sample, self._timestep: timestep, **self._stack(conditioning)}
+        if self._lanes == 1 or len(sample) == 1:
+            return self._run(inputs)
+        half = len(sample) // 2
+        second = self._pool.submit(self._run, _rows(inputs, slice(half, None)))
+        return np.concatenate([self._run(_rows(inputs, slice(half))), second.result()])
+
+    def _run(self, inputs: Mapping[str, Floats]) -> Floats:
         return self._stage(inputs)["out_sample"]
 
     def release(self, conditioning: Conditioning) -> None:
@@ -68,3 +85,14 @@ class OrtDenoiser:
             }
             self._members = tuple(conditioning)
         return self._arrays
+
+
+def lanes(path: Path) -> int:
+    """How many parts of a batch a denoiser runs beside each other."""
+    size = sum(os.path.getsize(file) for file in (path, f"{path}_data") if os.path.exists(file))
+    return min(LANES, len(os.sched_getaffinity(0))) if size < SMALL_BYTES else 1
+
+
+def _rows(inputs: Mapping[str, Floats], rows: slice) -> dict[str, Floats]:
+    """Some of the rows; a number that is for all rows stays what it is."""
+    return {name: array[rows] if array.ndim else array for name, array in inputs.items()}

@@ -1,4 +1,4 @@
-"""Samplers as tables: every step of a diffusers scheduler is one row, applied to a whole mixed batch at once.
+"""Samplers as tables: every step of a diffusers scheduler is one row.
 
 A row holds what the model sees (`timestep`, `input_scale`) and the step itself,
 
@@ -46,6 +46,11 @@ class SamplerTable:
     def __getitem__(self, rows: slice) -> SamplerTable:
         """Some of the rows."""
         return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
+
+    def advance(self, row: int, latents: Sequence[Floats], noise_preds: Sequence[Floats], noise: Floats | None) -> Floats:
+        """The step itself: the next latents from the newest latents and model outputs, newest first; (C, h, w)."""
+        made = weighted_sum(self.latents[row], latents) + weighted_sum(self.noise_preds[row], noise_preds)
+        return made if noise is None else made + self.noise[row] * noise
 
     def noised(self, clean: Floats, noise: Floats, row: int) -> Floats:
         """Clean latents as noisy as they are before `row`."""
@@ -99,34 +104,23 @@ def load_tables(path: Path) -> SamplerTables:
         return SamplerTables(**{name: arrays[name] for name in arrays.files})
 
 
-def weighted_sum(coefficients: Sequence[Floats], histories: Sequence[Sequence[Floats]]) -> Floats:
-    """For each image b, Σᵢ coefficients[b][i]·histories[b][i]; (B, C, h, w) float32.
-
-    One rounding order for every image, whatever its neighbours: the sum starts at +0, so the zeros that pad a short history
-    change no bit.
-    """
-    depth = max(map(len, histories))
-    total = np.zeros((len(histories), *histories[0][0].shape), np.float32)
-    for i in range(depth):
-        used = [b for b, history in enumerate(histories) if i < len(history) and coefficients[b][i] != 0]
-        if used:
-            scale = np.array([coefficients[b][i] for b in used], np.float32)[:, None, None, None]
-            total[used] += scale * np.stack([histories[b][i] for b in used])
-    return total
+def weighted_sum(coefficients: Floats, history: Sequence[Floats]) -> Floats:
+    """Σᵢ coefficients[i]·history[i] of one image, (C, h, w) float32; zeros, which pad a short history, are left out."""
+    terms = [scale * x for scale, x in zip(coefficients, history, strict=False) if scale]
+    return sum(terms[1:], start=terms[0]) if terms else np.zeros_like(history[0])
 
 
-def guided(noise_pred: Floats, rows: NDArray[np.int64], guidance_scale: Floats, guidance_rescale: Floats) -> Floats:
-    """Classifier-free guidance for B images of `rows` rows each, unconditional row first; (R, C, h, w) → (B, C, h, w).
+def guided(noise_pred: Floats, guidance_scale: float, guidance_rescale: float = 0.0) -> Floats:
+    """Classifier-free guidance for one image, its unconditional row first; (rows, C, h, w) → (C, h, w).
 
     Ho and Salimans, https://arxiv.org/abs/2207.12598, in diffusers' order of rows and operations. An image with one row has
     no difference to add.
     """
-    last = np.cumsum(rows) - 1
-    unconditional, conditional = noise_pred[last - rows + 1], noise_pred[last]
-    combined: Floats = unconditional + guidance_scale[:, None, None, None] * (conditional - unconditional)
-    for b in np.flatnonzero((guidance_rescale > 0) & (rows > 1)):
-        combined[b] = _rescaled(combined[b], conditional[b], guidance_rescale[b])
-    return combined
+    if len(noise_pred) == 1:
+        return noise_pred[0]
+    unconditional, conditional = noise_pred
+    combined: Floats = unconditional + np.float32(guidance_scale) * (conditional - unconditional)
+    return _rescaled(combined, conditional, np.float32(guidance_rescale)) if guidance_rescale > 0 else combined
 
 
 def _rescaled(combined: Floats, conditional: Floats, guidance_rescale: np.float32) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # A model's parameters `build.<family>` lead to the builds that it serves, from its own folder.
 BUILD = "build."
+# How often Triton is asked whether a caller has gone: each time is a message to its process and back.
+ASK_SECONDS = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +132,14 @@ def answer_each(requests: Sequence[Any], answer: Callable[[Any], Any]) -> list[A
 
 
 class TritonReply:
-    """`Reply` over a response sender, which is dropped once it has answered: asking it anything later would crash Triton."""
+    """`Reply` over a response sender, which is dropped once it has answered: asking it anything later would crash Triton.
+
+    A caller that has gone is known as such ASK_SECONDS later at the latest.
+    """
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
+        self._asked = time.monotonic()
 
     def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
         arrays = {} if latents is None else {"latents": latents[None]}
@@ -148,7 +155,11 @@ class TritonReply:
             log.exception("a caller could not be told: %s", error)
 
     def is_cancelled(self) -> bool:
-        return self._sender is not None and bool(self._sender.is_cancelled())
+        now = time.monotonic()
+        if self._sender is None or now - self._asked < ASK_SECONDS:
+            return False
+        self._asked = now
+        return bool(self._sender.is_cancelled())
 
     def _finish(self, answer: Callable[[], Any]) -> None:
         self._sender.send(answer(), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

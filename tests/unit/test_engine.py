@@ -280,7 +280,7 @@ def test_a_gone_client_frees_its_slot():
     assert job.reply.answers == 1
 
 
-def test_metrics_are_published_now_and_then_and_when_nothing_is_left_to_do():
+def test_metrics_are_published_now_and_then_and_after_the_last_job():
     told = []
     loop = Loop()
     loop.engine.metrics = Metrics(lambda name, value: told.append((name, value)))
@@ -288,6 +288,10 @@ def test_metrics_are_published_now_and_then_and_when_nothing_is_left_to_do():
     loop.turn()
     assert told == []
     loop.finish()
+    assert loop.engine.metrics.unpublished
+    loop.clock.now += PUBLISH_SECONDS
+    loop.turn()
+    assert not loop.engine.metrics.unpublished
     assert sum(value for name, value in told if name == "batches_total") == 20
     assert sum(name == "batches_total" for name, _ in told) <= 2 + 20 * STEP_SECONDS / PUBLISH_SECONDS
     assert [value for name, value in told if name == "running"][-1] == 0
@@ -453,7 +457,7 @@ def test_rescaled_guidance_is_diffusers():
 
     random = np.random.default_rng(0)
     pred = random.standard_normal((4, 4, 8, 8)).astype(np.float32)
-    both = guided(pred, np.array([2, 2]), np.float32([7.5, 3.0]), np.float32([0.7, 0.0]))
+    both = guided(pred[:2], 7.5, 0.7), guided(pred[2:], 3.0)
     tensors = torch.from_numpy(pred)
     combined = tensors[0] + 7.5 * (tensors[1] - tensors[0])
     theirs = rescale_noise_cfg(combined[None], tensors[1][None], 0.7)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych_serving.images import encode
+from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest
-from triptych_serving.ort import Stage
+from triptych_serving.ort import OrtDenoiser, Stage
 
 from .errors import BenchError
 
@@ -40,7 +42,8 @@ class BareSdxl:
         self._picture, manifest = picture, Manifest.load(build)
         sizes = {**manifest.model.default_sizes, "batch": GUIDED}
         self._encoders = [_Call(manifest, name, sizes) for name in ("text_encoder", "text_encoder_2")]
-        self._unet = _Call(manifest, "unet", sizes)
+        unet, inputs = OrtDenoiser(manifest.stage_path("unet")), manifest.stages["unet"]["inputs"]
+        self._unet = partial(unet.predict, *example(inputs, sizes, GUIDED))
         self._decoder = _Call(manifest, "vae_decoder", {**sizes, "batch": 1})
 
     def draw(self, steps: int) -> bytes:
