@@ -58,6 +58,7 @@ class Engine:
         self._early: list[Callable[[], None]] = []
         self._admission = threading.Lock()
         self._pending_cost: Counter[str] = Counter()
+        self._steps = 0
         self._published = clock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
@@ -85,6 +86,7 @@ class Engine:
                 self._inbox.put(partial(self.metrics.add, "rejected_total"))
                 raise Overloaded(estimate, self.max_queue_seconds)
             self._pending_cost.update(job.cost)
+        job.steps_before = self._steps  # that have ended
         self._inbox.put(partial(self._admit, job))
 
     def watch(self, id: str, tenant: str, since: int, reply: Reply, *, preview: bool = False) -> None:
@@ -127,6 +129,7 @@ class Engine:
         self._drop_gone()
         if batch := self.policy.pick(self.jobs.values(), self._clock()):
             self._step(batch)
+            self._steps += 1
         self._tell()
 
     def _receive(self, wait: bool) -> None:
@@ -156,6 +159,7 @@ class Engine:
         for job in batch:
             if job.started is None:
                 job.started, job.status = began, Status.RUNNING
+                job.steps_waited = self._steps - job.steps_before
                 self.metrics.add("queue_seconds_total", began - job.submitted)
         try:
             noise_preds = self._predict(batch)
@@ -268,6 +272,7 @@ class Engine:
         return {
             "before_ms": round((job.submitted - job.arrived) * 1e3, 3),
             "queue_ms": round((started - job.submitted) * 1e3, 3),
+            "queue_steps": job.steps_waited,
             "denoise_ms": round((now - started) * 1e3, 3),
         }
 

@@ -65,6 +65,8 @@ class Job:
         self.served = 0.0  # seconds of steps that it was part of
         self.num_steps = sum(len(phase.walk) for phase in phases)
         self.steps_done = 0
+        # Of the whole loop: steps that had ended at its submission, and that ended from then until its first.
+        self.steps_before = self.steps_waited = 0
         self._generator = TorchGenerator(settings.seed)
         self._ahead = list(phases)
         self._enter(None)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from .denoiser import Conditioning, Floats, only
 from .manifest import TIMESTEPS
 
-
 # A small denoiser's operations are too short for threads to share: its batches run in two halves beside each other, each on
 # half of the CPUs. Two, since one guided request has two rows; a large one needs all CPUs for a single row.
 LANES = 2

@@ -7,15 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from .job import Job
+from .paces import Paces
 
 # A second of waiting outweighs this many seconds of remaining work: short requests overtake long ones, but not for ever.
 AGEING = 0.5
 # Weight of the newest step in the running estimate of the time per unit of cost.
 SMOOTHING = 0.1
-# Weight of a step that took longer than its size of batch is known to take: something else was in its way.
-FORGETTING = 0.01
-# A batch that does its work at this share of the best pace is large enough: more rows would only make each other wait.
-ENOUGH = 0.95
 
 
 class Policy:
@@ -24,8 +21,7 @@ class Policy:
     def __init__(self, max_batch_rows: int, seconds_per_cost: Mapping[str, float]) -> None:
         self.max_batch_rows = max_batch_rows
         self.seconds_per_cost = dict(seconds_per_cost)  # by model
-        # … and by model and rows, these rounded up to a power of two: what batches of these sizes took.
-        self._paces: dict[str, dict[int, float]] = {name: {} for name in seconds_per_cost}
+        self._paces = {name: Paces(max_batch_rows) for name in seconds_per_cost}
         self._turns: dict[str, int] = {}
         self._turn = 0
 
@@ -40,7 +36,7 @@ class Policy:
             for tenant, queue in list(queues.items()):
                 job = heapq.heappop(queue).job
                 if not batch:
-                    limit = self._limit(job.denoiser, there)
+                    limit = self._paces[job.denoiser].enough(there)
                 if not batch or (job.kind == batch[0].kind and rows + job.rows <= limit):
                     batch.append(job)
                     rows += job.rows
@@ -61,21 +57,9 @@ class Policy:
 
     def learn(self, denoiser: str, rows: int, cost: int, seconds: float) -> None:
         """Take the time of a step of so many rows and this cost into the model's estimates."""
-        pace, paces, size = seconds / cost, self._paces[denoiser], _power_of_two(rows)
+        pace = seconds / cost
         self.seconds_per_cost[denoiser] += SMOOTHING * (pace - self.seconds_per_cost[denoiser])
-        known = paces.get(size, pace)
-        paces[size] = known + (SMOOTHING if pace < known else FORGETTING) * (pace - known)
-
-    def _limit(self, denoiser: str, there: int) -> int:
-        """The most rows of the next batch: as many as make the model quick, and no more while fewer wait than fill a batch.
-
-        Where more wait all sizes up to the largest are made, which is how their paces are known and stay so.
-        """
-        paces, largest = self._paces[denoiser], self.max_batch_rows
-        if there > largest or _power_of_two(largest) not in paces:
-            return largest
-        quick = min(paces.values()) / ENOUGH
-        return min(largest, min(size for size, pace in paces.items() if pace <= quick))
+        self._paces[denoiser].learn(rows, pace)
 
     def seconds(self, cost: Mapping[str, int]) -> float:
         """The time that work takes, by model, were nothing else to do."""
@@ -105,11 +89,6 @@ class Policy:
     def _urgency(self, job: Job, now: float) -> float:
         """Seconds of work left, less the wait; the least is the most urgent."""
         return self.seconds(job.cost) - AGEING * job.waited(now)
-
-
-def _power_of_two(rows: int) -> int:
-    """The next one that is not smaller."""
-    return 1 << (rows - 1).bit_length()
 
 
 class _Place(NamedTuple):

@@ -47,7 +47,9 @@ class SamplerTable:
         """Some of the rows."""
         return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
 
-    def advance(self, row: int, latents: Sequence[Floats], noise_preds: Sequence[Floats], noise: Floats | None) -> Floats:
+    def advance(
+        self, row: int, latents: Sequence[Floats], noise_preds: Sequence[Floats], noise: Floats | None
+    ) -> Floats:
         """The step itself: the next latents from the newest latents and model outputs, newest first; (C, h, w)."""
         made = weighted_sum(self.latents[row], latents) + weighted_sum(self.noise_preds[row], noise_preds)
         return made if noise is None else made + self.noise[row] * noise

@@ -11,6 +11,7 @@ from triptych_serving.denoiser import only
 from triptych_serving.engine import PUBLISH_SECONDS
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from triptych_serving.metrics import Metrics
+from triptych_serving.paces import LOOK_AGAIN_EVERY, TRUSTED_AFTER
 from triptych_serving.sdxl.walk import BASE
 from triptych_serving.tables import guided
 
@@ -93,8 +94,7 @@ def test_a_row_is_the_sum_that_its_table_says():
 )
 def test_batches_grow_while_that_pays(seconds, rows):
     loop = Loop(max_batch_rows=16)
-    for size, step in seconds.items():
-        loop.policy.learn(BASE, size, size * 16, step)
+    know(loop, seconds)
     for _ in range(5):
         loop.submit(steps=9)
     loop.turn()
@@ -107,13 +107,41 @@ def test_batches_grow_while_that_pays(seconds, rows):
 
 def test_one_slow_step_does_not_make_batches_smaller():
     loop = Loop(max_batch_rows=16)
-    for size, step in {2: 1.0, 16: 4.0}.items():
-        loop.policy.learn(BASE, size, size * 16, step)
+    know(loop, {2: 1.0, 16: 4.0})
     loop.policy.learn(BASE, 16, 16 * 16, 60.0)
     for _ in range(5):
         loop.submit(steps=9)
     loop.turn()
     assert sum(loop.denoiser.batches[-1]) == 10
+
+
+def test_a_sizes_first_steps_do_not_count_against_it():
+    loop = Loop(max_batch_rows=16)
+    know(loop, {2: 1.0})
+    loop.policy.learn(BASE, 16, 16 * 16, 60.0)
+    assert rows_of(loop, requests=5) == 10
+    for _ in range(TRUSTED_AFTER):
+        loop.policy.learn(BASE, 16, 16 * 16, 4.0)
+    assert rows_of(loop, requests=5) == 10
+
+
+def test_a_size_that_was_slow_for_a_while_is_looked_at_again():
+    loop = Loop(max_batch_rows=16)
+    know(loop, {2: 1.0, 16: 60.0})
+    rows = [rows_of(loop, requests=8) for _ in range(LOOK_AGAIN_EVERY)]
+    assert rows == [2] * (LOOK_AGAIN_EVERY - 1) + [16]
+
+
+def know(loop, seconds):
+    """Batches of so many rows are known to take so many seconds."""
+    for size, step in seconds.items():
+        for _ in range(TRUSTED_AFTER):
+            loop.policy.learn(BASE, size, size * 16, step)
+
+
+def rows_of(loop, requests):
+    """Rows of the batch that the policy would make of so many guided requests."""
+    return sum(job.rows for job in loop.policy.pick([loop.job() for _ in range(requests)], loop.clock()))
 
 
 def test_a_short_request_overtakes_a_long_one_that_runs():

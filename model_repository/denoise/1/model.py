@@ -101,7 +101,7 @@ class TritonPythonModel:
     def _pass_by(self, reply, arrived, family):
         """The file is there already: the smallest latents, for the decoder to be done with at once."""
         before = round((time.monotonic() - arrived) * 1e3, 3)
-        reply.send({"before_ms": before, "queue_ms": 0.0, "denoise_ms": 0.0}, family.nothing())
+        reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, family.nothing())
         self.engine.count("cached_total")
 
     def _job(self, request, reply, document, family):
