@@ -162,7 +162,7 @@ class Engine:
                 job.steps_waited = self._steps - job.steps_before
                 self.metrics.add("queue_seconds_total", began - job.submitted)
         try:
-            noise_preds = self._predict(batch)
+            latents = self._predict(batch)
         except Exception as error:
             log.exception("the denoiser failed")
             for job in batch:
@@ -170,25 +170,25 @@ class Engine:
             return
         # Taken now: the step may end a phase, and the next has another model.
         denoiser, rows, cost = batch[0].denoiser, sum(job.rows for job in batch), sum(job.step_cost for job in batch)
-        self._advance(batch, noise_preds)
+        self._advance(batch, latents)
         self._account(batch, denoiser, rows, cost, self._clock() - began)
         for job in batch:
             if job.finished:
                 self._complete(job)
 
     def _predict(self, batch: Sequence[Job]) -> list[Floats]:
-        """One model call for all rows of the batch; of each job, guidance applied, (C, h, w)."""
+        """One model call for all rows of the batch; of each job the latents after it, (C, h, w)."""
         sample = np.stack([scaled for job in batch for scaled in [job.scaled()] * job.rows])
         timestep = np.array([job.table.timestep[job.step] for job in batch for _ in range(job.rows)], np.float32)
         conditioning = [job.conditioning for job in batch]
-        out_sample = self.denoisers[batch[0].denoiser].predict(sample, timestep, conditioning)
+        noise_pred = self.denoisers[batch[0].denoiser].predict(sample, timestep, conditioning)
         ends = accumulate(job.rows for job in batch)
-        return [job.guided(out_sample[end - job.rows : end]) for job, end in zip(batch, ends, strict=True)]
+        return [job.after(noise_pred[end - job.rows : end]) for job, end in zip(batch, ends, strict=True)]
 
-    def _advance(self, batch: Sequence[Job], noise_preds: Sequence[Floats]) -> None:
-        for job, noise_pred in zip(batch, noise_preds, strict=True):
+    def _advance(self, batch: Sequence[Job], latents: Sequence[Floats]) -> None:
+        for job, x in zip(batch, latents, strict=True):
             of_this_phase = job.conditionings
-            job.advance(noise_pred)
+            job.advance(x)
             if job.conditionings is not of_this_phase:
                 self._release(of_this_phase)
 

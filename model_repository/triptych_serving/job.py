@@ -137,18 +137,17 @@ class Job:
         scaled: Floats = self.latents[0] * self.table.input_scale[self.step]
         return scaled
 
-    def guided(self, noise_pred: Floats) -> Floats:
-        """What the model made of this step's rows, as one; (rows, C, h, w) → (C, h, w)."""
-        return guided(noise_pred, self.phase.guidance_scale, self.phase.guidance_rescale)
+    def after(self, noise_pred: Floats) -> Floats:
+        """The latents after its next step, from what the model made of its rows; (rows, C, h, w) → (C, h, w)."""
+        self.noise_preds.appendleft(guided(noise_pred, self.phase.guidance_scale, self.phase.guidance_rescale))
+        return self.table.advance(self.step, self.latents, self.noise_preds, self.draw())
 
     def waited(self, now: float) -> float:
         """Seconds since its submission in which it was not part of a step."""
         return now - self.submitted - self.served
 
-    def advance(self, noise_pred: Floats) -> None:
-        """Take a step by its row of the table; (C, h, w). After a phase's last row the next phase begins."""
-        self.noise_preds.appendleft(noise_pred)
-        latents = self.table.advance(self.step, self.latents, self.noise_preds, self.draw())
+    def advance(self, latents: Floats) -> None:
+        """Take the next latents; (C, h, w). After a phase's last row the next phase begins."""
         self.step += 1
         self.steps_done += 1
         if self._blend is not None:

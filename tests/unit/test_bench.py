@@ -64,11 +64,11 @@ def test_sides_are_measured_in_turns():
 
         return measure
 
-    samples = interleave(Pair(side("A", [2.0, 9.0, 4.0]), side("B", [1.0, 3.0, 2.0])), 3)["x"]
+    samples = interleave(Pair(side("A", [2.0, 9.0, 4.0]), side("B", [4.0, 3.0, 1.0])), 3)["x"]
     assert order == ["A", "B"] * 3
-    assert samples == Samples((2.0, 9.0, 4.0), (1.0, 3.0, 2.0))
-    assert samples.ratio == 4.0 / 2.0
-    assert samples.spread == (2.0, 3.0)
+    assert samples == Samples((2.0, 9.0, 4.0), (4.0, 3.0, 1.0))
+    assert samples.ratio == 9.0 / 3.0, "the median of the repeats' ratios"
+    assert samples.spread == (0.5, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_a_cost_file_is_measured_written_and_read(tmp_path):
 
 def test_a_workload_takes_the_place_of_chance(tmp_path):
     save(tmp_path / "w.jsonl", [Arrival(0.5, {"prompt": "a fox", "seed": 3})])
-    arrivals = arrivals_at(Setting(workload=tmp_path / "w.jsonl"), 0.7, 40)
+    arrivals = arrivals_at(Setting(workload=tmp_path / "w.jsonl"), 0.7)
     assert arrivals(0) == arrivals(1) == [Arrival(0.5, {"prompt": "a fox", "seed": 3})]
 
 

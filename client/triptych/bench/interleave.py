@@ -18,14 +18,17 @@ class Samples:
 
     @property
     def ratio(self) -> float:
-        """The first's median ÷ the second's."""
-        return median(self.first) / median(self.second)
+        """The median of the repeats' ratios: both sides of a repeat have the same requests and the same minutes."""
+        return median(self._ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
         """The smallest and the largest ratio of one repeat."""
-        ratios = [one / other for one, other in zip(self.first, self.second, strict=True)]
-        return min(ratios), max(ratios)
+        return min(self._ratios), max(self._ratios)
+
+    @property
+    def _ratios(self) -> list[float]:
+        return [one / other for one, other in zip(self.first, self.second, strict=True)]
 
 
 def interleave(pair: Pair, repeats: int) -> dict[str, Samples]:

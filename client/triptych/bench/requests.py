@@ -14,6 +14,8 @@ from .load import draw_all
 from .target import Setting
 
 STEPS = (4, 20, 50)
+# Mixed requests come for so long, and are so many at least.
+RUN_S, FEWEST = 15.0, 24
 # Of eight users no two ask for the same.
 USERS = 8
 VARIED = tuple(
@@ -38,10 +40,8 @@ def mixed(rate: float, count: int, seed: int = 0, steps: Sequence[int] = STEPS) 
     return list(make(Mix({"num_inference_steps": tuple(steps)}), rate=rate, count=count, seed=seed))
 
 
-def arrivals_at(
-    setting: Setting, share: float, count: int, steps: Sequence[int] = STEPS
-) -> Callable[[int], list[Arrival]]:
-    """Arrivals for each repeat: those of the setting's workload at their own times, or `count` mixed ones.
+def arrivals_at(setting: Setting, share: float, steps: Sequence[int] = STEPS) -> Callable[[int], list[Arrival]]:
+    """Arrivals for each repeat: those of the setting's workload at their own times, or mixed ones for some seconds.
 
     The mixed ones come at `share` of the rate that this machine carries in full batches; they are others in each repeat.
     """
@@ -49,7 +49,8 @@ def arrivals_at(
         given = list(load(setting.workload))
         return lambda _repeat: given
     rate = share * full_rate(measured(setting.build), fmean(steps))
-    return lambda repeat: mixed(rate, setting.count(count), repeat, steps)
+    count = setting.count(max(FEWEST, round(rate * RUN_S)))
+    return lambda repeat: mixed(rate, count, repeat, steps)
 
 
 def solo_seconds(url: str, steps: Sequence[int] = STEPS) -> dict[int, float]:

@@ -18,6 +18,8 @@ from triptych.server.triton import Triton
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
+# While it loads: Triton logs that an address is there a moment before it is.
+LOADING_POLL_S = 0.01
 EXIT_S = 3.0
 MAX_CRASHES, CRASH_WINDOW_S = 5, 60.0
 
@@ -227,7 +229,7 @@ class Server:
                 raise ServerError(triton.errors())
             if time.monotonic() - begun > self._load_timeout_s:
                 raise ServerError(f"not ready after {self._load_timeout_s:.0f} s; the log's end:\n{triton.errors()}")
-            triton.wait_for_news(POLL_S)
+            triton.wait_for_news(LOADING_POLL_S)
             if self._stopping.is_set():
                 return ""
         self._move(State.READY, f"ready after {time.monotonic() - begun:.1f} s")

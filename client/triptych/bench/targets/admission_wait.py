@@ -16,7 +16,6 @@ from ..target import Pair, Setting, Target, at_most
 NAME = "admission_wait"
 LOAD = 0.5
 STEPS = (2, 8, 20)
-REQUESTS = 40
 
 
 @contextmanager
@@ -27,7 +26,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
     often, so that even a loop that lets everybody in at once would have more than one.
     """
     with started(setting.builds) as served:
-        arrivals, repeats = arrivals_at(setting, LOAD, REQUESTS, STEPS), count()
+        arrivals, repeats = arrivals_at(setting, LOAD, STEPS), count()
 
         def waited() -> dict[str, float]:
             answers = replay(served.url, arrivals(next(repeats))).answers

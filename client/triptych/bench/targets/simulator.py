@@ -17,7 +17,6 @@ from ..serving import started
 from ..target import Pair, Setting, Target, within
 
 MEAN, P99 = "simulator_mean", "simulator_p99"
-REQUESTS = 24
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
     """Latencies of mixed runs, in seconds: foretold from batch times of this process; measured through Triton."""
     farm, planner = Farm(Device(cost_model(measured(setting.build)))), Planner(setting.build)
     with started(setting.builds) as served:
-        arrivals, told, run = arrivals_at(setting, setting.load, REQUESTS), count(), count()
+        arrivals, told, run = arrivals_at(setting, setting.load), count(), count()
 
         def foretold() -> dict[str, float]:
             latency = simulate(arrivals(next(told)), planner, farm)["latency_s"]

@@ -17,7 +17,6 @@ from ..serving import started
 from ..target import Pair, Setting, Side, Target, at_least
 
 MEAN, P99 = "step_batching_mean", "step_batching_p99"
-REQUESTS = 40
 # The first of them find an empty server; they are served and not counted.
 WARM_UP = 5  # one of so many
 
@@ -29,7 +28,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
     Each repeat has other arrivals, the same for both sides.
     """
     with started(setting.builds, SameStep) as theirs, started(setting.builds) as ours:
-        arrivals = arrivals_at(setting, setting.load, REQUESTS)
+        arrivals = arrivals_at(setting, setting.load)
         yield Pair(_side(theirs.url, arrivals), _side(ours.url, arrivals))
 
 
