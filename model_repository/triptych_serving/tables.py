@@ -109,7 +109,8 @@ def load_tables(path: Path) -> SamplerTables:
 def weighted_sum(coefficients: Floats, history: Sequence[Floats]) -> Floats:
     """Σᵢ coefficients[i]·history[i] of one image, (C, h, w) float32; zeros, which pad a short history, are left out."""
     terms = [scale * x for scale, x in zip(coefficients, history, strict=False) if scale]
-    return sum(terms[1:], start=terms[0]) if terms else np.zeros_like(history[0])
+    total: Floats = sum(terms[1:], start=terms[0]) if terms else np.zeros_like(history[0])
+    return total
 
 
 def guided(noise_pred: Floats, guidance_scale: float, guidance_rescale: float = 0.0) -> Floats:
@@ -118,9 +119,9 @@ def guided(noise_pred: Floats, guidance_scale: float, guidance_rescale: float = 
     Ho and Salimans, https://arxiv.org/abs/2207.12598, in diffusers' order of rows and operations. An image with one row has
     no difference to add.
     """
+    unconditional, conditional = noise_pred[0], noise_pred[-1]
     if len(noise_pred) == 1:
-        return noise_pred[0]
-    unconditional, conditional = noise_pred
+        return np.asarray(conditional)
     combined: Floats = unconditional + np.float32(guidance_scale) * (conditional - unconditional)
     return _rescaled(combined, conditional, np.float32(guidance_rescale)) if guidance_rescale > 0 else combined
 

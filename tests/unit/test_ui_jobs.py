@@ -177,7 +177,7 @@ async def test_the_monitor_reads_the_forms_and_notices_a_loss():
 
 
 async def test_elapsed_and_expected_time():
-    async with page(held=True, states=[running(1, 1)] * 3 + [running(1, 2)] * 200) as (jobs, store, _, _monitor):
+    async with page(endless=True, states=[running(1, 1)] * 3 + [running(1, 2)]) as (jobs, store, _, _monitor):
         batch = jobs.start(store.session("a"), "sdxl", "sdxl", requests(2))
         assert batch.remaining_s() is None
         await until(lambda: all(picture.step for picture in batch.pictures))
