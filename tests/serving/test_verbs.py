@@ -83,16 +83,17 @@ def test_cancel_ends_the_request_and_frees_its_slot_within_one_step(url, pool):
 
 def test_another_tenant_cannot_watch_or_cancel(url, pool):
     job = str(uuid.uuid4())
-    future = pool.submit(plain.grpc, url, job, tenant="mine", **LONG)
-    running(url, job, tenant="mine")
-    foreign = [(action, tenant) for action in ("watch", "cancel") for tenant in ({}, {"tenant": "yours"})]
-    # All at once: each is answered after two seconds, in which the request might still have arrived.
-    for answer in [pool.submit(plain.verb, url, action, id=job, **tenant) for action, tenant in foreign]:
-        with pytest.raises(InferenceServerException, match="id: "):
-            answer.result()
-    assert plain.verb(url, "cancel", id=job, tenant="mine")["cancelled"] is True
-    with pytest.raises(InferenceServerException):
-        future.result()
+    with company(url, pool):
+        future = pool.submit(plain.grpc, url, job, tenant="mine", **LONG)
+        running(url, job, tenant="mine")
+        foreign = [(action, tenant) for action in ("watch", "cancel") for tenant in ({}, {"tenant": "yours"})]
+        # All at once: each is answered after two seconds, in which the request might still have arrived.
+        for answer in [pool.submit(plain.verb, url, action, id=job, **tenant) for action, tenant in foreign]:
+            with pytest.raises(InferenceServerException, match="id: "):
+                answer.result()
+        assert plain.verb(url, "cancel", id=job, tenant="mine")["cancelled"] is True
+        with pytest.raises(InferenceServerException):
+            future.result()
 
 
 def test_a_deadline_ends_a_request_in_time(url):
