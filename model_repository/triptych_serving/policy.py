@@ -26,17 +26,21 @@ class Policy:
         self._turn = 0
 
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:
-        """The next batch: rows for as long as they pay (one request always fits), all of one kind."""
+        """The next batch, all of one kind: rows for as long as they pay (one request always fits), and whoever has just come.
+
+        New jobs make their first step at once where there is room, though that pays less: somebody watches for it.
+        """
         there = sum(job.rows for job in jobs)
         queues = self._queues(jobs, now)
         self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}  # of the others nothing is remembered
         batch: list[Job] = []
-        rows, limit = 0, self.max_batch_rows
-        while queues and rows < limit:
+        rows, enough = 0, self.max_batch_rows
+        while queues and rows < self.max_batch_rows:
             for tenant, queue in list(queues.items()):
                 job = heapq.heappop(queue).job
                 if not batch:
-                    limit = self._paces[job.denoiser].enough(there)
+                    enough = self._paces[job.denoiser].enough(there)
+                limit = enough if job.steps_done else self.max_batch_rows
                 if not batch or (job.kind == batch[0].kind and rows + job.rows <= limit):
                     batch.append(job)
                     rows += job.rows

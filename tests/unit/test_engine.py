@@ -95,41 +95,39 @@ def test_a_row_is_the_sum_that_its_table_says():
 def test_batches_grow_while_that_pays(seconds, rows):
     loop = Loop(max_batch_rows=16)
     know(loop, seconds)
-    for _ in range(5):
-        loop.submit(steps=9)
-    loop.turn()
-    assert sum(loop.denoiser.batches[-1]) == rows
-    for _ in range(5):
-        loop.submit(steps=9)
-    loop.turn()
-    assert sum(loop.denoiser.batches[-1]) == 16, "more wait than fill a batch"
+    assert rows_of(loop, under_way=5) == rows
+    assert rows_of(loop, under_way=10) == 16, "more wait than fill a batch"
 
 
 def test_one_slow_step_does_not_make_batches_smaller():
     loop = Loop(max_batch_rows=16)
     know(loop, {2: 1.0, 16: 4.0})
     loop.policy.learn(BASE, 16, 16 * 16, 60.0)
-    for _ in range(5):
-        loop.submit(steps=9)
-    loop.turn()
-    assert sum(loop.denoiser.batches[-1]) == 10
+    assert rows_of(loop, under_way=5) == 10
 
 
 def test_a_sizes_first_steps_do_not_count_against_it():
     loop = Loop(max_batch_rows=16)
     know(loop, {2: 1.0})
     loop.policy.learn(BASE, 16, 16 * 16, 60.0)
-    assert rows_of(loop, requests=5) == 10
+    assert rows_of(loop, under_way=5) == 10
     for _ in range(TRUSTED_AFTER):
         loop.policy.learn(BASE, 16, 16 * 16, 4.0)
-    assert rows_of(loop, requests=5) == 10
+    assert rows_of(loop, under_way=5) == 10
 
 
 def test_a_size_that_was_slow_for_a_while_is_looked_at_again():
     loop = Loop(max_batch_rows=16)
     know(loop, {2: 1.0, 16: 60.0})
-    rows = [rows_of(loop, requests=8) for _ in range(LOOK_AGAIN_EVERY)]
+    rows = [rows_of(loop, under_way=8) for _ in range(LOOK_AGAIN_EVERY)]
     assert rows == [2] * (LOOK_AGAIN_EVERY - 1) + [16]
+
+
+def test_who_has_just_come_begins_at_once_where_there_is_room():
+    loop = Loop(max_batch_rows=16)
+    know(loop, {2: 1.0, 16: 8.0})
+    assert rows_of(loop, under_way=5, new=2) == 2 + 4
+    assert rows_of(loop, under_way=8, new=2) == 16
 
 
 def know(loop, seconds):
@@ -139,9 +137,12 @@ def know(loop, seconds):
             loop.policy.learn(BASE, size, size * 16, step)
 
 
-def rows_of(loop, requests):
-    """Rows of the batch that the policy would make of so many guided requests."""
-    return sum(job.rows for job in loop.policy.pick([loop.job() for _ in range(requests)], loop.clock()))
+def rows_of(loop, under_way, new=0):
+    """Rows of the batch that the policy would make of so many guided requests, the new ones with more to do than the others."""
+    jobs = [loop.job(steps=4) for _ in range(under_way)]
+    for job in jobs:
+        job.steps_done = 1
+    return sum(job.rows for job in loop.policy.pick([*jobs, *(loop.job(steps=50) for _ in range(new))], loop.clock()))
 
 
 def test_a_short_request_overtakes_a_long_one_that_runs():
