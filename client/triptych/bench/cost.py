@@ -16,13 +16,19 @@ from triptych_serving.manifest import Manifest
 from triptych_serving.ort import OrtDenoiser
 
 from .bare import GUIDED, BareSdxl
+from .load import draw_all
+from .serving import started
 
 ROWS = (1, 2, 4, 8, 16)
 REPEATS = 5
+# Of the picture that shows what a request takes beside its steps; guided.
+ALONE: dict[str, Any] = {"prompt": "a 3d render of a red apple", "num_inference_steps": 4, "guidance_scale": 4.0}
 
 
 def measure(build: Path, rows: Sequence[int] = ROWS, repeats: int = REPEATS) -> dict[str, Any]:
     """Batches of so many rows through each of a build's denoisers at the model's own size, the median of `repeats`.
+
+    What a request takes beside its steps is measured on a server of its own. `rows` must have the 2 of a guided request.
 
     Returns:
         A document as `CostModel.load` reads it; seconds. On a CPU all stages share the device.
@@ -30,7 +36,8 @@ def measure(build: Path, rows: Sequence[int] = ROWS, repeats: int = REPEATS) -> 
     manifest = Manifest.load(build)
     names = [name for name in manifest.model.denoisers if name in manifest.stages]
     points = [point for name in names for point in _points(manifest, name, rows, repeats)]
-    return {"model": manifest.model.name, "points": points, **_stages(manifest, repeats), "shared": True}
+    document = {"model": manifest.model.name, "points": points, "encode_s": 0.0, "decode_s": 0.0, "shared": True}
+    return {**document, **_around(build, document, repeats)} if manifest.family == "sdxl" else document
 
 
 @lru_cache(maxsize=4)
@@ -87,12 +94,13 @@ def _points(manifest: Manifest, name: str, rows: Sequence[int], repeats: int) ->
         yield {"denoiser": name, "height": height, "width": width, "rows": count, "seconds": seconds}
 
 
-def _stages(manifest: Manifest, repeats: int) -> dict[str, float]:
-    """Seconds before and after the loop; of SDXL, whose stages are known here."""
-    if manifest.family != "sdxl":
-        return {"encode_s": 0.0, "decode_s": 0.0}
-    bare = BareSdxl(manifest.build)
-    return {"encode_s": _seconds(bare.encode, repeats), "decode_s": _seconds(bare.decode, repeats)}
+def _around(build: Path, document: dict[str, Any], repeats: int) -> dict[str, float]:
+    """Seconds after the loop, the decoder's, and all others that a request takes beside its steps, as if before it."""
+    decode_s = _seconds(BareSdxl(build).decode, repeats)
+    with started([build]) as served:
+        alone = _seconds(lambda: draw_all(served.url, [ALONE], users=1), repeats)
+    steps_s = ALONE["num_inference_steps"] * _by_rows(document)[GUIDED]
+    return {"encode_s": max(0.0, alone - steps_s - decode_s), "decode_s": decode_s}
 
 
 def _seconds(work: Callable[[], object], repeats: int) -> float:
