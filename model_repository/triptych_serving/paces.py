@@ -43,7 +43,16 @@ class Paces:
             self._by_size[size] = _Pace(seconds)
 
     def enough(self, there: int) -> int:
-        """The most rows of the next batch: as many as make the model quick, and no more while fewer are there than fill a batch.
+        """The most rows of the next batch, of so many that are there; now and then all, to see what they take."""
+        rows = self.limit(there)
+        self._smaller += rows < there
+        if self._smaller < LOOK_AGAIN_EVERY:
+            return rows
+        self._smaller = 0
+        return self._largest
+
+    def limit(self, there: int) -> int:
+        """As many rows as make the model quick, and no more while fewer are there than fill a batch.
 
         Where more are there throughput counts, and all sizes are seen again.
         """
@@ -51,12 +60,7 @@ class Paces:
         if there > self._largest or _power_of_two(self._largest) not in known:
             return self._largest
         quick = min(known.values()) / ENOUGH
-        rows = min(self._largest, min(size for size, pace in known.items() if pace <= quick))
-        self._smaller += rows < there
-        if self._smaller == LOOK_AGAIN_EVERY:
-            self._smaller = 0
-            return self._largest
-        return rows
+        return min(self._largest, min(size for size, pace in known.items() if pace <= quick))
 
 
 def _power_of_two(rows: int) -> int:

@@ -50,6 +50,11 @@ class Policy:
                     del queues[tenant]
         return batch
 
+    def lasts(self, batch: Collection[Job]) -> bool:
+        """Whether all that is there is in the batch because that pays, and not for one step."""
+        rows = sum(job.rows for job in batch)
+        return all(job.steps_done and rows <= self._paces[job.denoiser].limit(rows) for job in batch)
+
     def order(self, jobs: Collection[Job], now: float) -> list[Job]:
         """Jobs as their turn would come, were nothing else to arrive."""
         queues = self._queues(jobs, now)

@@ -169,7 +169,7 @@ class SimulatedServer:
     def _steps_alike(self, jobs: Sequence[SimulatedJob]) -> int:
         """Steps that nothing but an arrival can keep from being this batch again: there is nobody else to take turns with."""
         alone = len(jobs) == len(self.jobs) and not self._hurried and len({job.settings.tenant for job in jobs}) == 1
-        return min(map(_alike, jobs)) if alone else 1
+        return min(map(_alike, jobs)) if alone and self.policy.lasts(jobs) else 1
 
     def _end_all_but_one(self, batch: Batch) -> Batch:
         """Let all steps but the last have been made; none of them ends a phase. Returns the last."""
