@@ -1,0 +1,64 @@
+"""Small denoisers on ONNX Runtime: two halves of a batch beside each other, and the same bytes."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from triptych.demo import demo_build
+from triptych_serving import ort
+from triptych_serving.invariance import example
+from triptych_serving.manifest import Manifest
+
+MODELS = [("sdxl", "unet"), ("stable_cascade", "prior"), ("stable_cascade", "decoder")]
+LANES = min(ort.LANES, len(os.sched_getaffinity(0)))
+
+
+class Watched(ort.OrtDenoiser):
+    """Notes the rows of each call, and fails where its sample begins with `harmed`."""
+
+    harmed = None
+
+    def _run(self, inputs):
+        self.calls = sorted([*vars(self).get("calls", []), len(inputs["sample"])])
+        if self.harmed is not None and np.array_equal(inputs["sample"][0], self.harmed):
+            raise RuntimeError("harmed")
+        return super()._run(inputs)
+
+
+def model(family, name, rows):
+    manifest = Manifest.load(demo_build(family))
+    inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
+    return manifest.stage_path(name), [example(inputs, sizes, count) for count in rows]
+
+
+@pytest.mark.parametrize(("family", "name"), MODELS)
+def test_halves_are_the_whole(family, name):
+    path, examples = model(family, name, (1, 2, 5, 16))
+    whole, halves = ort.OrtDenoiser(ort.Stage(path)), Watched(path)
+    for given in examples:
+        np.testing.assert_array_equal(halves.predict(*given), whole.predict(*given))
+    assert halves.calls == ([1, 1, 1, 2, 3, 8, 8] if LANES == 2 else [1, 2, 5, 16])
+
+
+def test_what_is_wrong_in_either_half_is_told_and_the_next_batch_is_right():
+    path, (given,) = model("sdxl", "unet", (4,))
+    denoiser = Watched(path)
+    wanted = denoiser.predict(*given)
+    for first_row in range(0, 4, 4 // LANES):
+        denoiser.harmed = given[0][first_row]
+        with pytest.raises(RuntimeError, match="harmed"):
+            denoiser.predict(*given)
+        denoiser.harmed = None
+        np.testing.assert_array_equal(denoiser.predict(*given), wanted)
+
+
+def test_a_large_model_keeps_all_threads_for_each_call(tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"x" * 10)
+    assert ort.lanes(path) == LANES
+    monkeypatch.setattr(ort, "SMALL_BYTES", 15)
+    (tmp_path / "model.onnx_data").write_bytes(b"x" * 10)
+    assert ort.lanes(path) == 1
