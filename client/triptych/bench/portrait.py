@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 
 from triptych.simulator import Device, Farm, Planner, simulate
+from triptych.workload import Arrival
 from triptych_serving.policy import Policy
 
 from .cost import cost_model, full_rate, measured
 from .load import Answer, Run, replay
 from .policies import POLICIES
-from .requests import STEPS, mixed
+from .requests import STEPS, count_at, mixed
 from .serving import started
 from .target import Setting
 
 # Shares of what full batches carry.
 LOADS = (0.3, 0.5, 0.7, 0.85, 1.0)
-REQUESTS = 16
 SHOWN = 0.85
-# Enough requests for smooth curves.
-FORETOLD_LOADS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-FORETOLD = 400
+FORETOLD_LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SEED = 1
 LONGEST_S = 10.0
 PARTS = ("encoding", "queue", "steps", "decoding and file")
 
@@ -58,8 +57,9 @@ def take(setting: Setting) -> Portrait:
     """Run the loads on a server of their own."""
     full = full_rate(measured(setting.build), fmean(STEPS))
     with started(setting.builds) as served:
-        runs = {load: replay(served.url, mixed(load * full, setting.count(REQUESTS), seed=1)) for load in LOADS}
-    latencies = [_at(load, load * full, run) for load, run in runs.items()]
+        rates = {load: load * full for load in LOADS}
+        runs = {load: replay(served.url, mixed(rate, count_at(setting, rate), seed=1)) for load, rate in rates.items()}
+    latencies = [_at(load, rates[load], run) for load, run in runs.items()]
     curves = {name: list(foretell(setting, policy, full)) for name, policy in POLICIES.items()}
     return Portrait(latencies, curves, list(runs[SHOWN].rows_per_batch()), split(runs[SHOWN].answers))
 
@@ -68,10 +68,15 @@ def foretell(setting: Setting, policy: type[Policy], full: float) -> Iterator[tu
     """Loads, and the mean seconds that the simulator has for each, as far as a policy carries them."""
     planner, farm = Planner(setting.build), Farm(Device(cost_model(measured(setting.build))), policy=policy)
     for load in FORETOLD_LOADS:
-        mean = simulate(mixed(load * full, setting.count(FORETOLD)), planner, farm)["latency_s"]["mean"]
+        mean = simulate(_arrivals(setting, load * full), planner, farm)["latency_s"]["mean"]
         if mean > LONGEST_S:
             return
         yield load, mean
+
+
+def _arrivals(setting: Setting, rate: float) -> Sequence[Arrival]:
+    """What is measured and what is simulated are the same requests."""
+    return mixed(rate, count_at(setting, rate), seed=SEED)
 
 
 def _at(load: float, rate: float, run: Run) -> AtLoad:

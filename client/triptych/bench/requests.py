@@ -49,8 +49,12 @@ def arrivals_at(setting: Setting, share: float, steps: Sequence[int] = STEPS) ->
         given = list(load(setting.workload))
         return lambda _repeat: given
     rate = share * full_rate(measured(setting.build), fmean(steps))
-    count = setting.count(max(FEWEST, round(rate * RUN_S)))
-    return lambda repeat: mixed(rate, count, repeat, steps)
+    return lambda repeat: mixed(rate, count_at(setting, rate), repeat, steps)
+
+
+def count_at(setting: Setting, rate: float) -> int:
+    """Requests of a run at so many a second."""
+    return setting.count(max(FEWEST, round(rate * RUN_S)))
 
 
 def solo_seconds(url: str, steps: Sequence[int] = STEPS) -> dict[int, float]:
