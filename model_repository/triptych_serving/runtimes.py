@@ -48,9 +48,12 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
 
 
 def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage:
-    """An encoder or decoder, warm. Raises as `denoiser`."""
-    made = _stage(manifest, name, reproducible)
-    sizes = manifest.model.default_sizes
+    """An encoder or decoder, warm: on GPUs at the model's own size, on processors, which need minutes for some, at its smallest.
+
+    Raises as `denoiser`.
+    """
+    made, model = _stage(manifest, name, reproducible), manifest.model
+    sizes = model.default_sizes if manifest.target in TARGETS else model.smallest_sizes
     shapes = {
         tensor: ([sizes.get(dim, dim) for dim in spec["shape"]], spec["dtype"])
         for tensor, spec in manifest.stages[name]["inputs"].items()

@@ -14,9 +14,9 @@ from triptych_serving.job import Job
 from triptych_serving.metrics import Metrics
 from triptych_serving.policy import Policy
 from triptych_serving.settings import tenant
+from triptych_serving.warm_up import warm_up
 
 ACTIONS = ("cancel", "describe", "stats", "verify", "watch")
-WARM_UP_STEPS = 3
 
 
 class TritonPythonModel:
@@ -35,9 +35,12 @@ class TritonPythonModel:
         if arguments.reproducible:
             rows["fixed_rows"] = int(arguments.parameters["reproducible_rows"])
         self.denoisers = self._load(rows)
+        seconds_per_cost = {
+            name: warm_up(model, self._inputs(name), self.sources[name].model) for name, model in self.denoisers.items()
+        }
         self.engine = Engine(
             self.denoisers,
-            Policy(self.max_batch_rows, {name: self._warm_up(name) for name in self.denoisers}),
+            Policy(self.max_batch_rows, seconds_per_cost),
             Metrics(triton.PrometheusMetrics({"model": "+".join(m.model.name for m in arguments.manifests.values())})),
             max_queue_seconds=float(arguments.parameters["max_queue_seconds"]),
         )
@@ -143,19 +146,6 @@ class TritonPythonModel:
 
     def _inputs(self, name):
         return self.sources[name].stages[name]["inputs"]
-
-    def _warm_up(self, name):
-        """Run the model at its own size, so that the first request finds it warm; returns seconds per unit of cost."""
-        sizes = self.sources[name].model.default_sizes
-        sample, timestep, conditioning = invariance.example(self._inputs(name), sizes, 2)
-        seconds = []
-        for _ in range(WARM_UP_STEPS):
-            began = time.monotonic()
-            self.denoisers[name].predict(sample, timestep, conditioning)
-            seconds.append(time.monotonic() - began)
-        for one in conditioning:
-            self.denoisers[name].release(one)
-        return min(seconds) / (len(sample) * sample.shape[2] * sample.shape[3])  # the others still load beside it
 
 
 def _refused(passed_on):
