@@ -51,9 +51,9 @@ class Visitor:
         self.page.get_by_label("number input for Pictures").fill(str(n))
 
     def pick(self, label: str, choice: str) -> None:
-        """Choose from a list."""
+        """Choose from a list, once it shows the choice: Enter takes whatever comes first until then."""
         self.page.get_by_label(label).fill(choice)
-        self.page.keyboard.press("Enter")
+        self.page.get_by_role("option", name=choice).click()
 
     def drop(self, path: Path) -> None:
         """Drop a file."""
