@@ -25,7 +25,7 @@ bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serv
 check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy client export model_repository/triptych_serving docker/healthcheck.py docker/requirements.py
+	$(BIN)/mypy contract model_repository/triptych_serving client server page export lab demo docker/healthcheck.py docker/requirements.py
 
 # The tests of the web page need a browser, and fail without one.
 chromium:
@@ -40,17 +40,17 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[server]'
+$(VENV)/.server: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable demo --editable '.[server]'
 	@touch $@
 
-$(VENV)/.ui: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[server,ui]'
+$(VENV)/.ui: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable demo --editable '.[server,ui]'
 	@touch $@ $(VENV)/.server
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable demo --editable '.[test]'
 	@touch $@ $(VENV)/.server
 
 # NVIDIA's, with the libraries that it needs; where it cannot be had, tests that drive it are skipped.
@@ -59,7 +59,7 @@ $(VENV)/perf_analyzer/perf_analyzer: tests/get_perf_analyzer.py | $(VENV)/.test
 	-@$(BIN)/python $< $(@D)
 	@test ! -e $@ || touch $@
 
-$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.bench: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[bench]'
+	$(PIP) --editable demo --editable '.[bench]'
 	@touch $@ $(VENV)/.server

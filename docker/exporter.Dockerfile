@@ -17,14 +17,18 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/triptych/bin/python3 install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
         -c constraints.txt torch
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml export ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton > requirements.txt \
+    python3 requirements.py pyproject.toml export ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton triptych-demo > requirements.txt \
     && echo "${TENSORRT}" >> requirements.txt \
     && pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt
 COPY README.md LICENSE NOTICE ./
-COPY client client
-COPY export export
+COPY contract contract
 COPY model_repository model_repository
+COPY client client
+COPY server server
+COPY page page
+COPY export export
+COPY lab lab
 RUN pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
     && pip --python /opt/triptych/bin/python3 install --no-cache-dir --no-deps /wheels/*.whl
 

@@ -15,15 +15,20 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/triptych
 COPY pyproject.toml constraints.txt docker/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml server ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton > requirements.txt \
+    python3 requirements.py pyproject.toml server ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton triptych-demo > requirements.txt \
     && echo "${TENSORRT}" >> requirements.txt \
     && python3 -m pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && python3 -m pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt
 COPY README.md LICENSE NOTICE ./
-COPY client client
-COPY export export
+COPY contract contract
 COPY model_repository model_repository
-RUN python3 -m pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
+COPY client client
+COPY server server
+COPY page page
+COPY export export
+COPY lab lab
+COPY demo demo
+RUN python3 -m pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./demo \
     && python3 -m pip --python /opt/triptych/bin/python3 install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG}

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from triptych.demo import demo_builds
-from triptych.server import Addresses, Server
+from triptych_demo import demo_builds
+from triptych_server import Addresses, Server
 
 from . import tiny_builds
 

@@ -18,7 +18,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from triptych.demo import demo_build
+from triptych_demo import demo_build
 
 VOCABULARY = 2000
 

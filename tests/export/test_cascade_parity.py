@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from triptych.server import Server
+from triptych_server import Server
 from triptych_serving.manifest import Manifest
 
 from .. import plain

@@ -11,13 +11,13 @@ import onnx
 import pytest
 import torch
 
-from triptych.server import Server, ServerError
 from triptych_export import sdxl, to_onnx
 from triptych_export.build import Options, export
 from triptych_export.errors import ExportError
 from triptych_export.sdxl_stages import ClipStage
 from triptych_export.stages import StageSpec, TensorSpec
 from triptych_export.weights import Weights
+from triptych_server import Server, ServerError
 from triptych_serving.manifest import Manifest, ManifestError
 
 from ..tiny_builds import REFINERS, SAMPLERS, refiner_of

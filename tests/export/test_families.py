@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from triptych.demo import demo_build
-from triptych.server import Server
+from triptych_demo import demo_build
+from triptych_server import Server
 
 from .. import plain
 

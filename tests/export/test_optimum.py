@@ -15,7 +15,6 @@ from diffusers import StableDiffusionXLImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from triptych.server import Server
 from triptych_export import samplers
 from triptych_export.build import Options, export
 from triptych_export.errors import ExportError
@@ -24,6 +23,7 @@ from triptych_export.sdxl import Sdxl
 from triptych_export.tensorrt.engines import Engines, Target
 from triptych_export.tensorrt.store import EngineStore
 from triptych_export.to_onnx import example_inputs, open_session
+from triptych_server import Server
 from triptych_serving.engines import engine_path, profiles
 from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest

@@ -10,8 +10,8 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
 from PIL import Image, ImageDraw, ImageFilter
 
-from triptych.server import Server
 from triptych_export.samplers import default_sampler, scheduler
+from triptych_server import Server
 
 from .. import plain, tiny_sdxl
 from ..tiny_builds import REFINERS, SEEDS, refiner_of

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from triptych import AsyncClient, ServerUnavailable
-from triptych.demo import demo_build
-from triptych.server import Server
+from triptych_demo import demo_build
+from triptych_server import Server
 from triptych_serving.manifest import Manifest
 
 REQUESTS = 500

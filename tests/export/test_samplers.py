@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.demo import demo_build
+from triptych_demo import demo_build
 from triptych_export import parity, samplers
 from triptych_export.errors import ExportError
 from triptych_export.tracing import apart, begin, run_scheduler, run_table, tapped

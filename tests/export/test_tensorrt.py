@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from typer.testing import CliRunner
 
 from triptych.cli.app import app
-from triptych.demo import demo_builds
+from triptych_demo import demo_builds
 from triptych_export.calibration import largest_inputs
 from triptych_export.errors import ExportError
 from triptych_export.options import Options

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from triptych.demo import demo_builds
-from triptych.server import Server
+from triptych_demo import demo_builds
 from triptych_export.tensorrt.library import capabilities_here
+from triptych_server import Server
 from triptych_serving import runtimes
 from triptych_serving.manifest import Manifest
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from triptych.bench.peers.process import OPTIMUM as PINS
+from triptych_lab.bench.peers.process import OPTIMUM as PINS
 
 BUILD = Path(__file__).parents[2] / "build"
 MADE = "made"

@@ -21,12 +21,12 @@ import tritonclient.grpc as grpc
 import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
-from triptych.server import Server, ServerError, State, supervisor
-from triptych.server.layout import SHM, STUB, TRITON_HOME, environment, find_triton
+from triptych_server import Server, ServerError, State, supervisor
+from triptych_server.layout import SHM, STUB, TRITON_HOME, environment, find_triton
 
 REPOSITORY = Path(__file__).parent / "repository"
 SERVE = (
-    "import shutil, typer; from triptych.server import supervisor; from triptych.cli.serve import serve; "
+    "import shutil, typer; from triptych_server import supervisor; from triptych_server.commands.serve import serve; "
     "supervisor.prepare = lambda builds, to: shutil.copytree(builds[0], to); typer.run(serve)"
 )
 
@@ -364,5 +364,5 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_run_removes_the_rest
 
 
 def test_importing_the_supervisor_is_light():
-    code = "import sys, triptych.server; assert not {'torch', 'onnxruntime', 'pytriton'} & set(sys.modules)"
+    code = "import sys, triptych_server; assert not {'torch', 'onnxruntime', 'pytriton'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

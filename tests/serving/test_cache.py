@@ -7,8 +7,8 @@ import urllib.request
 
 import pytest
 
-from triptych.demo import demo_build
-from triptych.server import Server
+from triptych_demo import demo_build
+from triptych_server import Server
 
 from .. import plain
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from triptych.demo import demo_build, demo_builds
+from triptych_demo import demo_build, demo_builds
 from triptych_serving.manifest import Manifest
 
 from .. import plain

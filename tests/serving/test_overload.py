@@ -9,9 +9,9 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from triptych import Client, Overloaded
-from triptych.demo import demo_build
-from triptych.server import Server
-from triptych.server.supervisor import prepare
+from triptych_demo import demo_build
+from triptych_server import Server
+from triptych_server.supervisor import prepare
 
 from .. import plain
 

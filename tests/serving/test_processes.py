@@ -16,7 +16,7 @@ HEAVY = ("torch", "diffusers", "transformers", "onnx", "scipy", "cuda", "tensorr
 @pytest.mark.parametrize(
     "modules",
     [
-        "triptych, triptych.cli.app, triptych.async_client, triptych.server",
+        "triptych, triptych.cli.app, triptych.async_client, triptych_server",
         "triptych_serving.engine, triptych_serving.assemble, triptych_serving.ort, triptych_serving.tokenizers",
         "triptych_serving.runtimes, triptych_serving.tensorrt.cuda, triptych_serving.tensorrt.machine",
         "triptych_serving.images, triptych_serving.receipt, triptych_serving.manifest",
@@ -30,7 +30,7 @@ def test_importing_loads_no_torch(modules):
 @pytest.mark.parametrize(
     ("modules", "spared"),
     [
-        ("triptych.cli.serve, triptych_serving.assemble", ("asyncio", "grpc", "numpy", "onnxruntime")),
+        ("triptych_server.commands.serve, triptych_serving.assemble", ("asyncio", "grpc", "numpy", "onnxruntime")),
         (
             "triptych_serving.runtimes, triptych_serving.ort",
             ("PIL", "tokenizers", "triptych_serving.tensorrt.denoiser"),

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from triptych.demo import demo_build
-from triptych.server import Server
+from triptych_demo import demo_build
+from triptych_server import Server
 
 from .. import plain
 from .test_cli import triptych

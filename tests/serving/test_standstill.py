@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from triptych import AsyncClient, TriptychError
-from triptych.demo import demo_build
-from triptych.server import Server
-from triptych.server.failures import taken_for_dead
+from triptych_demo import demo_build
+from triptych_server import Server
+from triptych_server.failures import taken_for_dead
 
 STANDSTILL_S = 1.6  # Triton's patience is a second
 REQUESTS = 12

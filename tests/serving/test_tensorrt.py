@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from triptych import AsyncClient, Client
-from triptych.demo import demo_build
-from triptych.server import Server
+from triptych_demo import demo_build
+from triptych_server import Server
 from triptych_serving.assemble import assemble
 
 from ..engines import simulated_build

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from triptych.demo import demo_build
-from triptych.simulator import CostModel, Device, Farm, Outcome, Planner
-from triptych.workload import Arrival
+from triptych_demo import demo_build
+from triptych_lab.simulator import CostModel, Device, Farm, Outcome, Planner
+from triptych_lab.workload import Arrival
 
 PIXELS = 16 * 16
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from triptych.cli import main
-from triptych.simulator import CostModel, Device, Farm, simulate
-from triptych.workload import Mix, load, make
+from triptych_lab.simulator import CostModel, Device, Farm, simulate
+from triptych_lab.workload import Mix, load, make
 
 from .farms import planner
 

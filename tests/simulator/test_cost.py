@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.errors import InvalidRequest
-from triptych.simulator import BALANCERS, CostModel, Farm, Planner, simulate
-from triptych.simulator.server import Device
+from triptych_lab.simulator import BALANCERS, CostModel, Farm, Planner, simulate
+from triptych_lab.simulator.server import Device
 
 from .farms import arrival, cost, farm, flat, planner
 
@@ -126,7 +126,7 @@ def test_no_build_is_named(tmp_path):
 
 
 def test_larger_pictures_can_be_planned_for_with_another_builds_tables():
-    from triptych.demo import demo_build
+    from triptych_demo import demo_build
 
     large = arrival(0, 3, height=1024, width=1024, guidance_scale=5.0)
     with pytest.raises(InvalidRequest, match="height: 1024 given"):

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from triptych.simulator import SimulatedServer
-from triptych.simulator.outcome import Ending, Outcome
+from triptych_lab.simulator import SimulatedServer
+from triptych_lab.simulator.outcome import Ending, Outcome
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engine import Engine
 from triptych_serving.errors import Overloaded

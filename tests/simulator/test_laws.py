@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.bench.policies import OneAtATime
-from triptych.simulator import Device, Farm, simulate
-from triptych.simulator.balancer import BALANCERS
-from triptych.simulator.outcome import Ending
-from triptych.workload import Mix, make
+from triptych_lab.bench.policies import OneAtATime
+from triptych_lab.simulator import Device, Farm, simulate
+from triptych_lab.simulator.balancer import BALANCERS
+from triptych_lab.simulator.outcome import Ending
+from triptych_lab.workload import Mix, make
 
 from .farms import arrival, cost, farm, flat, planner, server
 

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from triptych.demo import demo_builds
-from triptych.server import Server
-from triptych.ui.users import add_user
+from triptych_demo import demo_builds
+from triptych_page.users import add_user
+from triptych_server import Server
 
 from .conftest import begin_page, launch
 from .visitor import Visitor

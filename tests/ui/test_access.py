@@ -9,8 +9,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from triptych.ui.store import COOKIE, new_token
-from triptych.ui.users import add_user
+from triptych_page.store import COOKIE, new_token
+from triptych_page.users import add_user
 
 from .conftest import begin_page
 

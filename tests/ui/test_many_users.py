@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from triptych import AsyncClient
-from triptych.ui.checking import MAX_IMAGES
-from triptych.ui.desk import Desk
-from triptych.ui.jobs import Batch, Jobs, Status
-from triptych.ui.limits import Limits
-from triptych.ui.monitor import Monitor
-from triptych.ui.store import Store
+from triptych_page.checking import MAX_IMAGES
+from triptych_page.desk import Desk
+from triptych_page.jobs import Batch, Jobs, Status
+from triptych_page.limits import Limits
+from triptych_page.monitor import Monitor
+from triptych_page.store import Store
 
 USERS, LONG = 20, 16
 # In the midst of the others one wants many short ones, which "first come" and "shortest first" alike would draw at once.

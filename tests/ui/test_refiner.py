@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Browser, expect
 
-from triptych.server import Server
+from triptych_server import Server
 
 from .conftest import begin_page
 from .visitor import Visitor

@@ -8,8 +8,8 @@ import time
 import psutil
 from playwright.sync_api import Browser, expect
 
-from triptych.demo import demo_build
-from triptych.server import Server
+from triptych_demo import demo_build
+from triptych_server import Server
 
 from .conftest import begin_page
 from .visitor import Visitor

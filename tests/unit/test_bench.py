@@ -16,33 +16,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from triptych.bench.against import Change, changes, load
-from triptych.bench.bare import BareSdxl
-from triptych.bench.capacity import highest_rate
-from triptych.bench.cost import attainable, cost_model, full_rate, measure, write
-from triptych.bench.errors import BenchError
-from triptych.bench.interleave import Samples, interleave
-from triptych.bench.load import Answer, Counted, Run
-from triptych.bench.markdown import table
-from triptych.bench.memory import Peak, of_children
-from triptych.bench.peers.environment import MARK, environment
-from triptych.bench.peers.process import OPTIMUM, ProcessPeer
-from triptych.bench.peers.weights import check_same
-from triptych.bench.plots import draw
-from triptych.bench.policies import OneAtATime, SameStep
-from triptych.bench.portrait import AtLoad, Portrait, split
-from triptych.bench.report import Ratio, Report
-from triptych.bench.requests import arrivals_at, lateness, same, varied
-from triptych.bench.serving import with_policy
-from triptych.bench.target import Pair, Setting, Target, at_least, at_most, within
-from triptych.bench.targets import TARGETS, chosen
-from triptych.bench.targets.vs_diffusers_batch import best_batch
-from triptych.demo import demo_build
 from triptych.errors import InvalidRequest
-from triptych.simulator import CostModel, simulate
-from triptych.workload import Arrival, save
+from triptych_demo import demo_build
 from triptych_export.peers.answering import reply_to, seconds
 from triptych_export.peers.rebuild import rebuild
+from triptych_lab.bench.against import Change, changes, load
+from triptych_lab.bench.bare import BareSdxl
+from triptych_lab.bench.capacity import highest_rate
+from triptych_lab.bench.cost import attainable, cost_model, full_rate, measure, write
+from triptych_lab.bench.errors import BenchError
+from triptych_lab.bench.interleave import Samples, interleave
+from triptych_lab.bench.load import Answer, Counted, Run
+from triptych_lab.bench.markdown import table
+from triptych_lab.bench.memory import Peak, of_children
+from triptych_lab.bench.peers.environment import MARK, environment
+from triptych_lab.bench.peers.process import OPTIMUM, ProcessPeer
+from triptych_lab.bench.peers.weights import check_same
+from triptych_lab.bench.plots import draw
+from triptych_lab.bench.policies import OneAtATime, SameStep
+from triptych_lab.bench.portrait import AtLoad, Portrait, split
+from triptych_lab.bench.report import Ratio, Report
+from triptych_lab.bench.requests import arrivals_at, lateness, same, varied
+from triptych_lab.bench.serving import with_policy
+from triptych_lab.bench.target import Pair, Setting, Target, at_least, at_most, within
+from triptych_lab.bench.targets import TARGETS, chosen
+from triptych_lab.bench.targets.vs_diffusers_batch import best_batch
+from triptych_lab.simulator import CostModel, simulate
+from triptych_lab.workload import Arrival, save
 from triptych_serving.manifest import Manifest
 from triptych_serving.ort import Stage
 
@@ -353,7 +353,7 @@ class Painter:
 
 def test_a_peer_with_other_weights_is_none(monkeypatch):
     ours = np.full((8, 8, 3), 100, np.uint8)
-    monkeypatch.setattr("triptych.bench.peers.weights.pixels", lambda _url, _request: ours)
+    monkeypatch.setattr("triptych_lab.bench.peers.weights.pixels", lambda _url, _request: ours)
     check_same(Painter(ours, -1), "nowhere")
     with pytest.raises(BenchError, match="painter: its picture differs from ours by 2 of 255"):
         check_same(Painter(ours, 2), "nowhere")

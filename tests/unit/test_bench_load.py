@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from triptych.bench.errors import BenchError
-from triptych.bench.load import draw_all, replay
-from triptych.workload import Arrival
+from triptych_lab.bench.errors import BenchError
+from triptych_lab.bench.load import draw_all, replay
+from triptych_lab.workload import Arrival
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import triptych_demo as shipped_models
 from triptych import InvalidRequest, ServerError, ServerUnavailable
 from triptych import async_client as under_test
-from triptych import demo as shipped_models
 from triptych.cli import main
 from triptych.cli.verify import mixed_requests
 from triptych.receipts import SETTINGS, differences, reasons, request_of

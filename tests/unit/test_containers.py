@@ -118,12 +118,12 @@ def _matches(path, rule):
 @pytest.mark.parametrize(
     ("path", "passes"),
     [
-        ("client/triptych/demo/sdxl/manifest.json", True),
+        ("demo/triptych_demo/sdxl/manifest.json", True),
         ("docker/serve.sh", True),
         ("export/triptych_export/build.py", True),
-        ("export/demo_models/train.py", False),
+        ("demo/demo_models/train.py", False),
         ("client/triptych/__pycache__/x.pyc", False),
-        ("client/triptych/demo/sdxl/model_repository/sdxl/config.pbtxt", False),
+        ("demo/triptych_demo/sdxl/model_repository/sdxl/config.pbtxt", False),
         (".git/config", False),
         (".venv/bin/python", False),
         ("docker/.env", False),

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from triptych.demo import demo_builds
+from triptych_demo import demo_builds
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engines import engine_path, profiles
 from triptych_serving.invariance import example, verify

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from triptych.cli import main
-from triptych.doctor import Finding, Level, Ports, examination, examine, gpu, machine, probes, software
-from triptych.doctor.finding import check
-from triptych.doctor.probes import Output
+from triptych_lab.doctor import Finding, Level, Ports, examination, examine, gpu, machine, probes, software
+from triptych_lab.doctor.finding import check
+from triptych_lab.doctor.probes import Output
 
 OK, NOTE, PROBLEM = Level.OK, Level.NOTE, Level.PROBLEM
 HERE = Path("/somewhere")
@@ -355,7 +355,7 @@ def test_this_machine(monkeypatch, capsys):
 
 
 def fake(monkeypatch, *findings):
-    monkeypatch.setattr("triptych.doctor.examine", lambda *_: iter(findings))
+    monkeypatch.setattr("triptych_lab.doctor.examine", lambda *_: iter(findings))
 
 
 def test_lines(monkeypatch, capsys):
@@ -381,7 +381,7 @@ def test_a_problem_is_exit_1(monkeypatch, capsys):
 
 def test_ports_and_folder_are_the_commands(monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr("triptych.doctor.examine", lambda *given: asked.append(given) or iter(()))
+    monkeypatch.setattr("triptych_lab.doctor.examine", lambda *given: asked.append(given) or iter(()))
     command(monkeypatch, capsys, "-o", "there", "--grpc-port", "9001", "--host", "0.0.0.0")
     assert asked == [(Path("there"), examination.Ports("0.0.0.0", 8000, 9001, 8002))]
 
@@ -392,5 +392,5 @@ def test_colour_only_on_a_terminal(monkeypatch, capsys):
 
 
 def test_help_loads_none_of_it():
-    code = "import sys, triptych.cli.app; assert not {'triptych.doctor', 'onnxruntime'} & set(sys.modules)"
+    code = "import sys, triptych.cli.app; assert not {'triptych_lab.doctor', 'onnxruntime'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -22,10 +22,10 @@ import pytest
 
 from triptych.cli import main
 from triptych.errors import InvalidRequest
-from triptych.weights import MODELS, FetchError, fetch, verify
-from triptych.weights.files import HubFile, is_inside
-from triptych.weights.hub import Hub
-from triptych.weights.record import NAME
+from triptych_export.fetching import MODELS, FetchError, fetch, verify
+from triptych_export.fetching.files import HubFile, is_inside
+from triptych_export.fetching.hub import Hub
+from triptych_export.fetching.record import NAME
 
 SDXL, CASCADE, PRIOR, VAE = (
     MODELS[name] for name in ("sdxl", "stable-cascade", "stable-cascade-prior", "sdxl-vae-fp16-fix")
@@ -717,14 +717,14 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path):
 
 def test_help_loads_none_of_it():
     code = (
-        "import sys, triptych.cli.app, triptych.cli.fetch; "
-        "assert not {'huggingface_hub', 'httpx2', 'triptych.weights', 'torch'} & set(sys.modules)"
+        "import sys, triptych.cli.app, triptych_export.commands.fetch; "
+        "assert not {'huggingface_hub', 'httpx2', 'triptych_export.fetching', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_commands_names_are_the_tables():
-    from triptych.cli.fetch import Name
+    from triptych_export.commands.fetch import Name
 
     assert [name.value for name in Name] == list(MODELS)
 

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from triptych.demo import demo_build
+from triptych_demo import demo_build
 from triptych_serving import ort
 from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest

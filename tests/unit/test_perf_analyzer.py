@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from triptych.bench.errors import BenchError
-from triptych.bench.perf_analyzer import binary, data, results
-from triptych.bench.perf_analyzer.command import Level, Measurement, Mode
-from triptych.bench.perf_analyzer.report import write
-from triptych.bench.perf_analyzer.stages import record
-from triptych.bench.perf_analyzer.suite import Loads, Plan, Subject, perform, requests, run, sweep
 from triptych.errors import InvalidRequest
-from triptych.workload import Arrival
+from triptych_lab.bench.errors import BenchError
+from triptych_lab.bench.perf_analyzer import binary, data, results
+from triptych_lab.bench.perf_analyzer.command import Level, Measurement, Mode
+from triptych_lab.bench.perf_analyzer.report import write
+from triptych_lab.bench.perf_analyzer.stages import record
+from triptych_lab.bench.perf_analyzer.suite import Loads, Plan, Subject, perform, requests, run, sweep
+from triptych_lab.workload import Arrival
 
 RECORDED = Path(__file__).parents[1] / "data/perf_analyzer"
 FOUR = Level(Mode.CONCURRENCY, 2, 4)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from triptych import AsyncClient, GeneratedImage
-from triptych.ui import render
-from triptych.ui.desk import Desk, Refused
-from triptych.ui.health import Health, State
-from triptych.ui.jobs import Batch, Jobs, Picture, Status
-from triptych.ui.limits import Limits
-from triptych.ui.monitor import Monitor
-from triptych.ui.store import Store
+from triptych_page import render
+from triptych_page.desk import Desk, Refused
+from triptych_page.health import Health, State
+from triptych_page.jobs import Batch, Jobs, Picture, Status
+from triptych_page.limits import Limits
+from triptych_page.monitor import Monitor
+from triptych_page.store import Store
 
 from .fakes import FakeTransport
 from .ui_forms import described

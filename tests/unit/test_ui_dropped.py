@@ -10,10 +10,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from triptych import InvalidRequest
-from triptych.ui import a1111, invokeai
-from triptych.ui.dropped import read
-from triptych.ui.fitting import fit, plain, short
-from triptych.ui.forms import forms_of
+from triptych_page import a1111, invokeai
+from triptych_page.dropped import read
+from triptych_page.fitting import fit, plain, short
+from triptych_page.forms import forms_of
 
 from .ui_forms import all_forms, described
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from triptych import InvalidRequest, ServerError
-from triptych.demo import demo_build
-from triptych.ui.checking import check, check_count
-from triptych.ui.forms import forms_of
-from triptych.ui.seeds import MAX_SEED, draw_seed, parse_seed, seeds_from
-from triptych.ui.sizes import cascade_sides, nearest_side, presets, sdxl_sides
+from triptych_demo import demo_build
+from triptych_page.checking import check, check_count
+from triptych_page.forms import forms_of
+from triptych_page.seeds import MAX_SEED, draw_seed, parse_seed, seeds_from
+from triptych_page.sizes import cascade_sides, nearest_side, presets, sdxl_sides
 from triptych_serving.cards import CascadeCard, TableCard
 from triptych_serving.errors import InvalidRequest as ServersWord
 from triptych_serving.manifest import Manifest

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from triptych import InvalidRequest
-from triptych.ui.app import Options
-from triptych.ui.gate import LOOPBACK, MAX_EVENT_BYTES, Gate, host_of
-from triptych.ui.store import COOKIE, TOKEN, new_token
+from triptych_page.app import Options
+from triptych_page.gate import LOOPBACK, MAX_EVENT_BYTES, Gate, host_of
+from triptych_page.store import COOKIE, TOKEN, new_token
 
 
 class Behind:

@@ -10,11 +10,11 @@ import pytest
 
 from triptych import AsyncClient, InvalidRequest, Overloaded, ServerUnavailable
 from triptych import async_client as client_module
-from triptych.ui.health import State
-from triptych.ui.jobs import Jobs, Status
-from triptych.ui.limits import Limits, TooMany
-from triptych.ui.monitor import Monitor
-from triptych.ui.store import Store
+from triptych_page.health import State
+from triptych_page.jobs import Jobs, Status
+from triptych_page.limits import Limits, TooMany
+from triptych_page.monitor import Monitor
+from triptych_page.store import Store
 
 from .fakes import FakeTransport
 from .ui_forms import described

@@ -8,10 +8,10 @@ import pytest
 
 from triptych import GeneratedImage, InvalidRequest, Overloaded, ServerUnavailable, TriptychError
 from triptych.errors import DeadlineExceeded
-from triptych.ui.health import State, Watcher
-from triptych.ui.limits import Limits, TooMany
-from triptych.ui.store import Store, key_of
-from triptych.ui.users import Door, Hashed, add_user, line_for, read_users
+from triptych_page.health import State, Watcher
+from triptych_page.limits import Limits, TooMany
+from triptych_page.store import Store, key_of
+from triptych_page.users import Door, Hashed, add_user, line_for, read_users
 
 GONE = ServerUnavailable("no server is ready there (failed to connect)", nothing_accepted=True)
 

@@ -9,9 +9,9 @@ import pytest
 
 from triptych import InvalidRequest
 from triptych.cli import generate as command
-from triptych.ui.checking import check
-from triptych.ui.grid import axis, plan, sweepable
-from triptych.ui.words import command_line, differences, python_code
+from triptych_page.checking import check
+from triptych_page.grid import axis, plan, sweepable
+from triptych_page.words import command_line, differences, python_code
 
 from .ui_forms import all_forms
 

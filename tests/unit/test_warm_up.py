@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from triptych.demo import demo_build
+from triptych_demo import demo_build
 from triptych_serving.manifest import Manifest
 from triptych_serving.warm_up import MAX_STEP_SECONDS, STEPS, warm_up
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.errors import InvalidRequest
-from triptych.workload import ARRIVALS, Arrival, Mix, load, make, save
+from triptych_lab.workload import ARRIVALS, Arrival, Mix, load, make, save
 
 GOOD = {"interval_s": 0.5, "prompt": "a fox", "num_inference_steps": 4}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from triptych.demo import demo_build
-from triptych.ui.forms import Form, forms_of
+from triptych_demo import demo_build
+from triptych_page.forms import Form, forms_of
 
 CASCADE: dict[str, Any] = {
     "name": "cascade-small",

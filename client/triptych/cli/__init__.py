@@ -12,11 +12,11 @@ def main() -> None:
     """Run `triptych`; every error of ours is one line."""
     from triptych.errors import InvalidRequest, ServerUnavailable, TriptychError
 
-    from .app import COMMANDS, app
+    from .app import app, commands
 
-    asked = [name for name in sys.argv[1:2] if name in COMMANDS]
+    asked = [name for name in sys.argv[1:2] if name in commands()]
     try:
-        app(asked or COMMANDS)()
+        app(asked)()
     except InvalidRequest as error:
         _leave(error, 2)
     except ServerUnavailable as error:

@@ -2,7 +2,7 @@
 
 The exporter keeps the names of most parameters; linear layers without a bias (turned), group norms (one axis more) and position
 embeddings lose theirs. Those are told apart by their order: a graph uses its constants in the order in which PyTorch's modules
-are called. Whoever takes the result for the same model has to draw a picture with both (`triptych.bench.peers.weights`).
+are called. Whoever takes the result for the same model has to draw a picture with both (`triptych_lab.bench.peers.weights`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,0 @@
-"""Other ways to serve the same weights, each behind one interface."""
-
-from triptych.bench.peers.peer import Peer
-from triptych.bench.peers.process import ProcessPeer, diffusers, optimum
-
-__all__ = ["Peer", "ProcessPeer", "diffusers", "optimum"]

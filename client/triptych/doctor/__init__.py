@@ -1,6 +1,0 @@
-"""What this machine has for Triptych, what it lacks, and what to do about it."""
-
-from triptych.doctor.examination import Ports, examine
-from triptych.doctor.finding import Finding, Level
-
-__all__ = ["Finding", "Level", "Ports", "examine"]

@@ -1,6 +1,0 @@
-"""A local Triton, started from the nvidia-pytriton wheel, watched and restarted. Imports neither torch nor pytriton."""
-
-from triptych.server.layout import Addresses, ServerError
-from triptych.server.supervisor import Event, Server, State
-
-__all__ = ["Addresses", "Event", "Server", "ServerError", "State"]

@@ -1,0 +1,7 @@
+"""Published weights on the Hugging Face hub: which files the exporter reads, fetched, checked and kept."""
+
+from triptych_export.fetching.catalog import MODELS, Licence, Model
+from triptych_export.fetching.errors import FetchError
+from triptych_export.fetching.fetch import Fetched, fetch, verify
+
+__all__ = ["MODELS", "FetchError", "Fetched", "Licence", "Model", "fetch", "verify"]

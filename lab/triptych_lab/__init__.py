@@ -1,0 +1,1 @@
+"""What measures and plans: benchmarks, the capacity simulator, workloads, checks of a machine."""

@@ -1,0 +1,71 @@
+"""The weights that peers draw with: those given, or the demo's own out of its ONNX files; and the proof that they are."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from triptych_demo import demo_build
+from triptych_serving.manifest import sha256
+
+from ..errors import BenchError
+from ..load import pixels
+from ..requests import same
+from ..target import Setting
+from .peer import Peer
+
+REBUILD = "triptych_export.peers.rebuild"
+# The most that two pictures of one model may differ by, of 255.
+MOST = 1
+
+
+def weights_of(setting: Setting) -> Path:
+    """The folder in diffusers layout of what is served: the setting's, or the demo's, made from its build once.
+
+    Raises:
+        BenchError: it cannot be made.
+    """
+    if setting.weights is not None:
+        return setting.weights
+    build = demo_build()
+    folder = setting.output / "peers" / f"weights-{sha256(build / 'manifest.json')[:12]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as unfinished:
+            _rebuild(build, Path(unfinished, "weights"))
+            Path(unfinished, "weights").rename(folder)
+    return folder
+
+
+def check_same(peer: Peer, url: str) -> None:
+    """Draw one picture with both: a peer with other weights is no peer.
+
+    Raises:
+        BenchError: the server's and the peer's picture differ by more than 1 of 255.
+    """
+    (request,) = same(1)
+    ours, theirs = pixels(url, request), _pixels(peer.picture(request))
+    most = np.abs(ours.astype(np.int16) - theirs).max() if ours.shape == theirs.shape else 255
+    if most > MOST:
+        raise BenchError(f"{peer.name}: its picture differs from ours by {most} of 255; are these the build's weights?")
+
+
+def _rebuild(build: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", REBUILD, str(build), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        words: list[Any] = done.stderr.strip().splitlines() or [done.returncode]
+        raise BenchError(f"the demo's weights cannot be had from {build}: {words[-1]}")
+
+
+def _pixels(file: bytes) -> NDArray[np.int16]:
+    with Image.open(io.BytesIO(file)) as image:
+        return np.asarray(image.convert("RGB"), np.int16)

@@ -1,0 +1,50 @@
+"""The comparisons, a file each, in the order of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from triptych.errors import invalid
+from triptych_lab.bench.target import Target
+from triptych_lab.bench.targets import (
+    admission_wait,
+    cold_start,
+    growth,
+    growth_depths,
+    overhead,
+    simulator,
+    slo_rate,
+    step_batching,
+    vs_diffusers,
+    vs_diffusers_batch,
+    vs_optimum,
+)
+
+TARGETS: tuple[Target, ...] = (
+    overhead.TARGET,
+    step_batching.TARGET,
+    slo_rate.TARGET,
+    admission_wait.TARGET,
+    vs_diffusers.TARGET,
+    vs_diffusers_batch.TARGET,
+    vs_optimum.TARGET,
+    simulator.TARGET,
+    cold_start.TARGET,
+    growth.TARGET,
+    growth_depths.TARGET,
+)
+
+
+def chosen(names: Sequence[str]) -> list[Target]:
+    """The targets of these names; where none is given, all but those that are measured only when they are asked for.
+
+    A target is also known by its ratios' names.
+
+    Raises:
+        InvalidRequest: there is none of a name.
+    """
+    known = {name: target for target in TARGETS for name in (target.name, *target.bounds)}
+    if unknown := [name for name in names if name not in known]:
+        raise invalid("--only", repr(unknown[0]), ", ".join(known))
+    wanted = {known[name].name for name in names}
+    return [target for target in TARGETS if target.name in wanted or not (names or target.asked_for)]

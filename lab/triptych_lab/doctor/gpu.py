@@ -1,0 +1,105 @@
+"""Checks of GPUs and what runs on them. None of it is needed on the CPU path, so nothing here is a problem."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from triptych_lab.doctor import probes
+from triptych_lab.doctor.finding import Level, Said, check
+from triptych_serving.tensorrt.library import CUDA_HINT, RTX_BINDINGS
+
+QUERY = "name,driver_version,compute_cap,memory.total"
+OLDEST = 7.5  # Turing, which TensorRT since 10.5 and TensorRT-RTX begin at
+DRIVER = 580  # of CUDA 13, which Triton's containers have since 25.08
+NONE = "none: cpu target only"
+MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", RTX_BINDINGS)}
+LOAD = "import sys; from triptych_serving.tensorrt import library; print(library.load(sys.argv[1]).__version__)"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A line of nvidia-smi; `capability` is None where the driver does not say, `memory_mib` likewise."""
+
+    name: str
+    driver: str
+    capability: float | None
+    memory_mib: int | None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The export's targets that fit it, best first."""
+        if self.capability is None or self.capability < OLDEST:
+            return ()
+        return ("tensorrt-rtx", "tensorrt") if "RTX" in self.name else ("tensorrt",)
+
+    def __str__(self) -> str:
+        facts = [self.name, f"SM {self.capability}" if self.capability else "SM unknown"]
+        facts += [f"{self.memory_mib / 1024:.0f} GiB"] if self.memory_mib else []
+        return f"{', '.join(facts)}: {' or '.join(self.targets) or 'cpu only'}"
+
+
+@check("gpus")
+def gpus(output: Callable[[Sequence[str]], probes.Output] = probes.output) -> Said:
+    """GPUs, driver and the TensorRT target that fits, as nvidia-smi has them."""
+    try:
+        said = output(["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"])
+    except (FileNotFoundError, PermissionError):
+        return Level.NOTE, NONE
+    except subprocess.TimeoutExpired:
+        return Level.NOTE, "nvidia-smi does not answer", "look at the driver's log (dmesg); a restart may be needed"
+    if said.code:
+        words = next(iter(said.text.strip().splitlines()), f"nvidia-smi ended with {said.code}")
+        return Level.NOTE, f"{NONE} ({words})", "install the driver anew, or start the container with --gpus all"
+    return _told([_parse(line) for line in said.text.splitlines() if line.strip()])
+
+
+def _told(found: Sequence[Gpu]) -> Said:
+    if not found:
+        return Level.NOTE, NONE
+    driver = found[0].driver
+    words = f"{'; '.join(map(str, found))}; driver {driver}"
+    if not any(gpu.targets for gpu in found):
+        return Level.NOTE, words, f"TensorRT needs compute capability {OLDEST} or newer: use the cpu target"
+    if int(driver.split(".")[0]) < DRIVER:
+        return (
+            Level.NOTE,
+            words,
+            f"Triton's containers since 25.08 have CUDA 13: update the driver to {DRIVER} or newer",
+        )
+    return Level.OK, words
+
+
+def _parse(line: str) -> Gpu:
+    name, driver, capability, memory = (cell.strip() for cell in line.split(","))
+    return Gpu(name, driver, _number(capability), int(_number(memory) or 0) or None)
+
+
+def _number(text: str) -> float | None:
+    """nvidia-smi writes [N/A] for what it does not know."""
+    return float(text) if text.replace(".", "", 1).isdigit() else None
+
+
+@check("tensorrt")
+def tensorrt(
+    importable: Callable[[str], bool] = probes.importable,
+    output: Callable[[Sequence[str]], probes.Output] = probes.output,
+) -> Said:
+    """Whether TensorRT and TensorRT-RTX load as serving loads them, each in a process of its own: a broken one may crash."""
+    there = [target for target, modules in MODULES.items() if any(map(importable, modules))]
+    if not there:
+        return Level.NOTE, "neither TensorRT nor TensorRT-RTX is installed; only GPU targets need one"
+    said = {target: output([sys.executable, "-c", LOAD, target]) for target in there}
+    words = ", ".join(f"{target} {_last_line(answer)}" for target, answer in said.items())
+    if any(answer.code for answer in said.values()):
+        return Level.NOTE, words, "install it anew, with the version that fits the driver's CUDA"
+    if not importable("cuda"):
+        return Level.NOTE, f"{words}; cuda-bindings is missing, which serving needs", CUDA_HINT
+    return Level.OK, words
+
+
+def _last_line(answer: probes.Output) -> str:
+    last = next(iter(answer.text.strip().splitlines()[-1:]), "")
+    return f"cannot be imported: {last or f'exit code {answer.code}'}" if answer.code else last

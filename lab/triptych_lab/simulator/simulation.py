@@ -1,0 +1,112 @@
+"""The whole: requests in the order in which they come, a balancer, servers; one virtual clock."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from triptych.errors import invalid
+from triptych_lab.workload import Arrival
+from triptych_serving.policy import Policy
+
+from .balancer import BALANCERS
+from .outcome import SLO, Outcome
+from .plan import Planner
+from .server import Device, SimulatedServer
+
+MAX_SERVERS = 64
+
+
+@dataclass(frozen=True)
+class Farm:
+    """Servers that are alike, behind one balancer."""
+
+    device: Device
+    servers: int = 1
+    balancer: str = "round-robin"
+    policy: Callable[[int, dict[str, float]], Policy] = Policy
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.servers <= MAX_SERVERS:
+            raise invalid("servers", self.servers, f"1 to {MAX_SERVERS}")
+        if self.balancer not in BALANCERS:
+            raise invalid("balancer", repr(self.balancer), ", ".join(BALANCERS))
+
+    def start(self, outcome: Outcome) -> list[SimulatedServer]:
+        """Its servers, idle."""
+        return [
+            SimulatedServer(self.device, self.policy(self.device.max_batch_rows, self.device.cost.per_cost()), outcome)
+            for _ in range(self.servers)
+        ]
+
+
+class Events:
+    """Whose turn comes next: a heap of the servers that have one."""
+
+    def __init__(self, servers: Sequence[SimulatedServer]) -> None:
+        self._servers = servers
+        self._heap: list[tuple[float, int]] = []
+
+    def note(self, k: int) -> None:
+        """Server `k` has got something to do, or something to do earlier."""
+        heapq.heappush(self._heap, (self._servers[k].next_event, k))
+
+    def run(self, until: float) -> float:
+        """Let everything happen that happens by `until`; returns the time of the last event, -inf where none was."""
+        heap, servers, last = self._heap, self._servers, -math.inf
+        while heap and heap[0][0] <= until:
+            time, k = heapq.heappop(heap)
+            if time != servers[k].next_event:  # noted again since, for an earlier time
+                continue
+            last = time
+            servers[k].advance()
+            if servers[k].next_event < math.inf:
+                self.note(k)
+        return last
+
+
+def simulate(
+    arrivals: Iterable[Arrival], planner: Planner, farm: Farm, *, slo: float = SLO, warmup_s: float = 0.0
+) -> dict[str, Any]:
+    """Serve `arrivals` to the last and report.
+
+    Args:
+        slo: a request is good that is answered within so many times its solo time.
+        warmup_s: requests of so many first seconds are served and not counted.
+
+    Returns:
+        Figures as `Outcome.report` has them, in seconds and requests per second.
+
+    Raises:
+        InvalidRequest: a request that the build would refuse, or a model that was not measured.
+    """
+    outcome = Outcome(slo=slo, warmup_s=warmup_s)
+    servers = farm.start(outcome)
+    came, ended = _serve(arrivals, planner, servers, BALANCERS[farm.balancer](), outcome)
+    busy_s = sum(server.busy_s for server in servers)
+    utilisation = busy_s / (farm.servers * ended) if ended > 0 else 0.0
+    return outcome.report(seconds=came - warmup_s, utilisation=utilisation, servers=farm.servers)
+
+
+def _serve(
+    arrivals: Iterable[Arrival],
+    planner: Planner,
+    servers: Sequence[SimulatedServer],
+    choose: Callable[[Sequence[SimulatedServer], float], int],
+    outcome: Outcome,
+) -> tuple[float, float]:
+    """Run all events; returns when the last request came and when the last step ended, in seconds."""
+    events, now = Events(servers), 0.0
+    for number, arrival in enumerate(arrivals):
+        now += arrival.interval_s
+        events.run(now)
+        plan, k = planner(arrival.parameters), choose(servers, now)
+        outcome.arrive(now)
+        before = servers[k].next_event
+        servers[k].arrive(str(number), plan, now)
+        if servers[k].next_event != before:
+            events.note(k)
+    return now, max(now, events.run(math.inf))

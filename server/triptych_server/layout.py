@@ -1,0 +1,235 @@
+"""What a run of Triton needs around it: free ports, the wheel's files laid out, a private folder, the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+INSTALL = "pip install 'triptych[server]'"
+RUN_PREFIX = "triptych-run-"
+STUB = "triton_python_backend_stub"
+SHM = Path("/dev/shm")  # noqa: S108 - where Triton keeps its regions; nothing is created here
+TRITON_HOME = "TRIPTYCH_TRITON_HOME"  # another Triton than the wheel's, laid out as in NVIDIA's images
+IMAGES = "images"  # the cache of finished ones, gone with the run
+MIN_CACHE_BYTES = 1 << 20  # Triton's cache takes no less
+_CLOSED = "shared-memory,model-repository,logging,trace"
+
+
+class ServerError(Exception):
+    """The server cannot start or go on; the message says why and what mends it."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where one server answers."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+
+    @property
+    def grpc(self) -> str:
+        """What clients take as their URL."""
+        return f"{self.reachable}:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"http://{self.reachable}:{self.http_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://{self.reachable}:{self.metrics_port}/metrics"
+
+    @property
+    def reachable(self) -> str:
+        """The host that this machine can connect to."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - compared, not bound
+
+    @classmethod
+    def choose(cls, host: str, http: int, grpc: int, metrics: int) -> Addresses:
+        """Check that the ports are free; 0 takes any free one.
+
+        Raises:
+            ServerError: a port is in use or the host is not this machine's.
+        """
+        with contextlib.ExitStack() as held:
+            wanted = {"http": http, "grpc": grpc, "metrics": metrics}
+            chosen = [_bind(held, host, name, port) for name, port in wanted.items()]
+        return cls(host, *chosen)
+
+
+def _bind(held: contextlib.ExitStack, host: str, name: str, port: int) -> int:
+    probe = held.enter_context(socket.socket())
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton: a restart must not wait for TIME_WAIT
+    try:
+        probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        mend = f"choose another with --{name}-port (0 takes a free one)"
+        raise ServerError(f"port {port} on {host}: {error.args[-1]}; {mend}") from None
+    return int(probe.getsockname()[1])
+
+
+def find_package(name: str) -> Path:
+    """The folder of an installed package, found without importing it.
+
+    Raises:
+        ServerError: it is not installed.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerError(f"{name} is not installed here; {INSTALL}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def find_triton() -> Path:
+    """The folder of the Triton to run: the one that `TRIPTYCH_TRITON_HOME` names, or the wheel's.
+
+    Raises:
+        ServerError: there is none, or it has no stub for this Python.
+    """
+    named = os.environ.get(TRITON_HOME)
+    home = Path(named) if named else find_package("pytriton") / "tritonserver"
+    if not (home / "bin/tritonserver").is_file():
+        mend = f"{TRITON_HOME} names a folder like /opt/tritonserver" if named else f"reinstall it: {INSTALL}"
+        raise ServerError(f"{home} holds no Triton; {mend}")
+    if not _fits(_stub(home)):
+        whose = home if named else "the nvidia-pytriton wheel"
+        raise ServerError(f"{whose} has no stub for Python {_python_version()}; use another Python")
+    return home
+
+
+def _python_version() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def _stub(home: Path) -> Path:
+    """The wheel has one for every Python, NVIDIA's images have one for their own."""
+    one_of_many = home / "python_backend_stubs" / _python_version() / STUB
+    return one_of_many if one_of_many.is_file() else home / "backends/python" / STUB
+
+
+def _fits(stub: Path) -> bool:
+    """Whether it loads the library of this Python; another's would not see our packages."""
+    return stub.is_file() and f"libpython{_python_version()}.so".encode() in stub.read_bytes()
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """A private folder for one run, locked while its supervisor lives. What killed ones left behind goes first."""
+    _sweep_leftovers()
+    with tempfile.TemporaryDirectory(prefix=RUN_PREFIX, ignore_cleanup_errors=True) as name:
+        lock = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            os.close(lock)
+
+
+def _sweep_leftovers() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            _sweep_if_abandoned(folder)
+
+
+def _sweep_if_abandoned(folder: Path) -> None:
+    state = folder.lstat()
+    if state.st_uid != os.getuid() or time.time() - state.st_mtime < 10:  # a new one may not be locked yet
+        return
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_shm(folder.name)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def remove_shm(prefix: str) -> None:
+    """Unlink the shared-memory regions of one run."""
+    for region in SHM.glob(f"{prefix}_*"):
+        region.unlink(missing_ok=True)
+
+
+def lay_out(run: Path) -> None:
+    """Link what Triton needs into the run's folder: backend, stub, this Python's library and the serving package."""
+    home, backend, library = find_triton(), run / "backends/python", run / "lib"
+    backend.mkdir(parents=True)
+    library.mkdir()
+    (run / IMAGES).mkdir(mode=0o700)
+    # The stubs ignore PYTHONPATH, but the backend's folder is on their sys.path.
+    sources = [
+        *(home / "backends/python").iterdir(),
+        _stub(home),
+        find_package("triptych_serving"),
+        find_package("triptych_contract"),
+    ]
+    for name, source in {source.name: source for source in sources}.items():
+        (backend / name).symlink_to(source)
+    if shared := _libpython():
+        (library / shared.name).symlink_to(shared)
+
+
+def _libpython() -> Path | None:
+    """This interpreter's shared library: the loader may find none, or that of another patch release."""
+    name = str(sysconfig.get_config_var("INSTSONAME"))
+    folders = (Path(sys.base_prefix, "lib"), Path(str(sysconfig.get_config_var("LIBDIR"))))
+    return next((folder / name for folder in folders if ".so" in name and (folder / name).is_file()), None)
+
+
+def environment(run: Path, cache_mb: float) -> dict[str, str]:
+    """The stubs take their interpreter, and with it the site-packages, from the first `python3` on PATH.
+
+    ONNX Runtime's wheels report what they run to their makers unless told not to; whoever wants that may say so.
+    """
+    ahead = {"PATH": str(Path(sys.executable).parent), "LD_LIBRARY_PATH": str(run / "lib")}
+    merged = {key: os.pathsep.join(filter(None, (first, os.environ.get(key)))) for key, first in ahead.items()}
+    cache = {"TRIPTYCH_CACHE_DIR": str(run / IMAGES), "TRIPTYCH_CACHE_MB": str(cache_mb)}
+    inherited = {name: value for name, value in os.environ.items() if name not in cache}
+    return {"ORT_DISABLE_TELEMETRY": "1", **inherited, **merged, **(cache if cache_mb else {})}
+
+
+def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float) -> list[str]:
+    """Triton's command line; `cache_mb` for finished images, a quarter of it for encoded prompts."""
+    home = find_triton()
+    closed = f"{_CLOSED}:triptych-closed={secrets.token_hex(16)}"
+    options = {
+        "model-repository": run / "repository",
+        "backend-directory": run / "backends",
+        "model-control-mode": "none",
+        "exit-on-error": "true",
+        "exit-timeout-secs": int(grace_s) + 5,  # beyond ours: the supervisor ends the grace
+        "http-address": addresses.host,
+        "http-port": addresses.http_port,
+        "grpc-address": addresses.host,
+        "grpc-port": addresses.grpc_port,
+        "metrics-address": addresses.host,
+        "metrics-port": addresses.metrics_port,
+        "metrics-config": "summary_latencies=true",  # quantiles of whole requests, which sums cannot give
+        "grpc-http2-min-recv-ping-interval-without-data": 20_000,  # our client asks after a silent server every minute
+        "http-restricted-api": closed,
+        "grpc-restricted-protocol": closed,
+    }
+    prompts = max(MIN_CACHE_BYTES, int(cache_mb * 1e6 / 4))
+    shm = {"region-prefix-name": f"{run.name}_", "default-byte-size": 1 << 20, "growth-byte-size": 1 << 20}
+    return [
+        str(home / "bin/tritonserver"),
+        "--disable-auto-complete-config",  # saves a second stub a model, 1.5 s; our configurations are complete
+        *(f"--{name}={value}" for name, value in options.items()),
+        *([f"--cache-directory={home / 'caches'}", f"--cache-config=local,size={prompts}"] if cache_mb else []),
+        *(f"--backend-config=python,shm-{name}={value}" for name, value in shm.items()),
+    ]

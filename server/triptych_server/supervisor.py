@@ -1,0 +1,266 @@
+"""`Server`: one thread prepares a run, starts Triton, watches it, restarts it after a crash, drains it at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from triptych_server.layout import Addresses, ServerError, lay_out, run_folder
+from triptych_server.triton import Triton
+
+LOOPBACK = "127.0.0.1"
+POLL_S = 0.1
+# While it loads: Triton logs that an address is there a moment before it is.
+LOADING_POLL_S = 0.01
+EXIT_S = 3.0
+MAX_CRASHES, CRASH_WINDOW_S = 5, 60.0
+
+
+class State(enum.Enum):
+    """Where a server is in its life."""
+
+    NEW = enum.auto()
+    PREPARING = enum.auto()
+    LOADING = enum.auto()
+    READY = enum.auto()
+    RESTARTING = enum.auto()
+    DRAINING = enum.auto()
+    STOPPED = enum.auto()
+
+
+class Event(NamedTuple):
+    """A change of state, and what happened in words."""
+
+    state: State
+    text: str
+
+
+def prepare(builds: Sequence[Path], repository: Path, *, reproducible: bool = False) -> None:
+    """Check the builds against this machine and their manifests, then lay out the model repository."""
+    from triptych_serving.assemble import assemble, by_family
+    from triptych_serving.tensorrt.machine import check
+
+    manifests = by_family(builds).values()
+    for manifest in manifests:
+        check(manifest)
+    for manifest in manifests:
+        manifest.verify()
+    assemble(builds, repository, reproducible=reproducible)
+
+
+class Server:
+    """A Triton that serves `builds` until it is stopped. Ports of 0 take free ones. `with` starts and stops it.
+
+    Args:
+        builds: a folder that the exporter made, or several of different families.
+        log: file that Triton's log is appended to; `forward_logs` copies it to stderr.
+        on_event: told of every change of state, from the server's thread.
+        prepare: fills the model repository from the builds; the default verifies and assembles.
+        load_timeout_s: longest time until ready, at the start and at each restart.
+        grace_s: longest drain at a stop.
+        cache_mb: megabytes for finished images, and a quarter of that for encoded prompts; 0 keeps nothing.
+        reproducible: on GPUs, the same bytes whatever else is drawn, which costs shared batches; on processors always so.
+    """
+
+    def __init__(
+        self,
+        builds: Path | Sequence[Path],
+        *,
+        http_port: int = 8000,
+        grpc_port: int = 8001,
+        metrics_port: int = 8002,
+        host: str = LOOPBACK,
+        log: Path | None = None,
+        forward_logs: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+        prepare: Callable[[Sequence[Path], Path], None] | None = None,
+        load_timeout_s: float = 600,
+        grace_s: float = 30,
+        cache_mb: float = 256,
+        reproducible: bool = False,
+    ) -> None:
+        self._builds = [builds] if isinstance(builds, Path) else list(builds)
+        self._log, self._forward = log, forward_logs
+        self._wanted = (host, http_port, grpc_port, metrics_port)
+        self._on_event, self._prepare, self._reproducible = on_event, prepare, reproducible
+        self._load_timeout_s, self._grace_s, self._cache_mb = load_timeout_s, grace_s, cache_mb
+        self._addresses: Addresses | None = None
+        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._supervise, name="triptych-server", daemon=True)
+        self.state = State.NEW
+        self.failure: ServerError | None = None
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where it answers; fixed before anything is loaded and kept over restarts."""
+        if self._addresses is None:
+            raise ServerError("the server has not been started")
+        return self._addresses
+
+    def begin(self) -> None:
+        """Start without waiting.
+
+        Raises:
+            ServerError: a port is in use.
+        """
+        self._addresses = Addresses.choose(*self._wanted)
+        self._thread.start()
+
+    def start(self, timeout_s: float | None = None) -> Server:
+        """Start and wait until every model is ready.
+
+        Raises:
+            ServerError: as soon as it is known that the start fails; the message names the model or file.
+        """
+        self._load_timeout_s = timeout_s or self._load_timeout_s
+        try:
+            self.begin()
+            self._wait_for(State.READY, State.STOPPED)
+        except BaseException:
+            self.kill()
+            raise
+        if self.failure:
+            raise self.failure
+        return self
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end of the service; False when the time ran out first."""
+        return self._wait_for(State.STOPPED, timeout_s=timeout_s)
+
+    def watch(self) -> int:
+        """Stay until the service ends; the exit code: 0 after a stop, 1 after a failure."""
+        self.wait()
+        return 1 if self.failure else 0
+
+    def request_stop(self, grace_s: float | None = None) -> None:
+        """Begin to drain and return at once. Repeat with a shorter grace to hurry."""
+        self._grace_s = self._grace_s if grace_s is None else grace_s
+        self._stopping.set()
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Let in-flight requests finish, kill what is left after the grace, leave no process and no shared memory."""
+        self.request_stop(grace_s)
+        if self._thread.is_alive():
+            # Checking and copying a build cannot be interrupted, and leaves nothing that the exit does not remove.
+            self._thread.join(1 if self.state == State.PREPARING else None)
+
+    def kill(self) -> None:
+        """Stop without grace."""
+        self.stop(0)
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop(0 if kind else None)
+
+    def _wait_for(self, *states: State, timeout_s: float | None = None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.state in states, timeout_s)
+
+    def _move(self, state: State, text: str) -> None:
+        with self._changed:
+            self.state = state
+            self._changed.notify_all()
+        if self._on_event:
+            with contextlib.suppress(Exception):  # a watcher's defect must not end the service
+                self._on_event(Event(state, text))
+
+    def _supervise(self) -> None:
+        # Triton dies with the thread that started it, so this one starts it every time and lives as long as it should.
+        try:
+            with run_folder() as run, self._open_log() as log:
+                self._serve(run, log)
+        except Exception as error:
+            self.failure = error if isinstance(error, ServerError) else ServerError(_words(error))
+            self.failure.__cause__ = None if error is self.failure else error
+        finally:
+            self._move(State.STOPPED, str(self.failure or "stopped"))
+
+    def _open_log(self) -> contextlib.AbstractContextManager[BinaryIO | None]:
+        return self._log.open("ab", buffering=0) if self._log else contextlib.nullcontext()
+
+    def _serve(self, run: Path, log: BinaryIO | None) -> None:
+        self._move(State.PREPARING, f"checking {', '.join(map(str, self._builds))}")
+        lay_out(run)
+        fill = self._prepare or (partial(prepare, reproducible=True) if self._reproducible else prepare)
+        fill(self._builds, run / "repository")
+        self._move(State.LOADING, "loading the models")
+        death = self._run(run, log, first=True)
+        while death:
+            self._move(State.RESTARTING, f"{death}; starting again")
+            self._back_off(death)
+            death = self._run(run, log, first=False)
+
+    def _run(self, run: Path, log: BinaryIO | None, *, first: bool) -> str:
+        """One life of Triton; why it ended, empty after a stop."""
+        if self._stopping.is_set():
+            return ""
+        triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, lambda line: self._write(log, line))
+        try:
+            return self._load_and_watch(triton)
+        except ServerError as error:
+            if first:
+                raise
+            return str(error)
+        finally:
+            triton.kill()
+
+    def _write(self, log: BinaryIO | None, line: bytes) -> None:
+        if log:
+            log.write(line)
+        if self._forward:
+            sys.stderr.write(line.decode(errors="replace"))
+
+    def _load_and_watch(self, triton: Triton) -> str:
+        begun = time.monotonic()
+        while not triton.ready():
+            if triton.doomed():
+                raise ServerError(triton.errors())
+            if time.monotonic() - begun > self._load_timeout_s:
+                raise ServerError(f"not ready after {self._load_timeout_s:.0f} s; the log's end:\n{triton.errors()}")
+            triton.wait_for_news(LOADING_POLL_S)
+            if self._stopping.is_set():
+                return ""
+        self._move(State.READY, f"ready after {time.monotonic() - begun:.1f} s")
+        while not self._stopping.wait(POLL_S):
+            if death := triton.death():
+                return death
+        self._drain(triton)
+        return ""
+
+    def _drain(self, triton: Triton) -> None:
+        self._move(State.DRAINING, "finishing the requests in flight")
+        begun = pending = time.monotonic()
+        triton.terminate()
+        # A hurried stop may set the grace to 0 at any moment: one reading a turn, or that would look like time run out.
+        while (grace_s := self._grace_s) and triton.running() and not triton.crashed():
+            now = time.monotonic()
+            pending = pending if triton.unloaded() else now
+            if now - pending > EXIT_S:  # nothing is in flight, but an idle stream of a client keeps Triton from leaving
+                return
+            if now - begun > grace_s:
+                raise ServerError(f"requests were still in flight after {grace_s:g} s and were cut off")
+            time.sleep(POLL_S / 2)
+
+    def _back_off(self, death: str) -> None:
+        self._crashes.append(time.monotonic())
+        recent = [at for at in self._crashes if at > time.monotonic() - CRASH_WINDOW_S]
+        if len(recent) == MAX_CRASHES:
+            raise ServerError(f"{death}; {MAX_CRASHES} crashes within {CRASH_WINDOW_S:.0f} s, giving up")
+        self._stopping.wait(0.5 * (2 ** (len(recent) - 1) - 1))
+
+
+def _words(error: Exception) -> str:
+    """A manifest's error speaks for itself; anything else is a defect and says its type."""
+    return str(error) if type(error).__name__ == "ManifestError" else f"{type(error).__name__}: {error}"

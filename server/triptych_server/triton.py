@@ -1,0 +1,197 @@
+"""One running tritonserver and its stubs: how it is started, whether it lives, what its log says."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from triptych_server.failures import taken_for_dead
+from triptych_server.layout import Addresses, command, environment, remove_shm
+
+# `prctl(PR_SET_PDEATHSIG, SIGKILL)` survives exec. A launcher sets it, since code between fork and exec is unsafe in a
+# process with threads; it leaves at once when the supervisor is gone already.
+_LAUNCHER = """import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"""
+_FATAL = re.compile(rb"^E.*(failed to load '|failed to start |Poll failed|model_repository_manager)")
+_ERROR = re.compile(r'^E\S+ \S+ \d+ \S+\] "?(.*?)"?\s*$')
+_LOAD_ERROR = re.compile(r"failed to load '([^']+)' version \d+: (?:Internal: )?(?:TritonModelException: )?(.*)", re.S)
+FAILURES_S = 0.5  # between two looks at the failures that Triton counts
+_HARMLESS = "CudaDriverHelper has not been initialized"
+
+
+class Triton:
+    """One running tritonserver and its stubs, in a session of their own that dies with the thread that started it."""
+
+    def __init__(
+        self, run: Path, addresses: Addresses, grace_s: float, cache_mb: float, write_log: Callable[[bytes], None]
+    ) -> None:
+        self._addresses, self._prefix, self._write_log = addresses, run.name, write_log
+        self._lines: deque[str] = deque(maxlen=200)
+        self._fatal, self._news = threading.Event(), threading.Event()
+        self._look_again = 0.0
+        self._stubs: list[tuple[str, psutil.Process]] = []
+        self._process = subprocess.Popen(  # noqa: S603 - our own command line
+            [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *command(run, addresses, grace_s, cache_mb)],
+            env=environment(run, cache_mb),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._pump = threading.Thread(target=self._read_log, name="triton-log", daemon=True)
+        self._pump.start()
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        for line in self._process.stdout:
+            self._lines.append(line.decode(errors="replace"))
+            if _FATAL.match(line):
+                self._fatal.set()
+            self._news.set()
+            with contextlib.suppress(OSError, ValueError):  # no full disk may block Triton
+                self._write_log(line)
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Until Triton logs something, which it does when it gets ready or fails, or the time is over."""
+        self._news.wait(timeout_s)
+        self._news.clear()
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def doomed(self) -> bool:
+        """Whether it ended or logged that a model cannot be loaded (Triton itself takes seconds more to leave)."""
+        return self._fatal.is_set() or not self.running()
+
+    def ready(self) -> bool:
+        """Whether all three addresses answer and every model is loaded; from then on its stubs are known."""
+        ports = self._addresses.grpc_port, self._addresses.metrics_port
+        if not (self._healthy() and all(map(self._listens, ports))):
+            return False
+        with contextlib.suppress(psutil.Error):
+            self._stubs = [(_model_of(child), child) for child in psutil.Process(self._process.pid).children()]
+            return self.running()
+        return False
+
+    def _healthy(self) -> bool:
+        return self._get(self._addresses.http_port, "/v2/health/ready") is not None
+
+    def _get(self, port: int, path: str) -> str | None:
+        """A page of Triton's, or None where it cannot be had."""
+        connection = http.client.HTTPConnection(self._addresses.reachable, port, timeout=2)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.read().decode() if answer.status == 200 else None
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def _listens(self, port: int) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((self._addresses.reachable, port), timeout=2):
+            return True
+        return False
+
+    def death(self) -> str:
+        """What died, in words; empty while everything lives."""
+        if not self.running():
+            return f"tritonserver ended ({_ending(self._process.returncode)})"
+        dead = [name for name, stub in self._stubs if _has_ended(stub)]
+        return ", ".join(f"the process of model {name!r} died" for name in dead) or self._misjudgement()
+
+    def _misjudgement(self) -> str:
+        """Looked for at times: Triton's figures take it about a millisecond."""
+        if time.monotonic() < self._look_again:
+            return ""
+        self._look_again = time.monotonic() + FAILURES_S
+        misjudged = taken_for_dead(self._get(self._addresses.metrics_port, "/metrics") or "")
+        return ", ".join(f"Triton took the process of model {name!r} for dead" for name in misjudged)
+
+    def unloaded(self) -> bool:
+        """Whether every stub is gone, as in a drain when nothing is in flight any more."""
+        return all(_is_gone(stub) for _, stub in self._stubs)
+
+    def crashed(self) -> bool:
+        """Whether a stub died by itself while draining, so that its requests are never answered."""
+        zombies = [stub for _, stub in self._stubs if _is_zombie(stub)]
+        if zombies:
+            time.sleep(0.1)  # Triton reaps at once those that it ended
+        return any(map(_is_zombie, zombies))
+
+    def errors(self) -> str:
+        """The first errors of the log, or its last lines when it names none."""
+        self._pump.join(0.5 if not self.running() else 0)
+        found = dict.fromkeys(filter(None, map(_explain, self._lines)))
+        named = [text for text in found if text.startswith("model ")]
+        return "\n".join((named or [*found])[:3]) or "".join([*self._lines][-5:]).strip() or "Triton logged nothing"
+
+    def terminate(self) -> None:
+        """Ask for a drain: in-flight requests finish, new ones are refused."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End every process of the session at once and remove its shared memory."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        deadline = time.monotonic() + 1
+        while not all(_is_gone(stub) for _, stub in self._stubs) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._pump.join(2)
+        remove_shm(self._prefix)
+
+
+def _model_of(stub: psutil.Process) -> str:
+    """The stub's first argument is …/<model>/<version>/model.py."""
+    with contextlib.suppress(psutil.Error, IndexError):
+        return Path(stub.cmdline()[1]).parent.parent.name
+    return "unknown"
+
+
+def _is_zombie(stub: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(stub.status() == psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _has_ended(stub: psutil.Process) -> bool:
+    """A quarter of the work of `_is_gone`, for what is asked of every stub ten times a second."""
+    try:
+        return bool(stub.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _is_gone(stub: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        stub.wait(0)  # reaps an orphan when this process is a container's PID 1
+    return not stub.is_running() or _is_zombie(stub)
+
+
+def _ending(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _explain(line: str) -> str:
+    """An error line of Triton's log in plain words: the model and its message, without the traceback."""
+    if not (match := _ERROR.match(line)) or _HARMLESS in line:
+        return ""
+    text = match[1].replace("\\n", "\n").replace('\\"', '"').split("\n\nAt:")[0].strip()
+    if load := _LOAD_ERROR.match(text):
+        return f"model {load[1]!r}: {load[2].strip()}"
+    return text
