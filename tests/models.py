@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from triptych_serving.cards import (
-    CascadeCard,
-    LatentScale,
-    RefinerCard,
-    SamplerCard,
-    SdxlCard,
-    TableCard,
-    TokenizerCard,
-)
-from triptych_serving.cascade.family import StableCascade
+from triptych_contract.cards import TableCard, TokenizerCard
+from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, SdxlCard
+from triptych_contract.stable_cascade.card import CascadeCard
 from triptych_serving.manifest import Manifest
-from triptych_serving.sdxl.family import Sdxl
+from triptych_serving.sdxl.pipeline import Sdxl
+from triptych_serving.stable_cascade.pipeline import StableCascade
 
 REFINER = RefinerCard(
     size_multiple=64, force_zeros_for_empty_prompt=False, requires_aesthetics_score=True, own_text_encoder=False

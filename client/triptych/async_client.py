@@ -133,7 +133,9 @@ class AsyncClient:
 
     def _inputs(self, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         inputs = request.check(self.model, {"prompt": prompt, "tenant": self.tenant, **parameters})
-        inputs.setdefault("seed", secrets.randbits(32))  # resolved here, so that every attempt makes the same picture
+        if "seed" not in inputs:  # resolved here, so that every attempt makes the same picture
+            inputs["seed"] = secrets.randbits(32)
+            inputs["use_cache"] = False  # nobody will ask for it again
         return inputs
 
     def _seconds(self, timeout: float | None) -> float | None:
@@ -171,11 +173,11 @@ class AsyncClient:
 
     async def stats(self) -> dict[str, float]:
         """The loop's figures."""
-        return await _verb(self._transport, action=b"stats")
+        return await _verb(self._transport, action="stats")
 
     async def models(self) -> dict[str, Any]:
         """All that the server serves, by ensemble; each as `describe` has it."""
-        report = await _verb(self._transport, action=b"describe")
+        report = await _verb(self._transport, action="describe")
         try:
             return dict(report["models"])
         except (KeyError, TypeError, ValueError) as error:
@@ -198,7 +200,7 @@ class AsyncClient:
         Raises:
             TriptychError: one of the tree in `triptych.errors`.
         """
-        return await _verb(self._transport, self._seconds(timeout) or VERIFY_S, action=b"verify")
+        return await _verb(self._transport, self._seconds(timeout) or VERIFY_S, action="verify")
 
     async def close(self) -> None:
         """Cancel what is still in flight and disconnect."""
@@ -257,7 +259,7 @@ class AsyncJob:
         with contextlib.suppress(TriptychError):  # the server may be gone, which ends the job as well
             while not self.task.done() and (left := ends - time.monotonic()) > 0:
                 with contextlib.suppress(InvalidRequest):
-                    answer = await _verb(self._transport, left, action=b"cancel", id=self.id.encode(), **self._tenant)
+                    answer = await _verb(self._transport, left, action="cancel", id=self.id, **self._tenant)
                     return bool(answer["cancelled"])
                 await asyncio.sleep(0.05)
         return False
@@ -321,8 +323,8 @@ class AsyncJob:
         return None if self._ends is None else self._ends - time.monotonic()
 
     async def _watch(self, since: int, *, previews: bool = False) -> dict[str, Any]:
-        asked = {"id": self.id.encode(), "since": since, **self._tenant, **({"preview": True} if previews else {})}
-        return await _verb(self._transport, WATCH_S, action=b"watch", **asked)
+        asked = {"id": self.id, "since": since, **self._tenant, **({"preview": True} if previews else {})}
+        return await _verb(self._transport, WATCH_S, action="watch", **asked)
 
 
 def _wait(error: ServerUnavailable, pause: float) -> float | None:

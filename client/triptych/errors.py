@@ -1,7 +1,7 @@
 """What the client raises, and the one place where foreign errors become ours.
 
 TriptychError
-├── InvalidRequest (ValueError)   an input is wrong; `.field` names it
+├── InvalidRequest (ValueError)   inputs are wrong; `.problems` has each with field, given and legal
 ├── ServerUnavailable             nobody answers, or the connection broke
 │   └── Overloaded                the queue is full; `.retry_after_s`
 ├── RequestCancelled              by `cancel`, here or elsewhere
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+
+from triptych_contract.errors import InvalidRequest, Problem, TriptychError, from_wire, invalid
 
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
@@ -28,25 +30,19 @@ _NEVER_ARRIVED = (
 )
 # Triton's words about a process that died or that it took for dead; the job is then on no server any more.
 _STUB_LOST = re.compile(r"Stub process .*is not healthy|Failed to obtain the health mutex")
-_FIELD = re.compile(r"(\w+): ")
 
-
-class TriptychError(Exception):
-    """`request_id` is the id that the request was sent with, "" where none was."""
-
-    def __init__(self, message: str, request_id: str = "") -> None:
-        super().__init__(message)
-        self.request_id = request_id
-
-
-class InvalidRequest(TriptychError, ValueError):
-    """An input is wrong: `<field>: <what was given>; legal: <range>`."""
-
-    @property
-    def field(self) -> str:
-        """The input's name, "" where the message is Triton's own and names none."""
-        name = _FIELD.match(str(self))
-        return name[1] if name else ""
+__all__ = [
+    "DeadlineExceeded",
+    "InvalidRequest",
+    "Overloaded",
+    "Problem",
+    "RequestCancelled",
+    "ServerError",
+    "ServerUnavailable",
+    "TriptychError",
+    "invalid",
+    "translate",
+]
 
 
 class ServerUnavailable(TriptychError):
@@ -77,19 +73,14 @@ class ServerError(TriptychError):
     pass
 
 
-def invalid(field: str, given: object, legal: str) -> InvalidRequest:
-    """An input that cannot even be sent, in the server's own words."""
-    return InvalidRequest(f"{field}: {given} given; legal: {legal}")
-
-
 def translate(error: InferenceServerException, request_id: str) -> TriptychError:
     """tritonclient's error as ours."""
     code = str(error.status() or "").removeprefix("StatusCode.")
     message = _PREFIX.sub("", error.message() or str(error))
     if code == "INVALID_ARGUMENT":
-        return InvalidRequest(message, request_id)
+        return from_wire(message, request_id)
     if code == "NOT_FOUND":
-        return InvalidRequest(f"model: {message}", request_id)
+        return InvalidRequest(message=f"model: {message}", request_id=request_id)
     if code == "UNAVAILABLE" or "no available versions" in message:
         return _unavailable(message, request_id)
     if code == "DEADLINE_EXCEEDED" or message.startswith("deadline_ms: "):

@@ -1,4 +1,4 @@
-"""What may be asked for beside the prompt, for editors and type checkers. What is legal, the server says."""
+"""What may be asked for beside the prompt, for editors and type checkers. Made from the contract; what is legal, it says."""
 
 from __future__ import annotations
 
@@ -9,76 +9,130 @@ if TYPE_CHECKING:
     from .pictures import Picture
 
 
-class _Shared(TypedDict, total=False):
+class Shared(TypedDict, total=False):
+    """What every family's requests have."""
+
     negative_prompt: str | None
-    """What not to draw. Leaving it out and giving an empty text may differ."""
+    """What not to draw. Leaving it out and giving an empty text may differ. UTF-8, at most 16,384 bytes, no control
+    characters but tab and line ends. Default: missing."""
     seed: int | None
-    """0 … 2⁶³−1; the same seed makes the same picture. Default: any."""
-    num_inference_steps: int | None
-    """Steps, for Stable Cascade those of Stage B; default: the model's."""
+    """The same seed makes the same picture. 0 … 9223372036854775807. Default: drawn by the server."""
     height: int | None
-    """Pixels; default: the model's, or those of an `init_image`."""
+    """Height in pixels. 0 … 2147483647. Default: the model's; with `init_image` its own, rounded down."""
     width: int | None
-    """Pixels; default: the model's, or those of an `init_image`."""
+    """Width in pixels. 0 … 2147483647. Default: the model's; with `init_image` its own, rounded down."""
     output_format: str | None
-    """`png`, `jpeg` or `webp`. Default: `png`."""
+    """File format. `png`, `jpeg`, `webp`. Default: `png`."""
     deadline_ms: int | None
-    """Milliseconds that the server may take from the request's arrival; `timeout` sets it otherwise."""
+    """Milliseconds that the server may take, counted from the request's arrival. 1 … 2147483647. Default: none."""
     tenant: str | None
-    """Whom the request belongs to; default: the client's."""
+    """Whom the request belongs to: tenants are served in turn and cannot see each other's jobs. UTF-8, at most 128
+    bytes, no control characters but tab and line ends. Default: none."""
     cancel_on_disconnect: bool | None
-    """Stop the job when its watcher goes away. Default: False."""
+    """Stop the job when its watcher goes away. True or false. Default: false."""
+    use_cache: bool | None
+    """Answer from the cache of finished files, and keep the file there. True or false. Default: true with a `seed`;
+    without one every picture is a new one."""
 
 
-class _Sdxl(TypedDict, total=False):
-    guidance_scale: float | None
-    """0 … 50, how closely to follow the prompt; at 1 or below guidance is off. Default: the model's."""
-    guidance_rescale: float | None
-    """0 … 1, how much of the guided prediction's contrast is taken back. Default: 0."""
-    guidance_end: float | None
-    """0 … 1, the share of the model calls that guidance is on for. Default: 1."""
-    clip_skip: int | None
-    """Last layers of the text encoders to leave out. Default: 0."""
-    original_size: Sequence[int] | None
-    """(height, width) that the model is told the picture had. Default: the picture's."""
-    target_size: Sequence[int] | None
-    """(height, width) that the model is told the picture gets. Default: the picture's."""
-    crops_coords_top_left: Sequence[int] | None
-    """(top, left) where the model is told the picture was cut. Default: (0, 0)."""
-    sampler: str | None
-    """As `euler` or `dpmpp_2m`; `Client.describe` lists them. Default: the model's."""
-    schedule: str | None
-    """As `karras`; each sampler has its own. Default: the model's."""
-    init_image: Picture | None
-    """The picture to start from: a PNG, JPEG or WebP file (its path or its bytes) or a PIL image."""
-    mask: Picture | None
-    """White is painted anew, black is kept; given as `init_image`, which it needs."""
-    strength: float | None
-    """0 … 1, how far to go from `init_image`, which it needs. Default: 0.3, with `mask` 0.9999."""
-    denoising_end: float | None
-    """Over 0, under 1, where the base hands over to the refiner; needs a model with one. Default: no refiner."""
-    aesthetic_score: float | None
-    """0 … 10, what the refiner is told; needs `denoising_end`. Default: 6."""
-    negative_aesthetic_score: float | None
-    """0 … 10, what the refiner is told of the negative prompt; needs `denoising_end`. Default: 2.5."""
-
-
-class _Cascade(TypedDict, total=False):
-    prior_num_inference_steps: int | None
-    """Steps of Stage C, 1 … 100; default: the model's."""
-    prior_guidance_scale: float | None
-    """0 … 50, how closely Stage C follows the prompt; at 1 or below guidance is off. Default: the model's."""
-    decoder_guidance_scale: float | None
-    """0 … 50, the same for Stage B."""
-
-
-class Parameters(_Shared, _Sdxl, total=False):
+class Parameters(Shared, total=False):
     """The inputs of `sdxl`. Each may be left out; None is the same."""
 
+    num_inference_steps: int | None
+    """Steps. 1 … 100. Default: the model's."""
+    guidance_scale: float | None
+    """How closely to follow the prompt; at 1 or below guidance is off and a step costs one row, not two. 0 … 50.
+    Default: the model's."""
+    guidance_rescale: float | None
+    """How much of the guided prediction's contrast is taken back. 0 … 1. Default: 0."""
+    guidance_end: float | None
+    """The share of the model calls, rounded down, that guidance is on for; a step costs one row from there on. 0 …
+    1. Default: 1."""
+    clip_skip: int | None
+    """Last layers of the text encoders to leave out. 0 … one less than the layers of the shorter encoder. Default:
+    0."""
+    original_size: Sequence[int] | None
+    """The size that the model is told the picture had. Height, width, 1 … 65,536. Default: the picture's size."""
+    target_size: Sequence[int] | None
+    """The size that the model is told the picture gets. Height, width, 1 … 65,536. Default: the picture's size."""
+    crops_coords_top_left: Sequence[int] | None
+    """Where the model is told the picture was cut. Top, left, 0 … 65,536. Default: 0, 0."""
+    sampler: str | None
+    """As euler or dpmpp_2m; `triptych samplers` lists them. The samplers that were exported. Default: the model's."""
+    schedule: str | None
+    """Noise schedule, as karras; each sampler has its own. The sampler's own. Default: the model's."""
+    init_image: Picture | None
+    """The picture to start from: PNG, JPEG or WebP. A PNG, JPEG or WebP file, at most 32 MiB and 64 megapixels.
+    Default: none."""
+    mask: Picture | None
+    """White is painted anew, black is kept. A PNG, JPEG or WebP file, at most 32 MiB and 64 megapixels. Default:
+    none."""
+    strength: float | None
+    """How far to go from the picture. 0 … 1. Default: 0.3; with `mask` 0.9999."""
+    denoising_end: float | None
+    """The share of the steps after which the base hands over to the refiner. Over 0, under 1. Default: base only."""
+    aesthetic_score: float | None
+    """What the refiner is told of the prompt. 0 … 10. Default: 6."""
+    negative_aesthetic_score: float | None
+    """What the refiner is told of the negative prompt. 0 … 10. Default: 2.5."""
 
-class CascadeParameters(_Shared, _Cascade, total=False):
+
+class CascadeParameters(Shared, total=False):
     """The inputs of `stable_cascade`. Each may be left out; None is the same."""
 
+    prior_num_inference_steps: int | None
+    """Stage C's steps. 1 … 100. Default: the model's."""
+    prior_guidance_scale: float | None
+    """How closely Stage C follows the prompt; at 1 or below guidance is off. 0 … 50. Default: the model's."""
+    num_inference_steps: int | None
+    """Stage B's steps. 1 … 100. Default: the model's."""
+    decoder_guidance_scale: float | None
+    """How closely Stage B follows the prompt; at 1 or below guidance is off. 0 … 50. Default: the model's."""
 
-class AnyParameters(_Shared, _Sdxl, _Cascade, total=False):
-    """What the client's methods take; it refuses by name what its model does not have, before anything is sent."""
+
+class AnyParameters(Shared, total=False):
+    """What the client's methods take; they refuse by name what their model does not have, before anything is sent."""
+
+    num_inference_steps: int | None
+    """Stage B's steps. 1 … 100. Default: the model's."""
+    guidance_scale: float | None
+    """How closely to follow the prompt; at 1 or below guidance is off and a step costs one row, not two. 0 … 50.
+    Default: the model's."""
+    guidance_rescale: float | None
+    """How much of the guided prediction's contrast is taken back. 0 … 1. Default: 0."""
+    guidance_end: float | None
+    """The share of the model calls, rounded down, that guidance is on for; a step costs one row from there on. 0 …
+    1. Default: 1."""
+    clip_skip: int | None
+    """Last layers of the text encoders to leave out. 0 … one less than the layers of the shorter encoder. Default:
+    0."""
+    original_size: Sequence[int] | None
+    """The size that the model is told the picture had. Height, width, 1 … 65,536. Default: the picture's size."""
+    target_size: Sequence[int] | None
+    """The size that the model is told the picture gets. Height, width, 1 … 65,536. Default: the picture's size."""
+    crops_coords_top_left: Sequence[int] | None
+    """Where the model is told the picture was cut. Top, left, 0 … 65,536. Default: 0, 0."""
+    sampler: str | None
+    """As euler or dpmpp_2m; `triptych samplers` lists them. The samplers that were exported. Default: the model's."""
+    schedule: str | None
+    """Noise schedule, as karras; each sampler has its own. The sampler's own. Default: the model's."""
+    init_image: Picture | None
+    """The picture to start from: PNG, JPEG or WebP. A PNG, JPEG or WebP file, at most 32 MiB and 64 megapixels.
+    Default: none."""
+    mask: Picture | None
+    """White is painted anew, black is kept. A PNG, JPEG or WebP file, at most 32 MiB and 64 megapixels. Default:
+    none."""
+    strength: float | None
+    """How far to go from the picture. 0 … 1. Default: 0.3; with `mask` 0.9999."""
+    denoising_end: float | None
+    """The share of the steps after which the base hands over to the refiner. Over 0, under 1. Default: base only."""
+    aesthetic_score: float | None
+    """What the refiner is told of the prompt. 0 … 10. Default: 6."""
+    negative_aesthetic_score: float | None
+    """What the refiner is told of the negative prompt. 0 … 10. Default: 2.5."""
+    prior_num_inference_steps: int | None
+    """Stage C's steps. 1 … 100. Default: the model's."""
+    prior_guidance_scale: float | None
+    """How closely Stage C follows the prompt; at 1 or below guidance is off. 0 … 50. Default: the model's."""
+    decoder_guidance_scale: float | None
+    """How closely Stage B follows the prompt; at 1 or below guidance is off. 0 … 50. Default: the model's."""

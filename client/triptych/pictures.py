@@ -6,7 +6,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidRequest, invalid
+from triptych_contract.errors import InvalidRequest, invalid
 
 if TYPE_CHECKING:
     from PIL.Image import Image

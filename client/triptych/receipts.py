@@ -7,28 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidRequest, invalid
-from .request import DELIVERY, INPUTS, PICTURES
+from triptych_contract.errors import InvalidRequest, invalid
+from triptych_contract.families import DEFAULT, known
+from triptych_contract.family import Family
+from triptych_contract.parameters import File
 
 IMAGE_DESCRIPTION = 0x010E
-# Family → the inputs that a picture is made from. Each family's ensemble has its name.
-SETTINGS = {family: tuple(name for name in table if name not in DELIVERY) for family, table in INPUTS.items()}
-# Family → what every receipt has held from the first version on.
-ALWAYS = {
-    **SETTINGS,
-    "sdxl": (
-        "prompt",
-        "negative_prompt",
-        "seed",
-        "num_inference_steps",
-        "guidance_scale",
-        "height",
-        "width",
-        "sampler",
-        "schedule",
-        "output_format",
-    ),
-}
 # What receipts say → what a difference there is about, and how it is told. The first that fits counts.
 GROUPS = {
     "model": ("other model", "{old} → {new}"),
@@ -64,21 +48,18 @@ def read_receipt(path: Path) -> dict[str, Any]:
 
 def _complete(path: Path, receipt: Mapping[str, Any]) -> bool:
     try:
-        return set(ALWAYS[family_of(receipt)]) <= set(receipt)
+        return set(family_of(receipt).always) <= set(receipt)
     except InvalidRequest as error:
-        raise InvalidRequest(f"{path}: {error}") from None
+        raise InvalidRequest(error.problems, f"{path}: {error}") from None
 
 
-def family_of(receipt: Mapping[str, Any]) -> str:
-    """The family that made the picture, which is also the ensemble's name.
+def family_of(receipt: Mapping[str, Any]) -> Family:
+    """Give the family that made the picture.
 
     Raises:
         InvalidRequest: it is not known here.
     """
-    family = receipt.get("family", "sdxl")  # the first receipts did not say
-    if not isinstance(family, str) or family not in SETTINGS:
-        raise invalid("family", repr(family), ", ".join(SETTINGS))
-    return family
+    return known(receipt.get("family", DEFAULT.name))  # the first receipts did not say
 
 
 def pictures_of(receipt: Mapping[str, Any]) -> dict[str, str]:
@@ -87,8 +68,7 @@ def pictures_of(receipt: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         InvalidRequest: the receipt says something else there, or is of a family that is not known here.
     """
-    settings = SETTINGS[family_of(receipt)]
-    named = {name: receipt[name] for name in PICTURES if name in settings and receipt.get(name) is not None}
+    named = {name: receipt[name] for name in _files(family_of(receipt)) if receipt.get(name) is not None}
     for name, picture in named.items():
         # Never a path: a receipt comes from anywhere, and what it names is not to be read and sent.
         if not isinstance(picture, Mapping) or not isinstance(picture.get("sha256"), str):
@@ -106,13 +86,17 @@ def request_of(receipt: Mapping[str, Any], files: Mapping[str, bytes] | None = N
     Raises:
         InvalidRequest: its family is not known here, or a picture that it was made from is not among `files`.
     """
-    settings = SETTINGS[family_of(receipt)]
-    asked = {name: receipt[name] for name in settings if name in receipt and name not in PICTURES}
+    family = family_of(receipt)
+    asked = {name: receipt[name] for name in family.remembered if name in receipt and name not in _files(family)}
     for name, sha256 in pictures_of(receipt).items():
         if sha256 not in (files or {}):
             raise invalid(name, "nothing", f"the file with SHA-256 {sha256}")
         asked[name] = (files or {})[sha256]
     return asked
+
+
+def _files(family: Family) -> list[str]:
+    return [name for name, one in family.parameters.items() if isinstance(one.kind, File)]
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

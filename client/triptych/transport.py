@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+from triptych_contract.verbs import ALL_DATATYPES
+
 from .errors import translate
-from .request import DATATYPES
 
 KEEPALIVE_MS = 60_000
 MAX_BACKOFF_MS = 2_000
@@ -25,7 +26,7 @@ class Transport(Protocol):
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Call `model` with scalars (bytes, int, float, bool) or tuples of them; its outputs by name, as scalars."""
+        """Call `model` with scalars (text, bytes, int, float, bool) or tuples of them; its outputs by name, as scalars."""
         ...
 
     async def ready(self) -> bool: ...
@@ -112,7 +113,7 @@ class TritonTransport:
     def _tensor(self, name: str, value: Any) -> Any:
         import numpy as np
 
-        datatype = DATATYPES[name]
+        datatype = ALL_DATATYPES[name]
         numpy = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
         values = np.array(value if isinstance(value, tuple) else [value], numpy[datatype])
         tensor = self._triton.InferInput(name, list(values.shape), datatype)

@@ -12,8 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from triptych_contract.cards import ModelCard, PreviewCard, TableCard, TokenizerCard
 from triptych_serving.assemble import assemble
-from triptych_serving.cards import ModelCard, PreviewCard, TableCard, TokenizerCard
 from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest
 
 from .calibration import largest_inputs

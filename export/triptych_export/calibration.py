@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf import text_format
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
-from triptych_serving.assemble import OWN, templates
+from triptych_serving.assemble import template
 from triptych_serving.denoiser import Denoiser
 from triptych_serving.engine import Engine
-from triptych_serving.families import Family, family
 from triptych_serving.job import Job
 from triptych_serving.manifest import Manifest
 from triptych_serving.metrics import Metrics
 from triptych_serving.ort import OrtDenoiser, Stage
+from triptych_serving.pipeline import Pipeline
+from triptych_serving.pipelines import pipeline
 from triptych_serving.policy import Policy
 from triptych_serving.tokenizers import PromptTokenizer
 
@@ -50,7 +49,7 @@ def largest_inputs(manifest: Manifest, stage: str, prompts: Sequence[str], repor
     Raises:
         ExportError: a picture could not be drawn.
     """
-    model = family(manifest)
+    model = pipeline(manifest)
     with tempfile.TemporaryDirectory(dir=manifest.build) as scratch:
         graph = Path(scratch) / "model.onnx"
         watching = _Watching(graph, fp8.watch(manifest.stage_path(stage), graph))
@@ -93,7 +92,7 @@ class _Reply:
         return False
 
 
-def _draw(model: Family[Any, Any], denoisers: Mapping[str, Denoiser], given: Mapping[str, Any]) -> None:
+def _draw(model: Pipeline[Any, Any], denoisers: Mapping[str, Denoiser], given: Mapping[str, Any]) -> None:
     settings, reply = model.parse(given), _Reply()
     encoded = _encoded(model, settings)
     engine = Engine(
@@ -106,13 +105,12 @@ def _draw(model: Family[Any, Any], denoisers: Mapping[str, Denoiser], given: Map
         raise ExportError(f"calibration: {reply.error}")
 
 
-def _encoded(model: Family[Any, Any], settings: Any) -> dict[str, NDArray[Any]]:
+def _encoded(model: Pipeline[Any, Any], settings: Any) -> dict[str, NDArray[Any]]:
     """What the text encoders make of a prompt, by the names that the ensemble gives it."""
     manifest = model.manifest
     tokenizers = [PromptTokenizer(manifest.verified(card.path), card) for card in manifest.model.tokenizers]
     values: dict[str, NDArray[Any]] = dict(model.encoder_inputs(settings, tokenizers))
-    ensemble = (templates() / OWN[manifest.family][0] / "config.pbtxt").read_text("utf-8")
-    for step in text_format.Parse(ensemble, model_config_pb2.ModelConfig()).ensemble_scheduling.step:
+    for step in template(manifest.family).ensemble_scheduling.step:
         if step.model_name in manifest.stages and set(step.input_map.values()) <= values.keys():
             stage = Stage(manifest.stage_path(step.model_name))
             made = stage({name: values[value] for name, value in step.input_map.items()})

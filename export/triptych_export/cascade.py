@@ -8,7 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from triptych_serving.cards import CascadeCard, PreviewCard, TableCard, TokenizerCard
+from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
+from triptych_contract.stable_cascade.card import CascadeCard
 
 from . import previews, wuerstchen
 from .cascade_stages import MODULES, decoder_specs, prior_specs

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from triptych_serving.cards import SdxlCard
+from triptych_contract.sdxl.card import SdxlCard
 from triptych_serving.manifest import Manifest
 
 from . import samplers

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from triptych_serving.cards import PreviewCard, TableCard, TokenizerCard
+from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
 from triptych_serving.manifest import sha256
 
 from . import samplers, to_onnx

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from triptych_serving.cards import LatentScale, PreviewCard
+from triptych_contract.cards import PreviewCard
+from triptych_contract.sdxl.card import LatentScale
 from triptych_serving.previews import draw
 
 from . import to_onnx, wuerstchen

@@ -8,15 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from triptych_serving.cards import (
-    LatentScale,
-    PreviewCard,
-    RefinerCard,
-    SamplerCard,
-    SdxlCard,
-    TableCard,
-    TokenizerCard,
-)
+from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
+from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, SdxlCard
 
 from . import previews, samplers
 from .errors import ExportError

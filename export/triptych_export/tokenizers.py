@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from triptych_serving.cards import TokenizerCard
+from triptych_contract.cards import TokenizerCard
 from triptych_serving.tokenizers import PromptTokenizer
 
 from .errors import ExportError

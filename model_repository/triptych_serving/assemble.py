@@ -1,42 +1,65 @@
-"""A deployable Triton repository from what people wrote (`model_repository/`) and what exports built."""
+"""Put together a Triton repository from what people wrote (`model_repository/`), the contract and what exports built."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from triptych_contract.families import FAMILIES
+from triptych_contract.family import Family
 
 from .manifest import Manifest, ManifestError
 
 HERE = Path(__file__).parent
 STAGE_TEMPLATE = "stage"
-# The models of each family, its ensemble first, and those that all families share.
-OWN = {"sdxl": ("sdxl", "tokenizer", "vae_encoder"), "stable_cascade": ("stable_cascade", "cascade_tokenizer")}
-SHARED = ("denoise", "image_encoder")
-# Models whose code is another's; their tensors are their own.
-CODE_OF = {"cascade_tokenizer": "tokenizer"}
-# Stages that Triton runs, with the largest batch its dynamic batcher makes; the models above run the others themselves.
-ENCODERS = {
-    "text_encoder": 16,
-    "text_encoder_2": 16,
-    "refiner_text_encoder_2": 16,
-    "cascade_text_encoder": 16,
-    "cascade_decoder_text_encoder": 16,
-}
+SHARED = ("denoise", "image_encoder")  # models of all families
 # Targets whose stages Triton's own TensorRT backend runs.
 PLAN_TARGETS = ("tensorrt",)
-TRITON_STAGES = {**ENCODERS, "vae_decoder": 4, "vqgan": 4}
-# Parts of an ensemble that need a stage which not every build has.
-ONLY_WITH = re.compile(r"^ *# only with (\w+).*?\n(.*?)^ *# end\n", re.DOTALL | re.MULTILINE)
-TRITON_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
+# The largest batches that Triton's dynamic batcher makes of the stages that it runs; the models above run the others themselves.
+ENCODERS = {stage: 16 for family in FAMILIES.values() for stage in family.encoders}
+TRITON_STAGES = {**ENCODERS, **{family.decoder: 4 for family in FAMILIES.values()}}
+# A contract's or a manifest's type → Triton's name for it in configurations.
+TRITON_TYPES = {
+    "BYTES": "TYPE_STRING",
+    **{name: f"TYPE_{name}" for name in ("BOOL", "INT32", "INT64", "FP32")},
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "int64": "TYPE_INT64",
+    "uint8": "TYPE_UINT8",
+}
+Config = Any  # Triton's ModelConfig
+
+
+@cache
+def _messages() -> ModuleType:
+    """Load tritonclient's `model_config_pb2` alone: the package around it imports gRPC, which takes ten times as long."""
+    package = importlib.util.find_spec("tritonclient")
+    assert package is not None  # noqa: S101 - a dependency
+    path = Path(next(iter(package.submodule_search_locations or ())), "grpc", "model_config_pb2.py")
+    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
+    assert spec is not None  # noqa: S101 - a file was named
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def templates() -> Path:
-    """Where the models that people wrote lie: beside this package in a checkout, inside it when installed."""
+    """Give the folder of the models that people wrote: beside this package in a checkout, inside it when installed."""
     return HERE / "models" if (HERE / "models").is_dir() else HERE.parent
+
+
+def read_config(path: Path) -> Config:
+    """Read a `config.pbtxt`."""
+    from google.protobuf import text_format
+
+    return text_format.Parse(path.read_text("utf-8"), _messages().ModelConfig())
 
 
 def assemble(builds: Sequence[Path], repository: Path, *, reproducible: bool = False) -> None:
@@ -51,21 +74,21 @@ def assemble(builds: Sequence[Path], repository: Path, *, reproducible: bool = F
     """
     manifests = by_family(builds)
     repository.mkdir(parents=True)
+    promise = {"reproducible": "true"} if reproducible else {}
     for model in SHARED:
-        _copy_model(model, repository, manifests.values(), reproducible)
-    for family, manifest in manifests.items():
-        ensemble, *models = OWN[family]
-        _copy_model(ensemble, repository)
-        config = repository / ensemble / "config.pbtxt"
-        config.write_text(_with_stages(config.read_text(), manifest.stages))
-        for model in models:
-            _copy_model(model, repository, [manifest], reproducible)
+        _write(repository / model, template(model), manifests.values(), promise, code=model)
+    for name, manifest in manifests.items():
+        family = FAMILIES[name]
+        for model, code in family.models.items():
+            _write(repository / model, _reader(template(model), model, family), [manifest], promise, code=code)
         for stage in TRITON_STAGES.keys() & manifest.stages.keys():
-            _write_stage(stage, manifest, repository, reproducible)
+            _write_stage(stage, manifest, repository / stage, promise, reproducible=reproducible)
+        models = {*SHARED, *family.models, *manifest.stages}
+        _write(repository / name, ensemble(family, models))
 
 
 def by_family(builds: Sequence[Path]) -> dict[str, Manifest]:
-    """The manifests of builds that are to be served together.
+    """Give the manifests of builds that are to be served together.
 
     Raises:
         ManifestError: one is unreadable, or two are of one family.
@@ -78,29 +101,67 @@ def by_family(builds: Sequence[Path]) -> dict[str, Manifest]:
     return manifests
 
 
-def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, reproducible: bool = False) -> str:
-    """`config.pbtxt` of one stage, from the tensor specs in the manifest."""
+def template(model: str) -> Config:
+    """Read the configuration that people wrote of a model."""
+    return read_config(templates() / model / "config.pbtxt")
+
+
+def ensemble(family: Family, models: Collection[str]) -> Config:
+    """Complete a family's ensemble: the contract's inputs, and no step whose model is not among `models`."""
+    config = template(family.name)
+    _add_inputs(config, family)
+    steps = [step for step in config.ensemble_scheduling.step if step.model_name in models]
+    for name in family.parameters:
+        steps[0].input_map[name] = name  # the first step reads all of them
+    made = {*family.parameters, *(tensor for step in steps for tensor in step.output_map.values())}
+    for step in steps:
+        for name in [name for name, tensor in step.input_map.items() if tensor not in made]:
+            del step.input_map[name]
+    del config.ensemble_scheduling.step[:]
+    config.ensemble_scheduling.step.extend(steps)
+    return config
+
+
+def _reader(config: Config, model: str, family: Family) -> Config:
+    """The first of a family's models reads the request's inputs; the contract says which those are."""
+    if model == next(iter(family.models)):
+        _add_inputs(config, family)
+    return config
+
+
+def _add_inputs(config: Config, family: Family) -> None:
+    for name, one in family.parameters.items():
+        config.input.add(name=name, data_type=TRITON_TYPES[one.kind.datatype], dims=[one.kind.count], optional=True)
+
+
+def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, reproducible: bool = False) -> Config:
+    """Make the configuration of one stage from the tensor specs in the manifest."""
     plans = target in PLAN_TARGETS
-    lines = [f'name: "{name}"', 'platform: "tensorrt_plan"' if plans else 'backend: "python"']
-    lines += [f"max_batch_size: {TRITON_STAGES[name]}", ""]
-    lines += _tensors("input", stage["inputs"]) + _tensors("output", stage["outputs"])
+    config = _messages().ModelConfig(name=name, max_batch_size=TRITON_STAGES[name])
+    for tensors, specs in ((config.input, stage["inputs"]), (config.output, stage["outputs"])):
+        for tensor, spec in specs.items():
+            dims = [dim if isinstance(dim, int) else -1 for dim in spec["shape"][1:]]  # all but the batch; names vary
+            tensors.add(name=tensor, data_type=TRITON_TYPES[spec["dtype"]], dims=dims)
     # On a processor one picture keeps a decoder's threads busy: in batches all would wait for the last. Others share one only
     # where the export found that this changes no byte of theirs.
-    shared = name in ENCODERS and stage["batch_invariant"] if target == "cpu" else not reproducible
-    lines += ["dynamic_batching { }"] if shared else []
-    # The same prompt is encoded once.
-    lines += ["response_cache { enable: true }"] if name in ENCODERS else []
-    return "\n".join([*lines, *(_plans(stage) if plans else ["instance_group [ { kind: KIND_CPU count: 1 } ]"]), ""])
+    if name in ENCODERS and stage["batch_invariant"] if target == "cpu" else not reproducible:
+        config.dynamic_batching.SetInParent()
+    config.response_cache.enable = name in ENCODERS  # the same prompt is encoded once
+    _run_by_triton(config, stage) if plans else _run_by_us(config)
+    return config
 
 
-def _plans(stage: Mapping[str, Any]) -> list[str]:
-    """Which engine Triton takes on which GPU, and the profiles that it chooses from."""
-    files = [
-        f'cc_model_filenames {{ key: "{_dotted(capability)}" value: "{capability}.plan" }}'
-        for capability in stage["engines"]
-    ]
-    numbers = ", ".join(f'"{index}"' for index in range(len(stage["profiles"])))
-    return [*files, f"instance_group [ {{ kind: KIND_GPU count: 1 profile: [ {numbers} ] }} ]"]
+def _run_by_us(config: Config) -> None:
+    config.backend = "python"
+    config.instance_group.add(kind="KIND_CPU", count=1)
+
+
+def _run_by_triton(config: Config, stage: Mapping[str, Any]) -> None:
+    """Say which engine Triton takes on which GPU, and the profiles that it chooses from."""
+    config.platform = "tensorrt_plan"
+    for capability in stage["engines"]:
+        config.cc_model_filenames[_dotted(capability)] = f"{capability}.plan"
+    config.instance_group.add(kind="KIND_GPU", count=1, profile=map(str, range(len(stage["profiles"]))))
 
 
 def _dotted(capability: str) -> str:
@@ -109,64 +170,39 @@ def _dotted(capability: str) -> str:
     return f"{number[:-1]}.{number[-1]}"
 
 
-def _with_stages(ensemble: str, stages: Collection[str]) -> str:
-    """An ensemble's config without the parts that need other stages."""
-    return ONLY_WITH.sub(lambda part: part[2] if part[1] in stages else "", ensemble)
-
-
-def _tensors(kind: str, specs: Mapping[str, Any]) -> list[str]:
-    rows = [
-        f'  {{ name: "{name}" data_type: {TRITON_TYPES[spec["dtype"]]} dims: [ {_dims(spec["shape"])} ] }}'
-        for name, spec in specs.items()
-    ]
-    return [f"{kind} [", ",\n".join(rows), "]"]
-
-
-def _dims(shape: list[int | str]) -> str:
-    """All but the batch; a named dimension varies."""
-    return ", ".join(str(dim) if isinstance(dim, int) else "-1" for dim in shape[1:])
-
-
-def _write_stage(stage: str, manifest: Manifest, repository: Path, reproducible: bool) -> None:
-    folder, facts, plans = repository / stage, manifest.stages[stage], manifest.target in PLAN_TARGETS
-    if plans:
+def _write_stage(
+    stage: str, manifest: Manifest, folder: Path, promise: Mapping[str, str], *, reproducible: bool
+) -> None:
+    facts = manifest.stages[stage]
+    config = stage_config(stage, facts, manifest.target, reproducible=reproducible)
+    if manifest.target in PLAN_TARGETS:
+        _write(folder, config)
         _link_plans(manifest, facts["engines"], folder / "1")
     else:
-        shutil.copytree(templates() / STAGE_TEMPLATE, folder, ignore=_UNWANTED)
-    (folder / "config.pbtxt").write_text(stage_config(stage, facts, manifest.target, reproducible=reproducible))
-    if not plans:
-        _append_parameters(folder, {"stage": stage, **_paths([manifest], folder), **_promise(reproducible)})
+        _write(folder, config, [manifest], {"stage": stage, **promise}, code=STAGE_TEMPLATE)
 
 
 def _link_plans(manifest: Manifest, engines: Mapping[str, Any], version: Path) -> None:
-    version.mkdir(parents=True)
     for capability, engine in engines.items():
         path = os.path.relpath(manifest.build / engine["path"], version.resolve())
         (version / f"{capability}.plan").symlink_to(path)
 
 
-def _copy_model(model: str, repository: Path, manifests: Collection[Manifest] = (), reproducible: bool = False) -> None:
-    folder = repository / model
-    shutil.copytree(templates() / model, folder, ignore=_UNWANTED)
-    if model in CODE_OF:
-        shutil.copytree(templates() / CODE_OF[model] / "1", folder / "1", ignore=_UNWANTED)
-    (folder / "1").mkdir(exist_ok=True)
-    _append_parameters(folder, {**_paths(manifests, folder), **_promise(reproducible)})
+def _write(
+    folder: Path,
+    config: Config,
+    manifests: Collection[Manifest] = (),
+    parameters: Mapping[str, str] | None = None,
+    code: str = "",
+) -> None:
+    """Write a model: its configuration, with the paths to its builds by family, and the code of a template."""
+    from google.protobuf import text_format
 
-
-_UNWANTED = shutil.ignore_patterns("__pycache__", ".gitkeep")
-
-
-def _append_parameters(model: Path, parameters: Mapping[str, str]) -> None:
-    with (model / "config.pbtxt").open("a") as config:
-        for key, value in parameters.items():
-            config.write(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n')
-
-
-def _paths(manifests: Collection[Manifest], model: Path) -> dict[str, str]:
-    """From a model to its builds, by family."""
-    return {f"build.{manifest.family}": os.path.relpath(manifest.build, model.resolve()) for manifest in manifests}
-
-
-def _promise(reproducible: bool) -> dict[str, str]:
-    return {"reproducible": "true"} if reproducible else {}
+    (folder / "1").mkdir(parents=True)
+    if code:
+        source = templates() / code / "1"
+        shutil.copytree(source, folder / "1", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    paths = {f"build.{manifest.family}": os.path.relpath(manifest.build, folder.resolve()) for manifest in manifests}
+    for key, value in {**paths, **(parameters or {})}.items():
+        config.parameters[key].string_value = value
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")

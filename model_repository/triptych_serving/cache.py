@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from triptych_contract.settings import Settings
+
 from .manifest import Manifest
-from .receipt import NOT_IN_RECEIPT
-from .settings import Settings
+from .receipt import remembered
 
 FOLDER, MEGABYTES = "TRIPTYCH_CACHE_DIR", "TRIPTYCH_CACHE_MB"
 
@@ -35,8 +36,7 @@ class ImageCache:
     @staticmethod
     def key(settings: Settings, manifest: Manifest, ran_on: Mapping[str, str]) -> str:
         """A hash of all that the file's bytes depend on, and of the tenant: nobody learns what others asked for."""
-        ignored = set(NOT_IN_RECEIPT) - {"tenant"}
-        asked = {name: value for name, value in settings.to_json().items() if name not in ignored}
+        asked = {**remembered(settings), "tenant": settings.tenant}
         made_by = [asked, manifest.build_hash, dict(ran_on)]
         return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych_contract.errors import invalid
+
 from .denoiser import Conditioning, Floats
-from .errors import InvalidRequest
 from .manifest import TIMESTEPS
 
 # An input of the loop as an array, or None where it is missing.
@@ -33,9 +34,9 @@ def read_one(read: Read, name: str, legal: tuple[int, ...] | None = None) -> Flo
     """
     array = read(name)
     if array is None:
-        raise InvalidRequest(name, "nothing", "all that the ensemble passes on")
+        raise invalid(name, "nothing", "all that the ensemble passes on")
     if legal is not None and array.shape != legal:
-        raise InvalidRequest(name, f"shape {array.shape}", f"{legal}")
+        raise invalid(name, f"shape {array.shape}", f"{legal}")
     return np.array(array)
 
 
@@ -53,5 +54,5 @@ def checked(conditioning: Conditioning, stage: Mapping[str, Any], rows: int, siz
         shape = conditioning.arrays[name].shape
         legal = (rows, *(sizes.get(dim, dim) for dim in spec["shape"][1:]))
         if shape != legal:
-            raise InvalidRequest(name, f"shape {shape}", f"{legal}")
+            raise invalid(name, f"shape {shape}", f"{legal}")
     return conditioning

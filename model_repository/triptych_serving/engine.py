@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from triptych_contract.errors import invalid
+
 from .denoiser import Conditioning, Denoiser, Floats
-from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFailed
+from .errors import Cancelled, Overloaded, RequestError, StageFailed
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
@@ -234,7 +236,7 @@ class Engine:
         if job.id in self.jobs:
             with self._admission:
                 self._pending_cost.subtract(job.cost)
-            job.reply.fail(InvalidRequest("id", job.id, "an id that no living request has"))
+            job.reply.fail(invalid("id", job.id, "an id that no living request has"))
         else:
             self.jobs[job.id] = job
 
@@ -287,7 +289,7 @@ class Engine:
         elif job is None and self._clock() - asked < ARRIVAL_SECONDS:  # its prompt may still be being encoded
             self._early.append(partial(self._cancel, id, tenant, reply, asked))
         else:
-            reply.fail(InvalidRequest("id", id, "the id of a request of this tenant"))
+            reply.fail(invalid("id", id, "the id of a request of this tenant"))
 
     def _abandoned(self, job: Job, now: float) -> bool:
         if not job.settings.cancel_on_disconnect:

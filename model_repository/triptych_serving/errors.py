@@ -1,7 +1,7 @@
 """What can go wrong with a request, by the code its caller sees.
 
+InvalidRequest       INVALID_ARGUMENT: inputs are wrong; `triptych_contract.errors` has it, callers know it as well
 RequestError
-├── InvalidRequest   INVALID_ARGUMENT: an input is wrong; names the field, what was given and what is legal
 ├── Overloaded       UNAVAILABLE: the queue is full; says how long it is
 ├── Cancelled        CANCELLED: by a verb, a gone client or a deadline
 └── StageFailed      INTERNAL: a stage raised, or an image would not have been finite
@@ -9,19 +9,9 @@ RequestError
 
 from __future__ import annotations
 
-SHOWN_CHARACTERS = 60
-
 
 class RequestError(Exception):
     """Ends one request and no other."""
-
-
-class InvalidRequest(RequestError):
-    def __init__(self, field: str, given: object, legal: str) -> None:
-        shown = str(given)
-        shown = shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 1] + "…"
-        super().__init__(f"{field}: {shown} given; legal: {legal}")
-        self.field, self.given, self.legal = field, shown, legal
 
 
 class Overloaded(RequestError):

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
+from triptych_contract.settings import Settings
+
 from .denoiser import Conditioning, Floats
 from .noise import TorchGenerator
 from .phase import Phase
-from .settings import Settings
 from .tables import SamplerTable, guided
 
 Clock = Callable[[], float]

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .cards import CARDS, CardError, ModelCard
+from triptych_contract.cards import CardError, ModelCard
+from triptych_contract.families import FAMILIES
 
 FORMAT = 3
 FILE_NAME = "manifest.json"
@@ -44,8 +45,8 @@ class Manifest:
         """
         build = Path(build).resolve()
         document = _read_document(build / FILE_NAME)
-        if document["family"] not in CARDS:
-            raise ManifestError(f"{build / FILE_NAME}: family {document['family']!r}; known: {', '.join(CARDS)}")
+        if document["family"] not in FAMILIES:
+            raise ManifestError(f"{build / FILE_NAME}: family {document['family']!r}; known: {', '.join(FAMILIES)}")
         return cls(
             build=build,
             family=document["family"],
@@ -103,7 +104,7 @@ class Manifest:
 
 def _card(document: Mapping[str, Any]) -> ModelCard:
     try:
-        return CARDS[document["family"]].from_json(document["model"])
+        return FAMILIES[document["family"]].card.from_json(document["model"])
     except CardError as error:
         raise ManifestError(f"{FILE_NAME}: {error}; export the model again") from None
 

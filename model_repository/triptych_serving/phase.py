@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cards import PreviewCard
+from triptych_contract.cards import PreviewCard
+
 from .denoiser import Conditioning, Floats
 from .noise import TorchGenerator
 from .tables import SamplerTable

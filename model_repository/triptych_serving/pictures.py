@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .errors import InvalidRequest
+from triptych_contract.errors import InvalidRequest, invalid
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 32 * 2**20
@@ -35,11 +35,11 @@ def inspect(field: str, data: bytes) -> Picture:
         InvalidRequest: too large, or no PNG, JPEG or WebP.
     """
     if len(data) > MAX_BYTES:
-        raise InvalidRequest(field, f"{len(data)} bytes", f"at most {MAX_BYTES} bytes")
+        raise invalid(field, f"{len(data)} bytes", f"at most {MAX_BYTES} bytes")
     image = _open(field, data)
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise InvalidRequest(field, f"{width}×{height} pixels", f"at most {MAX_PIXELS} pixels")
+        raise invalid(field, f"{width}×{height} pixels", f"at most {MAX_PIXELS} pixels")
     if _turned(field, image):
         width, height = height, width
     return Picture(hashlib.sha256(data).hexdigest(), height, width)
@@ -86,7 +86,7 @@ def _turned(field: str, image: Image.Image) -> bool:
 
 
 def _damaged(field: str, error: Exception) -> InvalidRequest:
-    return InvalidRequest(field, f"a damaged file ({error})", ", ".join(FORMATS))
+    return invalid(field, f"a damaged file ({error})", ", ".join(FORMATS))
 
 
 def _open(field: str, data: bytes) -> Image.Image:
@@ -95,4 +95,4 @@ def _open(field: str, data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked in its place
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
-        raise InvalidRequest(field, f"no readable picture ({type(error).__name__})", ", ".join(FORMATS)) from None
+        raise invalid(field, f"no readable picture ({type(error).__name__})", ", ".join(FORMATS)) from None

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .cards import PreviewCard
+from triptych_contract.cards import PreviewCard
+
 from .denoiser import Floats
 from .job import Job
 

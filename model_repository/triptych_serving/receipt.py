@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from .families import Family
-from .settings import Settings
-from .tensorrt.machine import facts
+from triptych_contract.settings import Settings, parameters
 
-# What the caller is told but the image does not depend on.
-NOT_IN_RECEIPT = ("deadline_ms", "tenant", "cancel_on_disconnect")
+from .pipeline import Pipeline
+from .tensorrt.machine import facts
 
 
 def runtime(target: str, processor: str, *, reproducible: bool) -> dict[str, str]:
@@ -27,11 +25,11 @@ def runtime(target: str, processor: str, *, reproducible: bool) -> dict[str, str
 
 
 def receipt(
-    settings: Settings, family: Family[Any, Any], ran_on: Mapping[str, str], cut: Mapping[str, str]
+    settings: Settings, pipeline: Pipeline[Any, Any], ran_on: Mapping[str, str], cut: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The JSON receipt; `cut` holds the words of each prompt that no encoder saw."""
-    manifest, unused = family.manifest, family.unused_stages(settings)
-    asked = {name: value for name, value in settings.to_json().items() if name not in NOT_IN_RECEIPT}
+    """Write the JSON receipt; `cut` holds the words of each prompt that no encoder saw."""
+    manifest, unused = pipeline.manifest, pipeline.unused_stages(settings)
+    asked = remembered(settings)
     made_by = {"model": manifest.model.name, "family": manifest.family, **asked}
     return {
         **made_by,
@@ -42,9 +40,15 @@ def receipt(
     }
 
 
-def parameters(made_by: Mapping[str, Any], family: Family[Any, Any]) -> str:
+def remembered(settings: Settings) -> dict[str, Any]:
+    """Give the settings that the picture depends on."""
+    declared = parameters(type(settings))
+    return {name: value for name, value in settings.to_json().items() if not declared[name].delivery}
+
+
+def infotext(made_by: Mapping[str, Any], pipeline: Pipeline[Any, Any]) -> str:
     """The receipt as A1111 writes it, which other tools read: prompt, negative prompt, one line of settings."""
-    fields = {**family.a1111_fields(made_by), "Version": f"triptych {made_by['runtime']['triptych']}"}
+    fields = {**pipeline.a1111_fields(made_by), "Version": f"triptych {made_by['runtime']['triptych']}"}
     lines = [made_by["prompt"]]
     if made_by["negative_prompt"]:
         lines.append(f"Negative prompt: {made_by['negative_prompt']}")

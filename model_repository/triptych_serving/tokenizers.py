@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .cards import TokenizerCard
+from triptych_contract.cards import TokenizerCard
 
 
 class PromptTokenizer:

@@ -14,13 +14,16 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .cards import CARDS
-from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+from triptych_contract.errors import InvalidRequest, to_wire
+from triptych_contract.families import FAMILIES
+from triptych_contract.parameters import Kind
+
+from .errors import Cancelled, Overloaded, StageFailed
 from .manifest import Manifest
 from .metrics import METRICS
 
 if TYPE_CHECKING:
-    from .families import Family
+    from .pipeline import Pipeline
 
 # A model's parameters `build.<family>` lead to the builds that it serves, from its own folder.
 BUILD = "build."
@@ -40,7 +43,7 @@ class ModelArguments:
         folder = Path(args["model_repository"])
         paths = {key.removeprefix(BUILD): path for key, path in self.parameters.items() if key.startswith(BUILD)}
         # In the families' own order: Triton keeps parameters in none.
-        self.manifests = {name: Manifest.load(folder / paths[name]) for name in CARDS if name in paths}
+        self.manifests = {name: Manifest.load(folder / paths[name]) for name in FAMILIES if name in paths}
         errors.begin(config["name"])
 
     @property
@@ -54,11 +57,11 @@ class ModelArguments:
         (manifest,) = self.manifests.values()
         return manifest
 
-    def families(self) -> dict[str, Family[Any, Any]]:
+    def pipelines(self) -> dict[str, Pipeline[Any, Any]]:
         """What is served, by the ensembles' names."""
-        from .families import family  # many modules, which a process that only runs a stage does without
+        from .pipelines import pipeline  # many modules, which a process that only runs a stage does without
 
-        return {name: family(manifest) for name, manifest in self.manifests.items()}
+        return {name: pipeline(manifest) for name, manifest in self.manifests.items()}
 
 
 def array(request: Any, name: str) -> NDArray[Any] | None:
@@ -67,16 +70,22 @@ def array(request: Any, name: str) -> NDArray[Any] | None:
     return None if tensor is None else tensor.as_numpy()
 
 
-def scalars(request: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The small inputs that were given: bytes, int, float or bool, or a list of them where there are several."""
-    arrays = {name: array(request, name) for name in names}
-    return {name: _plain(value.reshape(-1)) for name, value in arrays.items() if value is not None and value.size}
+def scalars(request: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Read the small inputs that were given: bytes, int, float or bool, or a list of them where their kind has several."""
+    arrays = {name: array(request, name) for name in kinds}
+    given = {name: _plain(value.reshape(-1)) for name, value in arrays.items() if value is not None and value.size}
+    return {name: values if kinds[name].count > 1 else values[0] for name, values in given.items()}
 
 
-def _plain(values: NDArray[Any]) -> Any:
+def _plain(values: NDArray[Any]) -> list[Any]:
     """FP32 becomes the shortest decimal that means the same, which is what the caller wrote: 0.7, not 0.699999988."""
-    plain = [float(str(value)) if isinstance(value, np.float32) else value for value in values]
-    return plain[0] if len(plain) == 1 else [int(value) for value in plain]
+    return [float(str(value)) for value in values] if values.dtype == np.float32 else list(values.tolist())
+
+
+def passed_on(request: Any, name: str) -> bytes:
+    """Read a document that another model passes on, b"" where it is missing."""
+    given = array(request, name)
+    return b"" if given is None or not given.size else bytes(given.reshape(-1)[0])
 
 
 def text(value: Any) -> NDArray[np.object_]:
@@ -116,7 +125,8 @@ def failure(error: Exception) -> Any:
     codes = pb_utils.TritonError
     kinds = ((InvalidRequest, codes.INVALID_ARG), (Overloaded, codes.UNAVAILABLE), (Cancelled, codes.CANCELLED))
     code = next((code for kind, code in kinds if isinstance(error, kind)), codes.INTERNAL)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+    words = to_wire(error) if isinstance(error, InvalidRequest) else str(error)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(words, code))
 
 
 def answer_each(requests: Sequence[Any], answer: Callable[[Any], Any]) -> list[Any]:

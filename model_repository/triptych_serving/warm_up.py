@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .cards import ModelCard
+from triptych_contract.cards import ModelCard
+
 from .denoiser import Denoiser, Floats
 from .invariance import example
 from .job import Clock

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import Cancelled, InvalidRequest
+from triptych_contract.errors import invalid
+
+from .errors import Cancelled
 from .job import Clock, Job, Reply, Status
 from .policy import Policy
 from .previews import preview
@@ -112,7 +114,7 @@ class Watchers:
         elif news is None:
             if now - watcher.asked < ARRIVAL_SECONDS:
                 return False
-            watcher.reply.fail(InvalidRequest("id", watcher.id, "the id of a request of this tenant"))
+            watcher.reply.fail(invalid("id", watcher.id, "the id of a request of this tenant"))
         elif news.seq > watcher.since or now - watcher.asked >= HEARTBEAT_SECONDS:
             picture = _picture(job) if watcher.preview else None
             watcher.reply.send({"id": watcher.id, "seq": news.seq, **news.state, "preview": picture})

@@ -13,7 +13,7 @@ from typing import Any
 
 from triptych.async_client import AsyncClient
 from triptych.errors import invalid
-from triptych.request import INPUTS
+from triptych_contract.families import FAMILIES
 
 from .desk import Desk
 from .gate import LOOPBACK, Gate
@@ -157,7 +157,7 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
     load_gradio(uploads)
     from fastapi import FastAPI
 
-    made = clients or {model: AsyncClient(**options.client, model=model) for model in INPUTS}
+    made = clients or {model: AsyncClient(**options.client, model=model) for model in FAMILIES}
     monitor = Monitor(made["sdxl"])
     jobs = Jobs(lambda ensemble: made[ensemble], store, monitor, _limits(options))
     desk = Desk(store, jobs, monitor, uploads)

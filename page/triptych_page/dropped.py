@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import InvalidRequest, invalid
-from triptych.receipts import SETTINGS, family_of, read_receipt
+from triptych.receipts import family_of, read_receipt
 
 from . import a1111, invokeai
 from .fitting import fit, form_for, shown
@@ -51,9 +51,9 @@ def of_receipt(receipt: Mapping[str, Any], forms: Mapping[str, Form]) -> Dropped
         InvalidRequest: of a family that is not known, or that this server does not have.
     """
     family = family_of(receipt)
-    settings = {name: receipt[name] for name in SETTINGS[family] if name in receipt}
+    settings = {name: receipt[name] for name in family.remembered if name in receipt}
     left_out = _ours(settings)
-    return _dropped(forms, family, str(receipt.get("model", "")), "Triptych", settings, left_out)
+    return _dropped(forms, family.name, str(receipt.get("model", "")), "Triptych", settings, left_out)
 
 
 def _ours(settings: dict[str, Any]) -> list[str]:

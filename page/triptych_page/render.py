@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape as html_escape
 from typing import Any
 
+from triptych_contract.families import family_of
+
 from .health import Health, State
 from .jobs import Batch, Picture, Status
 from .store import Entry
@@ -133,9 +135,7 @@ def details(entry: Entry) -> str:
 
 def shown_settings(entry: Entry) -> Iterable[tuple[str, Any]]:
     """The settings that were asked for or stood in, without what a request leaves empty."""
-    from triptych.receipts import SETTINGS
-
-    names = SETTINGS.get(entry.ensemble, SETTINGS["sdxl"])
+    names = family_of(entry.ensemble).remembered
     return ((name, entry.settings[name]) for name in names if entry.settings.get(name) is not None)
 
 

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from triptych.request import PAIRS, PICTURES
-
 from .fitting import plain, short
 
+PAIRS = ("original_size", "target_size", "crops_coords_top_left")
+PICTURES = ("init_image", "mask")
 # Where the command looks by itself.
 LOCAL = "localhost:8001"
 # What the file is to be called where the reader has to put one of their own.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from triptych_contract.cards import PreviewCard
 from triptych_demo import demo_build
 from triptych_export import previews, to_onnx
-from triptych_serving.cards import PreviewCard
 from triptych_serving.manifest import Manifest
 from triptych_serving.previews import draw
 

@@ -23,7 +23,7 @@ class FakeTransport:
         *answers: Any,
         states: list[dict[str, Any]] | None = None,
         receipt: Any = RECEIPT,
-        reports: dict[bytes, Any] | None = None,
+        reports: dict[str, Any] | None = None,
         endless: bool = False,
     ) -> None:
         self.answers, self.states = list(answers) or [b"image"], states or []
@@ -31,8 +31,8 @@ class FakeTransport:
         self.requests: list[dict[str, Any]] = []
         self.models: list[str] = []  # that the requests went to
         self.watches: list[dict[str, Any]] = []
-        self.verbs: list[bytes] = []
-        self.cancelled: list[bytes] = []
+        self.verbs: list[str] = []
+        self.cancelled: list[str] = []
         self.endless = endless
         self.hold = asyncio.Event()
         self.hold.set()
@@ -55,9 +55,9 @@ class FakeTransport:
         self.verbs.append(inputs["action"])
         if inputs["action"] in self.reports:
             return self.reports[inputs["action"]]
-        if inputs["action"] == b"cancel":
+        if inputs["action"] == "cancel":
             self.cancelled.append(inputs["id"])
-            return {"id": inputs["id"].decode(), "cancelled": True}
+            return {"id": inputs["id"], "cancelled": True}
         self.watches.append(inputs)
         await asyncio.sleep(0)
         if not self.states:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from triptych_serving.cards import CascadeCard
+from triptych_contract.sdxl.settings import SdxlSettings
+from triptych_contract.stable_cascade.card import CascadeCard
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engine import Engine
 from triptych_serving.job import Job
 from triptych_serving.metrics import Metrics
 from triptych_serving.phase import Phase, noise_alone
 from triptych_serving.policy import Policy
-from triptych_serving.sdxl.settings import SdxlSettings
 from triptych_serving.sdxl.walk import BASE, REFINER
 from triptych_serving.tables import SamplerTable
 from triptych_serving.walk import Walk

@@ -15,8 +15,8 @@ from triptych import InvalidRequest, ServerError, ServerUnavailable
 from triptych import async_client as under_test
 from triptych.cli import main
 from triptych.cli.verify import mixed_requests
-from triptych.receipts import SETTINGS, differences, reasons, request_of
-from triptych.request import INPUTS
+from triptych.receipts import differences, reasons, request_of
+from triptych_contract.families import FAMILIES
 
 from .fakes import FakeTransport
 
@@ -85,7 +85,7 @@ def described(**cards):
 
 
 def served(*answers, denoisers=DENOISERS, **cards):
-    reports = {b"describe": described(**(cards or {"sdxl": CARD})), b"verify": {"denoisers": denoisers}}
+    reports = {"describe": described(**(cards or {"sdxl": CARD})), "verify": {"denoisers": denoisers}}
     return FakeTransport(*answers, reports=reports)
 
 
@@ -125,13 +125,13 @@ def test_generate_sends_every_option(run, tmp_path):
         "--denoising-end": (0.75, "denoising_end", 0.75),
         "--aesthetic-score": (7, "aesthetic_score", 7.0),
         "--negative-aesthetic-score": (2, "negative_aesthetic_score", 2.0),
-        "--negative-prompt": ("blue", "negative_prompt", b"blue"),
+        "--negative-prompt": ("blue", "negative_prompt", "blue"),
         "--num-inference-steps": (4, "num_inference_steps", 4),
         "--guidance-scale": (2, "guidance_scale", 2.0),
-        "--sampler": ("lcm", "sampler", b"lcm"),
-        "--schedule": ("long", "schedule", b"long"),
-        "--output-format": ("webp", "output_format", b"webp"),
-        "--tenant": ("me", "tenant", b"me"),
+        "--sampler": ("lcm", "sampler", "lcm"),
+        "--schedule": ("long", "schedule", "long"),
+        "--output-format": ("webp", "output_format", "webp"),
+        "--tenant": ("me", "tenant", "me"),
         "--seed": (5, "seed", 5),
     }
     transport = FakeTransport()
@@ -141,8 +141,8 @@ def test_generate_sends_every_option(run, tmp_path):
     assert out.count("\n") == 1
     sent = {name: value for name, value in transport.requests[0].items() if name not in ("request_id", "timeout_s")}
     wanted = {name: value for _, name, value in options.values()}
-    assert sent == {"prompt": b"a fox", "width": 96, "height": 128, **wanted}
-    assert set(sent) == set(INPUTS["sdxl"]) - {"deadline_ms", "cancel_on_disconnect"}
+    assert sent == {"prompt": "a fox", "width": 96, "height": 128, **wanted}
+    assert set(sent) == set(FAMILIES["sdxl"].parameters) - {"deadline_ms", "cancel_on_disconnect", "use_cache"}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ class Together(FakeTransport):
         await others()
         self.most = max(self.most, self.running)
         answer = await super().infer(model, inputs, outputs, **options)
-        spoilt = self.running > 1 and inputs["sampler"] == b"lcm"
+        spoilt = self.running > 1 and inputs["sampler"] == "lcm"
         await others()
         self.running -= 1
         return {**answer, "image": b"spoilt" if spoilt else b"image"}
@@ -357,7 +357,7 @@ def test_an_old_receipt_asks_only_for_what_it_names(run, tmp_path):
     transport = Repeating([file])
     run(transport, "replay", file)
     assert set(transport.requests[0]) - {"tenant", "request_id", "timeout_s"} == {
-        name for name in SETTINGS["sdxl"] if RECEIPT.get(name) is not None
+        name for name in FAMILIES["sdxl"].remembered if RECEIPT.get(name) is not None
     }
 
 
@@ -378,7 +378,7 @@ def test_a_request_that_fails_loses_no_other_verdict(run, tmp_path):
     (tmp_path / "other.png").write_text("not a picture")
     transport = Repeating(files)
     answer = transport.answers[0]
-    errors = {1: InvalidRequest("sampler: 'nope' given; legal: euler"), 2: GONE, 3: ServerError("broke")}
+    errors = {1: InvalidRequest(message="sampler: 'nope' given; legal: euler"), 2: GONE, 3: ServerError("broke")}
     transport.answers = [lambda inputs: errors.get(inputs["seed"]) or answer(inputs)]
     code, out, err = run(transport, "replay", *files, tmp_path / "other.png")
     lines = out.splitlines()
@@ -536,9 +536,9 @@ def test_generate_asks_stable_cascade(run, tmp_path, spelling):
         "--prior-guidance-scale": (3.5, "prior_guidance_scale", 3.5),
         "--num-inference-steps": (10, "num_inference_steps", 10),
         "--decoder-guidance-scale": (1.5, "decoder_guidance_scale", 1.5),
-        "--negative-prompt": ("blue", "negative_prompt", b"blue"),
-        "--output-format": ("webp", "output_format", b"webp"),
-        "--tenant": ("me", "tenant", b"me"),
+        "--negative-prompt": ("blue", "negative_prompt", "blue"),
+        "--output-format": ("webp", "output_format", "webp"),
+        "--tenant": ("me", "tenant", "me"),
         "--seed": (5, "seed", 5),
     }
     transport = FakeTransport()
@@ -563,8 +563,12 @@ def test_generate_asks_stable_cascade(run, tmp_path, spelling):
     assert transport.models == ["stable_cascade"] * 2
     sent = {name: value for name, value in transport.requests[0].items() if name not in ("request_id", "timeout_s")}
     wanted = {name: value for _, name, value in options.values()}
-    assert sent == {"prompt": b"a fox", "width": 256, "height": 128, **wanted}
-    assert set(sent) == set(INPUTS["stable_cascade"]) - {"deadline_ms", "cancel_on_disconnect"}
+    assert sent == {"prompt": "a fox", "width": 256, "height": 128, **wanted}
+    assert set(sent) == set(FAMILIES["stable_cascade"].parameters) - {
+        "deadline_ms",
+        "cancel_on_disconnect",
+        "use_cache",
+    }
 
 
 @pytest.mark.parametrize(
@@ -669,7 +673,7 @@ def test_verify_names_what_differs_of_cascade(run):
 
 @pytest.mark.parametrize("models", [{}, {"mine": {"family": "flux", "model": {}}}, {"sdxl": {"family": "sdxl"}}])
 def test_a_server_of_nothing_known_is_not_verified(run, models):
-    transport = FakeTransport(reports={b"describe": {"models": models}, b"verify": {"denoisers": DENOISERS}})
+    transport = FakeTransport(reports={"describe": {"models": models}, "verify": {"denoisers": DENOISERS}})
     for command in ("verify", "samplers"):
         code, out, err = run(transport, command)
         assert (code, out) == (1, "")
@@ -681,7 +685,7 @@ def test_mixed_cascade_requests_are_legal_and_mixed():
     for name in ("prior_num_inference_steps", "num_inference_steps", "prior_guidance_scale", "decoder_guidance_scale"):
         assert len({request[name] for request in requests}) > 1
     assert all(1 <= request["num_inference_steps"] <= 3 for request in requests)
-    assert all(set(request) <= set(INPUTS["stable_cascade"]) for request in requests)
+    assert all(set(request) <= set(FAMILIES["stable_cascade"].parameters) for request in requests)
     assert {request.get("height") for request in requests} == {128, None}
 
 
@@ -693,7 +697,7 @@ def test_files_of_both_families_are_made_again_by_their_own_models(run, tmp_path
     asked = dict(zip(transport.models, transport.requests, strict=True))
     assert asked["sdxl"]["seed"] == 7
     assert set(asked["stable_cascade"]) - {"tenant", "request_id", "timeout_s"} == {
-        name for name in SETTINGS["stable_cascade"] if CASCADE_RECEIPT[name] is not None
+        name for name in FAMILIES["stable_cascade"].remembered if CASCADE_RECEIPT[name] is not None
     }
     assert len({request["tenant"] for request in transport.requests}) == 1
 

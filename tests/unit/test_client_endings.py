@@ -64,7 +64,7 @@ async def test_a_job_whose_steps_are_over_when_it_is_cancelled_ends_as_cancelled
 async def test_a_cancel_that_reaches_another_replica_is_sent_again():
     def answer(_):
         if len(transport.verbs) < 3:
-            raise InvalidRequest("id: x given; legal: the id of a request of this tenant")
+            raise InvalidRequest(message="id: x given; legal: the id of a request of this tenant")
         return {"cancelled": True}
 
     transport = Verbs(answer)
@@ -73,7 +73,7 @@ async def test_a_cancel_that_reaches_another_replica_is_sent_again():
         assert await job.cancel()
         with pytest.raises(RequestCancelled):
             await waiting
-    assert transport.verbs == [b"cancel"] * 3
+    assert transport.verbs == ["cancel"] * 3
 
 
 @pytest.mark.parametrize("broken", [lambda _: {"not": "a state"}, lambda _: None, lambda _: 1 / 0])

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import os
 import typing
-from pathlib import Path
 
 import numpy as np
 import pytest
-from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
@@ -26,11 +24,13 @@ from triptych import (
 from triptych import async_client as under_test
 from triptych.pictures import MAX_BYTES
 from triptych.transport import TritonTransport
+from triptych_contract import verbs
+from triptych_contract.families import FAMILIES
+from triptych_serving.assemble import ensemble
 
 from .. import plain
 from .fakes import RECEIPT, FakeTransport
 
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
 NUMBERS = {
     "guidance_rescale": 0.7,
     "guidance_end": 0.5,
@@ -55,25 +55,32 @@ def png(mode="RGB"):
     return file.getvalue()
 
 
+def _names(hints):
+    return hints.__annotations__  # of its bases as well
+
+
 @pytest.mark.parametrize(("model", "hints"), [("sdxl", Parameters), ("stable_cascade", CascadeParameters)])
 def test_the_contract_has_one_list_of_inputs(model, hints):
-    assert {"prompt", *hints.__annotations__} == set(request.INPUTS[model])
+    assert {"prompt", *_names(hints)} == set(FAMILIES[model].parameters)
 
 
 def test_a_name_has_one_type():
-    tables = [*request.INPUTS.values(), request.VERB_INPUTS]
-    assert [table for table in tables if not table.items() <= request.DATATYPES.items()] == []
-    assert request.DATATYPES == plain.TYPES
-    assert {"prompt", *AnyParameters.__annotations__} == set().union(*request.INPUTS.values())
+    tables = [
+        *({name: one.kind.datatype for name, one in family.parameters.items()} for family in FAMILIES.values()),
+        {name: kind.datatype for name, kind in verbs.INPUTS.items()},
+    ]
+    assert [table for table in tables if not table.items() <= verbs.ALL_DATATYPES.items()] == []
+    assert plain.TYPES.items() <= verbs.ALL_DATATYPES.items()  # as a stranger wrote them down
+    assert {"prompt", *_names(AnyParameters)} == set().union(*tables[:-1])
 
 
-@pytest.mark.parametrize("model", request.INPUTS)
-def test_the_tables_are_what_the_ensembles_take(model):
-    text = (REPOSITORY / model / "config.pbtxt").read_text("utf-8")
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+@pytest.mark.parametrize("model", FAMILIES)
+def test_the_ensembles_take_what_the_contract_declares(model):
+    config = ensemble(FAMILIES[model], ["tokenizer", "cascade_tokenizer", "denoise"])
     types = {name: name.removeprefix("TYPE_").replace("STRING", "BYTES") for name in model_config_pb2.DataType.keys()}  # noqa: SIM118
     inputs = {given.name: types[model_config_pb2.DataType.Name(given.data_type)] for given in config.input}
-    assert inputs == request.INPUTS[model]
+    assert inputs == {name: one.kind.datatype for name, one in FAMILIES[model].parameters.items()}
+    assert dict(config.ensemble_scheduling.step[0].input_map) == {name: name for name in inputs}
 
 
 async def test_numbers_and_pairs_are_sent_as_given():
@@ -165,7 +172,7 @@ def test_tensors_have_the_contracts_types_and_shapes():
     )
     tensors = {name: transport._tensor(name, value) for name, value in checked.items()}
     assert {name: tensor.datatype() for name, tensor in tensors.items()} == {
-        n: request.INPUTS["sdxl"][n] for n in tensors
+        n: FAMILIES["sdxl"].parameters[n].kind.datatype for n in tensors
     }
     shapes = {name: list(tensor.shape()) for name, tensor in tensors.items()}
     assert shapes.pop("original_size") == [2]
@@ -184,21 +191,21 @@ async def test_a_picture_tells_whether_it_was_cached_and_its_receipt_does_not(sa
 
 async def test_describe_and_verify_are_verbs():
     models = {"sdxl": {"build": "b1"}, "stable_cascade": {"build": "b2"}}
-    transport = FakeTransport(reports={b"describe": {"models": models}, b"verify": {"denoisers": {}}})
+    transport = FakeTransport(reports={"describe": {"models": models}, "verify": {"denoisers": {}}})
     async with AsyncClient(transport=transport) as client:
         assert await client.describe() == {"build": "b1"}
         assert await client.models() == models
         assert await client.verify() == {"denoisers": {}}
         with pytest.raises(InvalidRequest, match="timeout: 0 given"):
             await client.verify(timeout=0)
-    assert transport.verbs == [b"describe", b"describe", b"verify"]
+    assert transport.verbs == ["describe", "describe", "verify"]
     async with AsyncClient(transport=transport, model="stable_cascade") as client:
         assert await client.describe() == {"build": "b2"}
 
 
 @pytest.mark.parametrize("model", ["stable_cascade", "mine"])
 async def test_a_model_that_is_not_served_is_refused_with_those_that_are(model):
-    transport = FakeTransport(reports={b"describe": {"models": {"sdxl": {}, "other": {}}}})
+    transport = FakeTransport(reports={"describe": {"models": {"sdxl": {}, "other": {}}}})
     async with AsyncClient(transport=transport, model=model) as client:
         with pytest.raises(InvalidRequest) as error:
             await client.describe()
@@ -207,13 +214,13 @@ async def test_a_model_that_is_not_served_is_refused_with_those_that_are(model):
 
 @pytest.mark.parametrize("report", [{"model": {}, "family": "sdxl"}, {"models": None}, {"models": 3}, []])
 async def test_a_description_of_another_version_is_the_servers_error(report):
-    async with AsyncClient(transport=FakeTransport(reports={b"describe": report})) as client:
+    async with AsyncClient(transport=FakeTransport(reports={"describe": report})) as client:
         with pytest.raises(ServerError, match="the answer is not this version's"):
             await client.describe()
 
 
 def test_the_sync_client_has_them_as_well(monkeypatch):
-    transport = FakeTransport(reports={b"describe": {"models": {"sdxl": {"model": {}}}}, b"verify": {"denoisers": {}}})
+    transport = FakeTransport(reports={"describe": {"models": {"sdxl": {"model": {}}}}, "verify": {"denoisers": {}}})
     monkeypatch.setattr(under_test, "TritonTransport", lambda *_, **__: transport)
     with Client() as client:
         assert client.describe() == {"model": {}}

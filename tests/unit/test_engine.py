@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from triptych_contract.errors import InvalidRequest
 from triptych_serving.denoiser import only
 from triptych_serving.engine import PUBLISH_SECONDS
-from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+from triptych_serving.errors import Cancelled, Overloaded, StageFailed
 from triptych_serving.metrics import Metrics
 from triptych_serving.paces import LOOK_AGAIN_EVERY, TRUSTED_AFTER
 from triptych_serving.sdxl.walk import BASE

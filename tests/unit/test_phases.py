@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triptych_serving.cards import PreviewCard
-from triptych_serving.errors import InvalidRequest
+from triptych_contract.cards import PreviewCard
+from triptych_contract.errors import InvalidRequest
 from triptych_serving.noise import TorchGenerator
 from triptych_serving.previews import draw, estimate
 from triptych_serving.walk import Walk

@@ -11,7 +11,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw
 
-from triptych_serving.errors import InvalidRequest
+from triptych_contract.errors import InvalidRequest
 from triptych_serving.pictures import ORIENTATION, inspect, latent_mask, pixels
 
 SCALE = 8

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych_serving.errors import InvalidRequest
-from triptych_serving.pictures import Picture
-from triptych_serving.sdxl.settings import SdxlSettings
-from triptych_serving.settings import MAX_PROMPT_BYTES
+from triptych_contract.errors import InvalidRequest
+from triptych_contract.parameters import Picture
+from triptych_contract.sdxl.settings import SdxlSettings
+from triptych_contract.settings import MAX_PROMPT_BYTES
 
 from ..models import REFINER, card, sdxl
 

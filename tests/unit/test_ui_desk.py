@@ -26,7 +26,7 @@ class Counter:
     """A desk over a server that a test plays."""
 
     def __init__(self, tmp_path: Path, **limits: int) -> None:
-        self.transport = FakeTransport(reports={b"stats": {}, b"describe": {"models": described(cascade=True)}})
+        self.transport = FakeTransport(reports={"stats": {}, "describe": {"models": described(cascade=True)}})
         self.client, self.store = AsyncClient(transport=self.transport), Store()
         self.monitor = Monitor(self.client)
         self.uploads = tmp_path / "uploads"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from triptych import InvalidRequest, ServerError
+from triptych_contract.cards import TableCard
+from triptych_contract.sdxl.settings import SdxlSettings
+from triptych_contract.stable_cascade.card import CascadeCard
 from triptych_demo import demo_build
 from triptych_page.checking import check, check_count
 from triptych_page.forms import forms_of
 from triptych_page.seeds import MAX_SEED, draw_seed, parse_seed, seeds_from
 from triptych_page.sizes import cascade_sides, nearest_side, presets, sdxl_sides
-from triptych_serving.cards import CascadeCard, TableCard
-from triptych_serving.errors import InvalidRequest as ServersWord
 from triptych_serving.manifest import Manifest
-from triptych_serving.sdxl.settings import SdxlSettings
 
 from .ui_forms import CASCADE, all_forms, described, sdxl_card
 
@@ -65,7 +65,7 @@ def test_sdxls_sides_are_what_the_server_takes():
         try:
             SdxlSettings.parse(given, card)
             legal = True
-        except ServersWord:
+        except InvalidRequest:
             legal = False
         assert (side in SDXL.sides) == legal, side
 
@@ -167,7 +167,7 @@ def test_a_full_form_is_a_request_that_the_server_takes():
 def test_what_is_wrong_is_told_in_the_servers_words(values, message):
     assert problems(SDXL, **values) == [message]
     sent = {name: value.encode() if isinstance(value, str) else value for name, value in values.items()}
-    with pytest.raises(ServersWord) as theirs:
+    with pytest.raises(InvalidRequest) as theirs:
         SdxlSettings.parse({"prompt": b"a fox", **sent}, Manifest.load(demo_build()).model)
     assert str(theirs.value) == message
 

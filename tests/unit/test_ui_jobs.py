@@ -21,7 +21,7 @@ from .ui_forms import described
 
 GONE = ServerUnavailable("no server is ready there (failed to connect)", nothing_accepted=True)
 BROKEN = ServerUnavailable("the connection broke (Socket closed)")
-REPORTS = {b"stats": {"batches_total": 3, "estimate_seconds": 0}, b"describe": {"models": described()}}
+REPORTS = {"stats": {"batches_total": 3, "estimate_seconds": 0}, "describe": {"models": described()}}
 PNG = b"\x89PNG preview"
 
 
@@ -73,7 +73,7 @@ async def test_pictures_are_kept_in_the_order_of_their_seeds():
         await until(lambda: batch.ended)
         assert [entry.seed for entry in batch.entries] == [7, 8, 9]
         assert {entry.group for entry in session.entries} == {batch.id}
-        assert {request["tenant"] for request in transport.requests} == {session.tenant.encode()}
+        assert {request["tenant"] for request in transport.requests} == {session.tenant}
 
 
 async def test_a_reloaded_page_finds_its_pictures_under_way():
@@ -118,7 +118,7 @@ async def test_nobody_stops_anothers_pictures():
 
 
 async def test_a_picture_that_is_refused_says_why():
-    async with page(InvalidRequest("seed: -1 given; legal: 0 … 9")) as (jobs, store, _, _monitor):
+    async with page(InvalidRequest(message="seed: -1 given; legal: 0 … 9")) as (jobs, store, _, _monitor):
         batch = jobs.start(store.session("a"), "sdxl", "sdxl", requests(1))
         await until(lambda: batch.ended)
         assert batch.pictures[0].status is Status.FAILED

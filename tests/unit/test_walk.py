@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from triptych_serving.cards import LatentScale
-from triptych_serving.errors import InvalidRequest
+from triptych_contract.errors import InvalidRequest
+from triptych_contract.parameters import Picture
+from triptych_contract.sdxl.card import LatentScale
+from triptych_contract.sdxl.settings import SdxlSettings
 from triptych_serving.noise import TorchGenerator
-from triptych_serving.pictures import Picture
 from triptych_serving.sdxl import walk as sdxl_walk
 from triptych_serving.sdxl.latents import EncodedPicture, initial
-from triptych_serving.sdxl.settings import SdxlSettings
 from triptych_serving.tables import SamplerTables
 
 from ..models import REFINER, card

@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from triptych.async_client import AsyncClient
-from triptych.request import INPUTS
+from triptych_contract.families import FAMILIES
 
 
 @asynccontextmanager
 async def connected(**client: Any) -> AsyncIterator[dict[str, AsyncClient]]:
     """A client for each ensemble, by its name; none connects before it is used."""
     async with AsyncExitStack() as stack:
-        yield {model: await stack.enter_async_context(AsyncClient(**client, model=model)) for model in INPUTS}
+        yield {model: await stack.enter_async_context(AsyncClient(**client, model=model)) for model in FAMILIES}

@@ -18,8 +18,8 @@ import typer
 from triptych.async_client import AsyncClient, AsyncJob
 from triptych.errors import ServerUnavailable, TriptychError, invalid
 from triptych.files import save_in
-from triptych.request import DELIVERY, inputs_of, stranger
 from triptych.types import Completed, GeneratedImage
+from triptych_contract.families import family_of, stranger
 
 from .options import LOCAL, model_option, spelled
 from .progress import Progress, progress
@@ -124,10 +124,12 @@ def generate(
 
 def _refuse_strangers(model: str, given: Mapping[str, Any]) -> None:
     """Raise InvalidRequest where an option is another model's."""
-    legal = inputs_of(model)
+    legal = family_of(model).parameters
     for name in given:
         if name not in legal:
-            options = dict.fromkeys(_option(name) for name in legal if name != "prompt" and name not in DELIVERY)
+            options = dict.fromkeys(
+                _option(name) for name, one in legal.items() if name != "prompt" and not one.delivery
+            )
             raise invalid(_option(name), stranger("an option", name, model), ", ".join(options))
 
 
@@ -176,7 +178,7 @@ async def _draw(
 
 def _staged(model: str, parameters: Mapping[str, Any]) -> bool:
     """Whether the picture is made by more than one denoiser."""
-    return model == "stable_cascade" or "denoising_end" in parameters
+    return family_of(model).staged(parameters)
 
 
 async def _follow(job: AsyncJob, bars: Progress, output: Path, show: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from triptych.request import INPUTS
+from triptych_contract.families import FAMILIES
 
 Url = Annotated[str, typer.Option(envvar="TRIPTYCH_URL", help="The server's gRPC address.")]
 LOCAL = "localhost:8001"
@@ -18,11 +18,11 @@ def spelled(name: str) -> str:
     return name.replace("_", "-")
 
 
-MODELS = tuple(map(spelled, INPUTS))
+MODELS = tuple(map(spelled, FAMILIES))
 
 
 def _ensemble(name: str) -> str:
-    if (model := name.replace("-", "_")) not in INPUTS:
+    if (model := name.replace("-", "_")) not in FAMILIES:
         raise typer.BadParameter(f"{name!r} given; legal: {', '.join(MODELS)}")
     return model
 

@@ -89,7 +89,7 @@ async def _verdict(clients: Mapping[str, AsyncClient], file: Path, pictures: Map
     try:
         receipt = read_receipt(file)
         _need_pictures(file, receipt, pictures)
-        image: GeneratedImage = await clients[family_of(receipt)].generate(**request_of(receipt, pictures))
+        image: GeneratedImage = await clients[family_of(receipt).name].generate(**request_of(receipt, pictures))
     except TriptychError as error:
         return Verdict(file, error=error)
     return Verdict(file, image.data == file.read_bytes(), receipt, image.receipt)
@@ -102,4 +102,4 @@ def _need_pictures(file: Path, receipt: Mapping[str, Any], pictures: Mapping[str
             f"--{name.replace('_', '-')} FILE with SHA-256 {sha256}" for name, sha256 in missing.items()
         )
         what = "picture it was" if len(missing) == 1 else "pictures it was"
-        raise InvalidRequest(f"{file}: needs the {what} made from: {options}")
+        raise InvalidRequest(message=f"{file}: needs the {what} made from: {options}")

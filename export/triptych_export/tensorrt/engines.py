@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from triptych_serving.cards import ModelCard
+from triptych_contract.cards import ModelCard
 from triptych_serving.manifest import sha256
 
 from .. import precision

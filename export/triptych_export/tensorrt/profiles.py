@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from triptych_serving.cards import ModelCard
+from triptych_contract.cards import ModelCard
 
 from ..errors import ExportError
 from ..stages import StageSpec

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from triptych.errors import InvalidRequest, invalid
+from triptych.errors import invalid
+from triptych_contract.settings import Settings
 from triptych_serving.denoiser import Floats
-from triptych_serving.errors import InvalidRequest as Refused
-from triptych_serving.families import Family, family
 from triptych_serving.manifest import Manifest, ManifestError
 from triptych_serving.noise import TorchGenerator
 from triptych_serving.phase import Phase, Start
-from triptych_serving.settings import Settings
+from triptych_serving.pipeline import Pipeline
+from triptych_serving.pipelines import pipeline
 
 # What has no part in the time that a request takes.
 INDIFFERENT = ("prompt", "negative_prompt", "seed", "output_format")
-PROMPT = b"a"
+PROMPT = "a"
 # The latents of a simulated job.
 NOTHING: Floats = np.zeros((1, 1, 1), np.float32)
 
@@ -42,13 +42,13 @@ class Planner:
         Raises:
             InvalidRequest: `build` is no folder that `triptych export` made.
         """
-        self._family = _family(build, max_size)
+        self._pipeline = _pipeline(build, max_size)
         self._plans: dict[tuple[tuple[str, Any], ...], Plan] = {}
 
     @property
     def model(self) -> str:
         """The ensemble that serves the build."""
-        return self._family.manifest.family
+        return self._pipeline.manifest.family
 
     def __call__(self, parameters: Mapping[str, Any]) -> Plan:
         """The plan of one request, given by the ensemble's input names.
@@ -64,12 +64,8 @@ class Planner:
     def _plan(self, parameters: Mapping[str, Any]) -> Plan:
         if "init_image" in parameters:
             raise invalid("init_image", "a picture", "requests that begin with noise")
-        try:
-            raw = {name: value.encode() if isinstance(value, str) else value for name, value in parameters.items()}
-            settings = self._family.parse({"prompt": PROMPT, "seed": 0, **raw})
-            return Plan(settings, [Phase(*outline, 1.0, _begin) for outline in self._family.outline(settings)])
-        except Refused as error:
-            raise InvalidRequest(str(error)) from None
+        settings = self._pipeline.parse({"prompt": PROMPT, "seed": 0, **parameters})
+        return Plan(settings, [Phase(*outline, 1.0, _begin) for outline in self._pipeline.outline(settings)])
 
 
 def _begin(_generator: TorchGenerator, _previous: Floats | None) -> Start:
@@ -80,10 +76,10 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _family(build: Path, max_size: int | None) -> Family[Any, Any]:
+def _pipeline(build: Path, max_size: int | None) -> Pipeline[Any, Any]:
     try:
         manifest = Manifest.load(build)
     except ManifestError as error:
         raise invalid("build", f"{build} ({error})", "a folder that `triptych export` made") from None
     card = manifest.model
-    return family(replace(manifest, model=replace(card, max_size=max(card.max_size, max_size or 0))))
+    return pipeline(replace(manifest, model=replace(card, max_size=max(card.max_size, max_size or 0))))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import InvalidRequest, invalid
-from triptych.request import check, inputs_of
+from triptych.request import check
+from triptych_contract.families import family_of
 
 INTERVAL = "interval_s"
 MAX_INTERVAL_S = 1e6
@@ -61,7 +62,7 @@ def _read(line: str, model: str, where: str) -> Arrival:
     try:
         return _arrival(_object(line), model)
     except InvalidRequest as error:
-        raise InvalidRequest(f"workload: {where}: {error}") from None
+        raise InvalidRequest(error.problems, f"workload: {where}: {error}") from None
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -83,5 +84,6 @@ def _arrival(document: dict[str, Any], model: str) -> Arrival:
         raise invalid("prompt", json.dumps(document.get("prompt")), "a text")
     check(model, document)
     return Arrival(
-        float(interval), {name: document[name] for name in inputs_of(model) if document.get(name) is not None}
+        float(interval),
+        {name: document[name] for name in family_of(model).parameters if document.get(name) is not None},
     )

@@ -7,22 +7,21 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+from triptych_contract.errors import InvalidRequest, Problem, invalid
+from triptych_contract.settings import tenant
+from triptych_contract.verbs import ACTIONS, INPUTS
 from triptych_serving import invariance, runtimes, triton
 from triptych_serving.engine import Engine
-from triptych_serving.errors import InvalidRequest
 from triptych_serving.job import Job
 from triptych_serving.metrics import Metrics
 from triptych_serving.policy import Policy
-from triptych_serving.settings import tenant
 from triptych_serving.warm_up import warm_up
-
-ACTIONS = ("cancel", "describe", "stats", "verify", "watch")
 
 
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.families = arguments.families()
+        self.pipelines = arguments.pipelines()
         self.max_batch_rows = int(arguments.parameters["max_batch_rows"])
         # Where each model of the loop comes from.
         self.sources = {
@@ -66,14 +65,14 @@ class TritonPythonModel:
         self.engine.stop()
 
     def _take(self, request, reply):
-        verb = triton.scalars(request, ("action", "id", "tenant", "since", "preview"))
+        verb = triton.scalars(request, INPUTS)
         if "action" not in verb:
             self._generate(request, reply)
             return
         action, of = (verb.get(name, b"").decode("utf-8", "replace") for name in ("action", "id"))
         whose = tenant(verb.get("tenant"))
         if action not in ACTIONS:
-            raise InvalidRequest("action", repr(action), ", ".join(ACTIONS))
+            raise invalid("action", repr(action), ", ".join(ACTIONS))
         if action == "stats":
             self.engine.stats(reply)
         elif action == "describe":
@@ -81,7 +80,7 @@ class TritonPythonModel:
         elif action == "verify":
             self.engine.between_steps(self._verdict, reply)
         elif not _is_uuid(of):
-            raise InvalidRequest("id", repr(of), "the UUID that a request was sent with")
+            raise invalid("id", repr(of), "the UUID that a request was sent with")
         elif action == "cancel":
             self.engine.cancel(of, whose, reply)
         else:
@@ -89,30 +88,30 @@ class TritonPythonModel:
             self.engine.watch(of, whose, since, reply, preview=preview)
 
     def _generate(self, request, reply):
-        passed_on = triton.scalars(request, ("settings", "refusal"))
-        if "settings" not in passed_on:
-            raise InvalidRequest("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
-        if refusal := passed_on.get("refusal"):
+        passed_on = triton.passed_on(request, "settings")
+        if not passed_on:
+            raise invalid("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
+        if refusal := triton.passed_on(request, "refusal"):
             raise _refused(refusal)
-        document = self._document(passed_on["settings"])
-        family = self.families[document["family"]]
+        document = self._document(passed_on)
+        pipeline = self.pipelines[document["family"]]
         if document["cached"]:
-            self._pass_by(reply, document["arrived"], family)
+            self._pass_by(reply, document["arrived"], pipeline)
         else:
-            self.engine.submit(self._job(request, reply, document, family))
+            self.engine.submit(self._job(request, reply, document, pipeline))
 
-    def _pass_by(self, reply, arrived, family):
+    def _pass_by(self, reply, arrived, pipeline):
         """The file is there already: the smallest latents, for the decoder to be done with at once."""
         before = round((time.monotonic() - arrived) * 1e3, 3)
-        reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, family.nothing())
+        reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, pipeline.nothing())
         self.engine.count("cached_total")
 
-    def _job(self, request, reply, document, family):
-        settings = family.read_settings(document["settings"])
+    def _job(self, request, reply, document, pipeline):
+        settings = pipeline.read_settings(document["settings"])
         return Job(
             request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4()),
             settings,
-            family.phases(settings, functools.partial(triton.array, request)),
+            pipeline.phases(settings, functools.partial(triton.array, request)),
             reply,
             arrived=document["arrived"],
         )
@@ -121,16 +120,14 @@ class TritonPythonModel:
         try:
             document = json.loads(passed_on)
             facts = {"arrived": float(document["arrived"]), "cached": bool(document["cached"])}
-            if document["family"] not in self.families:
+            if document["family"] not in self.pipelines:
                 raise ValueError(f"family {document['family']!r}")
             return {"settings": document["settings"], "family": document["family"], **facts}
         except (ValueError, KeyError, TypeError) as error:
-            raise InvalidRequest(
-                "settings", f"{type(error).__name__}: {error}", "what the ensemble passes on"
-            ) from None
+            raise invalid("settings", f"{type(error).__name__}: {error}", "what the ensemble passes on") from None
 
     def _description(self):
-        return {"models": {name: self._facts(family.manifest) for name, family in self.families.items()}}
+        return {"models": {name: self._facts(pipeline.manifest) for name, pipeline in self.pipelines.items()}}
 
     def _facts(self, manifest):
         stages = {name: stage["sha256"] for name, stage in manifest.stages.items()}
@@ -151,10 +148,9 @@ class TritonPythonModel:
 def _refused(passed_on):
     """What `vae_encoder` found wrong with a picture."""
     try:
-        field, given, legal = json.loads(passed_on)
-        return InvalidRequest(field, given, legal)
+        return InvalidRequest([Problem(*map(str, problem)) for problem in json.loads(passed_on)])
     except (ValueError, TypeError):
-        return InvalidRequest("refusal", repr(passed_on), "what `vae_encoder` passes on")
+        return invalid("refusal", repr(passed_on), "what `vae_encoder` passes on")
 
 
 def _is_uuid(text):

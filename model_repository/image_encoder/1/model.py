@@ -9,16 +9,16 @@ from triptych_serving import triton
 from triptych_serving.cache import ImageCache
 from triptych_serving.errors import StageFailed
 from triptych_serving.images import encode
-from triptych_serving.receipt import parameters, receipt, runtime
+from triptych_serving.receipt import infotext, receipt, runtime
 
 
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.families, processor = arguments.families(), triton.cpu_model()
+        self.pipelines, processor = arguments.pipelines(), triton.cpu_model()
         self.ran_on = {
             target: runtime(target, processor, reproducible=arguments.reproducible)
-            for target in {family.manifest.target for family in self.families.values()}
+            for target in {pipeline.manifest.target for pipeline in self.pipelines.values()}
         }
         self.cache = ImageCache.of_server()
 
@@ -26,17 +26,17 @@ class TritonPythonModel:
         return triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
-        document = json.loads(triton.array(request, "settings")[0])
-        timings = json.loads(triton.array(request, "report")[0])
-        family = self.families[document["family"]]
-        settings = family.read_settings(document["settings"])
-        ran_on = self.ran_on[family.manifest.target]
-        made_by = receipt(settings, family, ran_on, document["cut"])
-        image = triton.array(request, "cached")[0]
+        document = json.loads(triton.passed_on(request, "settings"))
+        timings = json.loads(triton.passed_on(request, "report"))
+        pipeline = self.pipelines[document["family"]]
+        settings = pipeline.read_settings(document["settings"])
+        ran_on = self.ran_on[pipeline.manifest.target]
+        made_by = receipt(settings, pipeline, ran_on, document["cut"])
+        image = triton.passed_on(request, "cached")
         if not image:
-            image = self._file(triton.array(request, "sample")[0], settings, made_by, family)
-            if self.cache and document["keep"]:
-                self.cache.put(ImageCache.key(settings, family.manifest, ran_on), image)
+            image = self._file(triton.array(request, "sample")[0], settings, made_by, pipeline)
+            if self.cache and settings.use_cache:
+                self.cache.put(ImageCache.key(settings, pipeline.manifest, ran_on), image)
         timings["total_ms"] = round((time.monotonic() - document["arrived"]) * 1e3, 3)
         return triton.response(
             image=triton.text(image),
@@ -44,7 +44,7 @@ class TritonPythonModel:
             receipt=triton.text({**made_by, "timings": timings, "cached": document["cached"]}),
         )
 
-    def _file(self, pixels, settings, made_by, family):
+    def _file(self, pixels, settings, made_by, pipeline):
         if pixels.min() == pixels.max():
             raise StageFailed("the decoder: every pixel is the same; no image is made of it")
-        return encode(pixels, settings.output_format, made_by, parameters(made_by, family))
+        return encode(pixels, settings.output_format, made_by, infotext(made_by, pipeline))

@@ -2,21 +2,21 @@
 
 import time
 
+from triptych_contract.parameters import File
 from triptych_serving import triton
 from triptych_serving.cache import ImageCache
-from triptych_serving.families import family
 from triptych_serving.pictures import inspect
+from triptych_serving.pipelines import pipeline
 from triptych_serving.receipt import runtime
 from triptych_serving.tokenizers import PromptTokenizer
-
-PICTURES = ("init_image", "mask")
 
 
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.inputs, self.manifest = arguments.inputs, arguments.manifest
-        self.family = family(self.manifest)
+        self.manifest = arguments.manifest
+        self.pipeline = pipeline(self.manifest)
+        self.kinds = {name: one.kind for name, one in self.pipeline.family.parameters.items()}
         cards = self.manifest.model.tokenizers
         self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in cards]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
@@ -27,23 +27,21 @@ class TritonPythonModel:
 
     def _answer(self, request):
         arrived = time.monotonic()
-        given = triton.scalars(request, self.inputs)
-        given |= {name: inspect(name, given[name]) for name in PICTURES if name in given}
-        settings = self.family.parse(given)
-        # Without a seed every picture is a new one.
-        cached = self._cached(settings) if self.cache and "seed" in given else None
+        given = triton.scalars(request, self.kinds)
+        pictures = [name for name, kind in self.kinds.items() if isinstance(kind, File) and name in given]
+        settings = self.pipeline.parse({**given, **{name: inspect(name, given[name]) for name in pictures}})
+        cached = self._cached(settings) if self.cache and settings.use_cache else None
         document = {
             "family": self.manifest.family,
             "settings": settings.to_json(),
             "arrived": arrived,
             "cut": self._cut(settings),
             "cached": cached is not None,
-            "keep": "seed" in given,
         }
         return triton.response(
             settings=triton.text(document),
             cached=triton.text(cached or b""),
-            **self.family.encoder_inputs(settings, self.tokenizers),
+            **self.pipeline.encoder_inputs(settings, self.tokenizers),
         )
 
     def _cached(self, settings):

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..cards import RefinerCard, SdxlCard
+from triptych_contract.sdxl.card import RefinerCard, SdxlCard
+from triptych_contract.sdxl.settings import SdxlSettings
+
 from ..denoiser import Conditioning, Floats
 from ..encoded import Read, read_all
-from .settings import SdxlSettings
 from .walk import BASE, REFINER
 
 

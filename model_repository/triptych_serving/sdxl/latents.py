@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cards import LatentScale
+from triptych_contract.sdxl.card import LatentScale
+
 from ..denoiser import Floats
 from ..noise import TorchGenerator
 from ..phase import Blend

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..cards import SdxlCard
-from ..errors import InvalidRequest
+from triptych_contract.errors import invalid
+from triptych_contract.sdxl.card import SdxlCard
+from triptych_contract.sdxl.settings import SdxlSettings
+
 from ..tables import SamplerTable, SamplerTables
 from ..walk import Walk
-from .settings import SdxlSettings
 
 BASE, REFINER = SdxlCard.denoisers
 
@@ -43,9 +44,7 @@ def _handed_over(
     base = table[: int((table.timestep >= cutoff).sum())]
     if left == 0 or len(base) == 0:
         who = "refiner" if left == 0 else "base"
-        raise InvalidRequest(
-            "denoising_end", f"{denoising_end:g} of {steps} steps", f"a value that leaves the {who} a step"
-        )
+        raise invalid("denoising_end", f"{denoising_end:g} of {steps} steps", f"a value that leaves the {who} a step")
     return base, tables.steps(steps, len(whole) - left)
 
 

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 
+from triptych_contract.errors import InvalidRequest
 from triptych_serving import runtimes, triton
-from triptych_serving.errors import InvalidRequest
-from triptych_serving.families import family
 from triptych_serving.pictures import latent_mask, pixels
+from triptych_serving.pipelines import pipeline
 
 NOTHING = np.zeros((1, 1, 0, 0), np.float32)
 
@@ -16,7 +16,7 @@ class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
         manifest = arguments.manifest
-        self.family, self.model = family(manifest), manifest.model
+        self.pipeline, self.model = pipeline(manifest), manifest.model
         self.stage = runtimes.stage(manifest, "vae_encoder", reproducible=arguments.reproducible)
 
     def execute(self, requests):
@@ -27,18 +27,18 @@ class TritonPythonModel:
             return triton.response(refusal=triton.text(""), **self._encoded(request))
         except InvalidRequest as error:
             # `denoise` refuses in its place: an ensemble whose step fails beside others is in flight until Triton ends.
-            refusal = triton.text([error.field, error.given, error.legal])
+            refusal = triton.text(list(error.problems))
             return triton.response(refusal=refusal, latent_parameters=NOTHING, latent_mask=NOTHING)
 
     def _encoded(self, request):
-        document = json.loads(triton.array(request, "settings")[0])
-        given = triton.scalars(request, ("init_image", "mask"))
-        if "init_image" not in given or document["cached"]:
+        document = json.loads(triton.passed_on(request, "settings"))
+        given = {name: triton.passed_on(request, name) for name in ("init_image", "mask")}
+        if not given["init_image"] or document["cached"]:
             return {"latent_parameters": NOTHING, "latent_mask": NOTHING}
-        settings = self.family.read_settings(document["settings"])
+        settings = self.pipeline.read_settings(document["settings"])
         size = (settings.height, settings.width)
         sample = pixels("init_image", given["init_image"], *size)
         mask = NOTHING
-        if "mask" in given:
+        if given["mask"]:
             mask = latent_mask("mask", given["mask"], *size, self.model.vae_scale_factor)
         return {"latent_mask": mask, **self.stage({"sample": sample})}

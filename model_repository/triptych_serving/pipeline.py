@@ -1,23 +1,24 @@
-"""What sets the families of models apart, behind one interface: the models that Triton runs know no family by name."""
+"""What a family does with a request, behind one interface: the models that Triton runs know no family by name."""
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cards import ModelCard, TableCard
+from triptych_contract.cards import ModelCard, TableCard
+from triptych_contract.errors import invalid
+from triptych_contract.family import Family
+from triptych_contract.settings import Settings
+
 from .denoiser import Floats
 from .encoded import Read
-from .errors import InvalidRequest
 from .manifest import Manifest
 from .phase import Outline, Phase
-from .pictures import Picture
-from .settings import Settings
 from .tables import SamplerTables, load_tables
 from .tokenizers import PromptTokenizer
 
@@ -25,20 +26,22 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 AnyCard = TypeVar("AnyCard", bound=ModelCard)
 
 
-class Family(ABC, Generic[AnySettings, AnyCard]):
+class Pipeline(ABC, Generic[AnySettings, AnyCard]):
     """One served model. Everything that a request's family decides is asked of it."""
+
+    family: ClassVar[Family]
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest, self.card = manifest, cast(AnyCard, manifest.model)
         self.tables = functools.cache(self._load)
 
-    @abstractmethod
     def parse(self, given: Mapping[str, Any]) -> AnySettings:
-        """Check raw inputs (bytes, int, float, bool, pairs, pictures by name; absent = default).
+        """Check and complete inputs (by name; absent = default).
 
         Raises:
-            InvalidRequest: names the field, what was given and what is legal.
+            InvalidRequest: has all problems, each with field, what was given and what is legal.
         """
+        return cast(AnySettings, self.family.settings.parse(given, self.card))
 
     @abstractmethod
     def encoder_inputs(
@@ -77,9 +80,10 @@ class Family(ABC, Generic[AnySettings, AnyCard]):
             InvalidRequest: the document is not what `Settings.to_json` makes.
         """
         try:
-            return self.parse({name: _raw(value) for name, value in document.items() if value is not None})
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InvalidRequest("settings", f"a malformed document ({error})", "what `tokenizer` passes on") from None
+            given = dict(document)
+        except (TypeError, ValueError) as error:
+            raise invalid("settings", f"a malformed document ({error})", "what `tokenizer` passes on") from None
+        return self.parse(given)
 
     def nothing(self) -> Floats:
         """The smallest latents, (C, h, w), for a decoder to be done with at once."""
@@ -88,19 +92,3 @@ class Family(ABC, Generic[AnySettings, AnyCard]):
 
     def _load(self, card: TableCard) -> SamplerTables:
         return load_tables(self.manifest.verified(card.path))
-
-
-def _raw(value: Any) -> Any:
-    """A value of `to_json` as `parse` takes it."""
-    if isinstance(value, dict):
-        return Picture(**value)
-    return value.encode() if isinstance(value, str) else value
-
-
-def family(manifest: Manifest) -> Family[Any, Any]:
-    """The family of a build."""
-    from .cascade.family import StableCascade
-    from .sdxl.family import Sdxl
-
-    families: dict[str, type[Family[Any, Any]]] = {"sdxl": Sdxl, "stable_cascade": StableCascade}
-    return families[manifest.family](manifest)

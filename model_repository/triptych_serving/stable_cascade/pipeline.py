@@ -1,4 +1,4 @@
-"""Stable Cascade: `Family` of it. Stage C makes latents of the whole picture, Stage B latents of its detail from them.
+"""Stable Cascade: `Pipeline` of it. Stage C makes latents of the whole picture, Stage B latents of its detail from them.
 
 The order of rows, draws and sizes is diffusers': `StableCascadePriorPipeline`, then `StableCascadeDecoderPipeline` with the
 same generator.
@@ -13,24 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cards import CascadeCard, TableCard
+from triptych_contract.cards import TableCard
+from triptych_contract.stable_cascade import FAMILY
+from triptych_contract.stable_cascade.card import CascadeCard
+from triptych_contract.stable_cascade.settings import CascadeSettings
+
 from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_all
-from ..families import Family
 from ..noise import TorchGenerator
 from ..phase import Outline, Phase, Start, noise_alone
+from ..pipeline import Pipeline
 from ..tokenizers import PromptTokenizer
 from ..walk import Walk
-from .settings import CascadeSettings
 
 PRIOR, DECODER = CascadeCard.denoisers
 
 
-class StableCascade(Family[CascadeSettings, CascadeCard]):
+class StableCascade(Pipeline[CascadeSettings, CascadeCard]):
     """Two phases: Stage C, then Stage B."""
 
-    def parse(self, given: Mapping[str, Any]) -> CascadeSettings:
-        return CascadeSettings.parse(given, self.card)
+    family = FAMILY
 
     def encoder_inputs(
         self, settings: CascadeSettings, tokenizers: Sequence[PromptTokenizer]

@@ -1,4 +1,4 @@
-"""SDXL, base and refiner: `Family` of it."""
+"""SDXL, base and refiner: `Pipeline` of it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cards import SdxlCard
+from triptych_contract.sdxl import FAMILY
+from triptych_contract.sdxl.card import SdxlCard
+from triptych_contract.sdxl.settings import SdxlSettings
+
 from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_one
-from ..families import Family
 from ..noise import TorchGenerator
 from ..phase import Outline, Phase, Start
+from ..pipeline import Pipeline
 from ..tokenizers import PromptTokenizer
 from ..walk import Walk
 from .conditioning import conditionings
 from .latents import EncodedPicture, initial
-from .settings import SdxlSettings
 from .walk import walk
 
 
-class Sdxl(Family[SdxlSettings, SdxlCard]):
+class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
     """One phase, in which base and refiner take turns."""
 
-    def parse(self, given: Mapping[str, Any]) -> SdxlSettings:
-        return SdxlSettings.parse(given, self.card)
+    family = FAMILY
 
     def encoder_inputs(
         self, settings: SdxlSettings, tokenizers: Sequence[PromptTokenizer]

@@ -1,0 +1,91 @@
+"""What is wrong with a request, for callers and servers alike.
+
+TriptychError              the root of what the client raises; its other branches are in `triptych.errors`
+└── InvalidRequest         (ValueError) inputs are wrong; `problems` has all of them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SHOWN_CHARACTERS = 60
+# gRPC carries an error's text in a header of at most 8 KiB, where every character beyond ASCII takes nine bytes.
+WIRE_CHARACTERS = 2_000
+_TAIL = '{"problems": '
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: the field, what was given and what is legal. A field of "" means the request as a whole."""
+
+    field: str
+    given: str
+    legal: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.given} given; legal: {self.legal}"
+
+    @property
+    def cut(self) -> Problem:
+        """The same with what was given cut to 60 characters: a stranger may have sent megabytes."""
+        shown = self.given if len(self.given) <= SHOWN_CHARACTERS else self.given[: SHOWN_CHARACTERS - 1] + "…"
+        return self._replace(given=shown)
+
+
+class TriptychError(Exception):
+    """`request_id` is the id that the request was sent with, "" where none was."""
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class InvalidRequest(TriptychError, ValueError):
+    """Inputs are wrong: a line each, `<field>: <what was given> given; legal: <range>`.
+
+    Args:
+        problems: all that is wrong; none where the server's words have no such form.
+        message: words in place of the problems' own.
+    """
+
+    def __init__(self, problems: Iterable[Problem] = (), message: str = "", request_id: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__(message or "\n".join(map(str, self.problems)), request_id)
+
+    @property
+    def field(self) -> str:
+        """The first wrong input's name, "" where none is named."""
+        return self.problems[0].field if self.problems else ""
+
+
+def invalid(field: str, given: object, legal: str) -> InvalidRequest:
+    """Make the error of one wrong input."""
+    return InvalidRequest([Problem(field, str(given), legal)])
+
+
+def to_wire(error: InvalidRequest) -> str:
+    """Write an error as one text that Triton can carry: lines for people, then one line of JSON for programs."""
+    kept = [problem.cut for problem in error.problems]
+    while kept and len(text := _wire_text(error, kept)) > WIRE_CHARACTERS and len(kept) > 1:
+        kept.pop()
+    return text if kept else str(error)
+
+
+def _wire_text(error: InvalidRequest, kept: list[Problem]) -> str:
+    lines = [str(problem) for problem in kept]
+    more = len(error.problems) - len(kept)
+    tail = json.dumps({"problems": [problem._asdict() for problem in kept]})
+    return "\n".join([*lines, *([f"and {more} more"] if more else []), tail])
+
+
+def from_wire(message: str, request_id: str = "") -> InvalidRequest:
+    """Read what `to_wire` wrote; a message of Triton's own has no problems."""
+    words, _, tail = message.rpartition("\n")
+    if tail.startswith(_TAIL):
+        try:
+            found = [Problem(**problem) for problem in json.loads(tail)["problems"]]
+            return InvalidRequest(found, words, request_id)
+        except (KeyError, TypeError, ValueError):
+            pass
+    return InvalidRequest((), message, request_id)

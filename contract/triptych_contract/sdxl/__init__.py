@@ -1,0 +1,46 @@
+"""SDXL: a base model, and perhaps a refiner that takes over from it."""
+
+from __future__ import annotations
+
+from ..family import Family, Variant
+from ..settings import parameters
+from .card import SdxlCard
+from .settings import SdxlSettings
+
+REFINER = frozenset(name for name, one in parameters(SdxlSettings).items() if one.group == "refiner")
+PLAIN = frozenset(parameters(SdxlSettings)) - REFINER
+
+
+def _variants(card: SdxlCard) -> tuple[Variant, ...]:
+    plain = Variant("", "SDXL", PLAIN)
+    if card.refiner is None:
+        return (plain,)
+    # 0.8 is where diffusers' own examples hand over.
+    defaults = {"denoising_end": 0.8, "aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
+    return plain, Variant("refiner", "SDXL + refiner", PLAIN | REFINER, defaults)
+
+
+FAMILY = Family(
+    name="sdxl",
+    title="SDXL",
+    hints="Parameters",
+    card=SdxlCard,
+    settings=SdxlSettings,
+    models={"tokenizer": "tokenizer", "vae_encoder": "vae_encoder"},
+    encoders=("text_encoder", "text_encoder_2", "refiner_text_encoder_2"),
+    decoder="vae_decoder",
+    variants=_variants,
+    staged=lambda given: given.get("denoising_end") is not None,
+    always=(
+        "prompt",
+        "negative_prompt",
+        "seed",
+        "num_inference_steps",
+        "guidance_scale",
+        "height",
+        "width",
+        "sampler",
+        "schedule",
+        "output_format",
+    ),
+)

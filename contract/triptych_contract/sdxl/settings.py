@@ -1,0 +1,245 @@
+"""The settings of an SDXL request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..cards import TableCard
+from ..parameters import Choice, File, Integer, Number, OfModel, Pair, Picture, parameter
+from ..settings import MAX_GUIDANCE_SCALE, Reading, Settings
+from .card import SdxlCard
+
+MAX_COORDINATE = 65_536
+MAX_AESTHETIC_SCORE = 10.0
+# The defaults of diffusers' pipelines for pictures and for pictures with a mask.
+STRENGTH, MASKED_STRENGTH = 0.3, 0.9999
+
+
+def _most_steps(card: SdxlCard) -> int:
+    return max(table.max_steps for sampler in card.samplers.values() for table in sampler.schedules.values())
+
+
+def _schedules(card: SdxlCard) -> list[str]:
+    return list(dict.fromkeys(name for sampler in card.samplers.values() for name in sampler.schedules))
+
+
+@dataclass(frozen=True)
+class SdxlSettings(Settings):
+    """A checked request. Pairs are (height, width) or (top, left).
+
+    None stands for what was not asked for: no picture to start from (`init_image`, `strength`), no refiner (`denoising_end`,
+    the scores).
+    """
+
+    num_inference_steps: int = parameter(
+        Integer(1, OfModel(_most_steps, "100")),
+        "Steps.",
+        default=OfModel(lambda card: card.default_num_inference_steps),
+        note="`lcm` and `tcd` end at 50",
+        group="sampling",
+        label="Steps",
+        options=("--steps",),
+        a1111="Steps",
+    )
+    guidance_scale: float = parameter(
+        Number(0, MAX_GUIDANCE_SCALE),
+        "How closely to follow the prompt; at 1 or below guidance is off and a step costs one row, not two.",
+        default=OfModel(lambda card: card.default_guidance_scale),
+        group="sampling",
+        label="Guidance",
+        options=("--guidance", "--cfg"),
+        a1111="CFG scale",
+    )
+    guidance_rescale: float = parameter(
+        Number(0, 1),
+        "How much of the guided prediction's contrast is taken back.",
+        default=0.0,
+        note="[Lin et al.](https://arxiv.org/abs/2305.08891), section 3.4",
+        group="sampling",
+        label="Guidance rescale",
+        a1111="CFG Rescale",
+    )
+    guidance_end: float = parameter(
+        Number(0, 1),
+        "The share of the model calls, rounded down, that guidance is on for; a step costs one row from there on.",
+        default=1.0,
+        group="sampling",
+        label="Guidance end",
+    )
+    clip_skip: int = parameter(
+        Integer(0, OfModel(lambda card: card.max_clip_skip, "one less than the layers of the shorter encoder")),
+        "Last layers of the text encoders to leave out.",
+        default=0,
+        note="left out for the prompt, not for the negative prompt, as diffusers does",
+        group="sampling",
+        label="Clip skip",
+        a1111="Clip skip",
+    )
+    original_size: tuple[int, int] = parameter(
+        Pair(1, MAX_COORDINATE, ("height", "width")),
+        "The size that the model is told the picture had.",
+        default_words="the picture's size",
+        group="picture",
+    )
+    target_size: tuple[int, int] = parameter(
+        Pair(1, MAX_COORDINATE, ("height", "width")),
+        "The size that the model is told the picture gets.",
+        default_words="the picture's size",
+        group="picture",
+    )
+    crops_coords_top_left: tuple[int, int] = parameter(
+        Pair(0, MAX_COORDINATE, ("top", "left")),
+        "Where the model is told the picture was cut.",
+        default=(0, 0),
+        group="picture",
+    )
+    sampler: str = parameter(
+        Choice(
+            OfModel(lambda card: sorted(card.samplers), "the samplers that were exported"),
+            OfModel(lambda card: card.sampler_names),
+        ),
+        "As euler or dpmpp_2m; `triptych samplers` lists them.",
+        default=OfModel(lambda card: card.default_sampler),
+        note="[list](samplers.md); also A1111's name, or diffusers' where that class is one sampler only",
+        group="sampling",
+        label="Sampler",
+        a1111="Sampler",
+    )
+    schedule: str = parameter(
+        Choice(OfModel(_schedules, "the sampler's own")),
+        "Noise schedule, as karras; each sampler has its own.",
+        default_words="the model's",
+        group="sampling",
+        label="Schedule",
+        a1111="Schedule type",
+    )
+    init_image: Picture | None = parameter(
+        File(),
+        "The picture to start from: PNG, JPEG or WebP.",
+        note="resized to `height` × `width`",
+        group="start",
+        label="Picture to start from",
+        options=("--image",),
+    )
+    mask: Picture | None = parameter(
+        File(),
+        "White is painted anew, black is kept.",
+        needs="init_image",
+        group="start",
+        label="Mask: white is painted anew",
+    )
+    strength: float | None = parameter(
+        Number(0, 1),
+        "How far to go from the picture.",
+        needs="init_image",
+        default_words="0.3; with `mask` 0.9999",
+        note="at least one step",
+        group="start",
+        label="Strength",
+        a1111="Denoising strength",
+    )
+    denoising_end: float | None = parameter(
+        Number(0, 1, between=True),
+        "The share of the steps after which the base hands over to the refiner.",
+        default_words="base only",
+        note="needs a build with a refiner; not with `mask`",
+        group="refiner",
+        label="Hand-over to the refiner",
+        a1111="Refiner switch at",
+    )
+    aesthetic_score: float | None = parameter(
+        Number(0, MAX_AESTHETIC_SCORE),
+        "What the refiner is told of the prompt.",
+        needs="denoising_end",
+        default_words="6",
+        group="refiner",
+        label="Aesthetic score",
+    )
+    negative_aesthetic_score: float | None = parameter(
+        Number(0, MAX_AESTHETIC_SCORE),
+        "What the refiner is told of the negative prompt.",
+        needs="denoising_end",
+        default_words="2.5",
+        group="refiner",
+        label="Negative aesthetic score",
+    )
+
+    def guided(self, model: SdxlCard) -> bool:
+        """Tell whether there is an unconditional row beside the conditional one, as long as guidance is on."""
+        return self.guidance_scale > 1.0 and model.guidance_embedding_dim is None
+
+    @classmethod
+    def complete(cls, reading: Reading) -> None:
+        super().complete(reading)
+        _tables(reading)
+        _told_sizes(reading)
+        _start(reading)
+        _refiner(reading)
+
+    @classmethod
+    def own_size(cls, reading: Reading) -> dict[str, int]:
+        picture = reading.values.get("init_image")
+        if picture is None:
+            return super().own_size(reading)
+        multiple = _multiple(reading.card, reading.given)
+        return {"height": picture.height // multiple * multiple, "width": picture.width // multiple * multiple}
+
+    @classmethod
+    def sides(cls, card: SdxlCard, given: Mapping[str, Any]) -> range:
+        multiple = _multiple(card, given)
+        return range(-(-card.min_size // multiple) * multiple, card.max_size + 1, multiple)
+
+
+def _multiple(card: SdxlCard, given: Mapping[str, Any]) -> int:
+    refined = card.refiner is not None and given.get("denoising_end") is not None
+    return card.refiner.size_multiple if card.refiner and refined else card.size_multiple
+
+
+def _tables(reading: Reading) -> None:
+    """Schedule, steps and masks are those of the sampler's table; a wrong sampler or schedule is a problem of its own."""
+    card, values = reading.card, reading.values
+    if "sampler" not in values:
+        return
+    schedules: Mapping[str, TableCard] = card.samplers[values["sampler"]].schedules
+    own = card.default_schedule if card.default_schedule in schedules else next(iter(schedules))
+    reading.default("schedule", own)
+    reading.narrow("schedule", Choice(schedules))
+    if "schedule" not in values:
+        return
+    table = schedules[values["schedule"]]
+    reading.narrow("num_inference_steps", Integer(1, table.max_steps))
+    if "mask" in reading.given and not table.inpaint:
+        legal = "any sampler without a hidden state, such as euler"
+        reading.refuse("mask", f"with sampler {values['sampler']}", legal)
+
+
+def _told_sizes(reading: Reading) -> None:
+    if {"height", "width"} <= reading.values.keys():
+        size = (reading.values["height"], reading.values["width"])
+        for name in ("original_size", "target_size"):
+            reading.default(name, size)
+
+
+def _start(reading: Reading) -> None:
+    if "init_image" not in reading.given:
+        return
+    reading.default("strength", MASKED_STRENGTH if "mask" in reading.given else STRENGTH)
+    steps, strength = reading.values.get("num_inference_steps"), reading.values.get("strength")
+    if steps is not None and strength is not None and int(steps * strength) < 1:
+        least = math.ceil(1000 / steps) / 1000
+        reading.refuse("strength", f"{strength:g} of {steps} steps", f"at least {least}, for one step")
+
+
+def _refiner(reading: Reading) -> None:
+    if "denoising_end" not in reading.given:
+        return
+    if reading.card.refiner is None:
+        given = reading.given["denoising_end"]
+        reading.refuse("denoising_end", given, "nothing: this model was exported without a refiner")
+    elif "mask" in reading.given:
+        reading.refuse("denoising_end", "with mask", "only without mask")
+    reading.default("aesthetic_score", 6.0)
+    reading.default("negative_aesthetic_score", 2.5)

@@ -1,0 +1,21 @@
+"""What may be asked of the loop itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .families import DATATYPES
+from .parameters import MAX_INT64, Choice, Flag, Kind, LongInteger, Text
+from .settings import TENANT
+
+LOOP = "denoise"
+ACTIONS = ("cancel", "describe", "stats", "verify", "watch")
+INPUTS: Mapping[str, Kind] = {
+    "action": Choice(ACTIONS),
+    "id": Text(64),
+    "tenant": TENANT,
+    "since": LongInteger(-1, MAX_INT64),
+    "preview": Flag(),
+}
+# What any input of any model that callers reach is sent as.
+ALL_DATATYPES = {**DATATYPES, **{name: kind.datatype for name, kind in INPUTS.items()}}
