@@ -32,12 +32,12 @@ from triptych_serving.tensorrt.denoiser import TensorRTDenoiser
 
 from .. import plain, tiny_sdxl
 from ..engines import simulated_build
-from ..optimum import environment
+from ..parity.test_sdxl import Model, refined
 from ..simulated import MACHINE, SimulatedDevice
+from ..tensorrt.test_engines import spec_of
 from ..tiny_builds import SAMPLERS
+from .optimum import environment
 from .test_export import change_json
-from .test_parity import Model, refined
-from .test_tensorrt import spec_of
 
 SEED = 2  # of the tiny model
 PROMPT = "a 3d render of a red apple"

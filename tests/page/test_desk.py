@@ -1,0 +1,225 @@
+"""What the page's buttons do, and how it shows what they did."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from triptych import AsyncClient, GeneratedImage
+from triptych_page import render
+from triptych_page.desk import Desk, Refused
+from triptych_page.health import Health, State
+from triptych_page.jobs import Batch, Jobs, Picture, Status
+from triptych_page.limits import Limits
+from triptych_page.monitor import Monitor
+from triptych_page.store import Store
+
+from ..client.fakes import FakeTransport
+from .described import described
+
+NASTY = "<script>alert(1)</script> ${x} {{y}} `z` \"'"
+
+
+class Counter:
+    """A desk over a server that a test plays."""
+
+    def __init__(self, tmp_path: Path, **limits: int) -> None:
+        self.transport = FakeTransport(reports={"stats": {}, "describe": {"models": described(cascade=True)}})
+        self.client, self.store = AsyncClient(transport=self.transport), Store()
+        self.monitor = Monitor(self.client)
+        self.uploads = tmp_path / "uploads"
+        self.uploads.mkdir()
+        jobs = Jobs(lambda _: self.client, self.store, self.monitor, Limits(**limits))
+        self.desk = Desk(self.store, jobs, self.monitor, self.uploads)
+        self.session = self.store.session("token")
+
+    async def __aenter__(self):
+        await self.monitor.look()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.desk.jobs.close()
+        await self.client.close()
+        self.store.close()
+
+    async def generate(self, n=1, keep_seed=True, key="sdxl", **values):
+        return await self.desk.generate(self.session, None, key, {"prompt": "a fox", **values}, n, keep_seed=keep_seed)
+
+
+async def finished(batch):
+    await asyncio.wait_for(asyncio.gather(*batch.tasks), 10)
+
+
+async def test_pictures_begin_with_the_seed_and_go_on(tmp_path):
+    async with Counter(tmp_path) as counter:
+        batch, seed = await counter.generate(3, seed=str(2**53 + 1))
+        await finished(batch)
+        assert seed == 2**53 + 1
+        assert sorted(request["seed"] for request in counter.transport.requests) == [seed, seed + 1, seed + 2]
+
+
+async def test_a_drawn_seed_is_drawn_anew_unless_it_is_kept_and_a_typed_one_stays(tmp_path):
+    async with Counter(tmp_path) as counter:
+        _, first = await counter.generate(seed="", keep_seed=False)
+        _, second = await counter.generate(seed=str(first), keep_seed=False)
+        assert first != second
+        assert (await counter.generate(seed=str(second), keep_seed=True))[1] == second
+        assert [(await counter.generate(seed="7", keep_seed=False))[1] for _ in range(2)] == [7, 7]
+
+
+async def test_nothing_is_sent_while_anything_is_wrong(tmp_path):
+    async with Counter(tmp_path) as counter:
+        with pytest.raises(Refused) as refused:
+            await counter.generate(0, prompt="", height=100)
+        assert [problem.field for problem in refused.value.problems] == ["prompt", "height", "n"]
+        assert counter.transport.requests == []
+        assert counter.desk.jobs.latest(counter.session) is None
+
+
+async def test_over_a_limit_nothing_is_begun(tmp_path):
+    async with Counter(tmp_path, under_way=2) as counter:
+        with pytest.raises(Refused, match="legal: 2 at once"):
+            await counter.generate(3)
+        assert counter.transport.requests == []
+
+
+async def test_without_a_server_nothing_is_known(tmp_path):
+    counter = Counter(tmp_path)
+    with pytest.raises(Refused, match="not told yet"):
+        await counter.generate()
+    counter.store.close()
+    await counter.client.close()
+
+
+async def test_what_was_asked_comes_back_with_a_reload(tmp_path):
+    async with Counter(tmp_path) as counter:
+        await counter.generate(seed="7", height=96)
+        assert counter.session.form == "sdxl"
+        assert counter.session.asked == {"prompt": "a fox", "seed": "7", "height": 96}
+
+
+async def test_only_files_of_the_page_are_read(tmp_path):
+    secret, ours = tmp_path / "secret.png", tmp_path / "uploads" / "start.png"
+    secret.write_bytes(b"secret")
+    async with Counter(tmp_path) as counter:
+        ours.write_bytes(b"picture")
+        link = counter.uploads / "link.png"
+        link.symlink_to(secret)
+        for path in (secret, link, counter.uploads / ".." / "secret.png", counter.uploads, "/etc/hostname"):
+            with pytest.raises(Refused, match=r"^init_image: no file of this page"):
+                await counter.generate(init_image=str(path), strength=0.5)
+        await finished((await counter.generate(init_image=str(ours), strength=0.5))[0])
+        assert [request["init_image"] for request in counter.transport.requests] == [b"picture"]
+        assert "init_image" not in counter.session.asked
+
+
+async def test_a_grid_keeps_its_order_its_seed_and_its_labels(tmp_path):
+    async with Counter(tmp_path) as counter:
+        axes = [("num_inference_steps", "2, 3"), ("guidance_scale", "1-4 [2]")]
+        batch = await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a fox", "seed": "7"}, axes)
+        await finished(batch)
+        assert batch.columns == 2
+        assert [picture.label for picture in batch.pictures] == [
+            f"num_inference_steps {steps}, guidance_scale {scale}" for scale in (1, 4) for steps in (2, 3)
+        ]
+        assert {request["seed"] for request in counter.transport.requests} == {7}
+        assert counter.desk.jobs.latest(counter.session) is None
+        assert counter.desk.jobs.latest(counter.session, grid=True) is batch
+
+
+async def test_a_wrong_axis_is_refused_by_name(tmp_path):
+    async with Counter(tmp_path) as counter:
+        with pytest.raises(Refused, match=r"^num_inference_steps: '-1'"):
+            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("num_inference_steps", "-1")])
+        with pytest.raises(Refused, match=r"^axis: seed twice"):
+            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("seed", "1"), ("seed", "2")])
+        with pytest.raises(Refused, match=r"^axis: ''"):
+            await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("", "1, 2")])
+
+
+async def test_a_form_tells_its_problems_before_it_is_sent(tmp_path):
+    async with Counter(tmp_path) as counter:
+        assert counter.desk.problems("sdxl", {"prompt": ""}) == []
+        assert [problem.field for problem in counter.desk.problems("sdxl", {"prompt": " ", "width": 1})] == [
+            "prompt",
+            "width",
+        ]
+
+
+def entry(store, **receipt):
+    made = {"prompt": NASTY, "seed": 7, "guidance_scale": 7.300000190734863, "output_format": "png", **receipt}
+    image = GeneratedImage(b"x", "png", 7, made, {"total_ms": 1500.0}, "id", cached=True)
+    return store.keep(store.session("a"), "sdxl", "sdxl", "group", image)
+
+
+@pytest.fixture
+def kept():
+    store = Store()
+    yield store
+    store.close()
+
+
+def batch_of(*pictures):
+    return Batch("id", "sdxl", "sdxl", list(pictures), begun_at=10.0)
+
+
+def test_nothing_that_somebody_wrote_is_markup_or_a_template(kept):
+    one, other = entry(kept), entry(kept, negative_prompt=NASTY)
+    shown = [
+        render.details(one),
+        render.compared(one, other),
+        render.problems([NASTY]),
+        render.banner(Health(State.READY, NASTY)),
+        render.dropped(NASTY, {NASTY: NASTY}, [NASTY]),
+        render.progress(batch_of(Picture(7, NASTY, Status.FAILED, words=NASTY)), 12),
+    ]
+    for html in shown:
+        for live in ("<script", "${", "{{", "`", "\"'"):
+            assert live not in html
+        assert "&lt;script" in html
+
+
+def test_progress_tells_each_pictures_place():
+    batch = batch_of(
+        Picture(7, status=Status.QUEUED, position=2),
+        Picture(8, status=Status.RUNNING, step=3, total=20, stage="prior", remaining_s=4.2, preview=b"png"),
+        Picture(9, status=Status.DONE),
+    )
+    html = render.progress(batch, 12.4)
+    assert "queued, 2 ahead" in html
+    assert "step 3 of 20 (Stage C)" in html
+    assert 'max="20" value="3"' in html
+    assert 'alt="Preview of seed 8"' in html
+    assert "seed 9" not in html
+    assert "2 s" in html
+    assert "to go" not in html  # the queued one has no estimate yet
+    batch.pictures.pop(0)
+    assert "about 4 s to go" in render.progress(batch, 12.4)
+
+
+def test_progress_goes_when_all_is_well_and_stays_when_not():
+    assert render.progress(batch_of(Picture(7, status=Status.DONE)), 12) == ""
+    assert "failed: why" in render.progress(batch_of(Picture(7, status=Status.FAILED, words="why")), 12)
+
+
+def test_a_screen_reader_hears_of_pictures_not_of_steps():
+    batch = batch_of(Picture(7, status=Status.DONE), Picture(8, status=Status.RUNNING, step=3, total=20))
+    assert render.news(batch) == "1 of 2 pictures done, 1 under way."
+    batch.pictures[1].step = 4
+    assert render.news(batch) == "1 of 2 pictures done, 1 under way."
+
+
+def test_marks_and_settings_of_a_picture(kept):
+    html = render.details(entry(kept))
+    assert "seed 7 · guidance 7.3 · cached · replayable · 1.5 s on the server" in html
+    assert render.caption(entry(kept, num_inference_steps=9), "steps 9") == "steps 9 · cached · replayable"
+    assert "<td>7.3</td>" in html
+
+
+def test_differing_settings_are_marked(kept):
+    html = render.compared(entry(kept), entry(kept, sampler="euler"))
+    assert html.count("<mark>") == 2
+    assert '<th scope="row">sampler</th>' in html
+    assert "same settings" in render.compared(entry(kept), entry(kept))

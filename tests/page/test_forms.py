@@ -1,0 +1,228 @@
+"""The page's forms and checks: what the server would refuse is refused here, in the server's words."""
+
+from __future__ import annotations
+
+import pytest
+
+from triptych import InvalidRequest, ServerError
+from triptych_contract.cards import TableCard
+from triptych_contract.sdxl.settings import SdxlSettings
+from triptych_contract.stable_cascade.card import CascadeCard
+from triptych_demo import demo_build
+from triptych_page.checking import check, check_count
+from triptych_page.forms import forms_of
+from triptych_page.seeds import MAX_SEED, draw_seed, parse_seed, seeds_from
+from triptych_page.sizes import cascade_sides, nearest_side, presets, sdxl_sides
+from triptych_serving.manifest import Manifest
+
+from .described import CASCADE, all_forms, described, sdxl_card
+
+FORMS = all_forms()
+SDXL, REFINED, STABLE = FORMS["sdxl"], FORMS["sdxl+refiner"], FORMS["stable_cascade"]
+
+
+def problems(form, **values):
+    _, found = check(form, {"prompt": "a fox", **values})
+    return [str(problem) for problem in found]
+
+
+def test_there_is_a_form_for_each_way_to_ask():
+    assert {key: form.title for key, form in FORMS.items()} == {
+        "sdxl": "SDXL",
+        "sdxl+refiner": "SDXL + refiner",
+        "stable_cascade": "Stable Cascade",
+    }
+    assert list(forms_of(described())) == ["sdxl"]
+    assert forms_of({"other": {"family": "flux", "model": {}}}) == {}
+
+
+def test_ranges_and_defaults_are_the_servers():
+    card = sdxl_card()
+    assert SDXL.numbers["num_inference_steps"].default == card["default_num_inference_steps"]
+    assert SDXL.numbers["clip_skip"].high == card["max_clip_skip"]
+    assert set(SDXL.samplers) == set(card["samplers"])
+    assert STABLE.numbers["prior_num_inference_steps"].high == 60
+    assert STABLE.numbers["num_inference_steps"].high == 40
+
+
+def test_each_form_has_its_own_inputs_only():
+    assert "prior_num_inference_steps" not in SDXL.names()
+    assert "denoising_end" in REFINED.names() - SDXL.names()
+    assert not {"sampler", "init_image", "guidance_scale"} & STABLE.names()
+
+
+def test_a_card_of_another_version_is_the_servers_error():
+    models = described()
+    del models["sdxl"]["model"]["min_size"]
+    with pytest.raises(ServerError, match="not this version's"):
+        forms_of(models)
+
+
+def test_sdxls_sides_are_what_the_server_takes():
+    card = Manifest.load(demo_build()).model
+    for side in range(card.max_size + 64):
+        given = {"prompt": b"a", "height": side, "width": card.default_width}
+        try:
+            SdxlSettings.parse(given, card)
+            legal = True
+        except InvalidRequest:
+            legal = False
+        assert (side in SDXL.sides) == legal, side
+
+
+@pytest.mark.parametrize(("scale", "multiple"), [((42.67, 10.67), 1), ((32.0, 8.0), 2), ((42.67, 10.67), 4)])
+def test_cascades_sides_are_the_servers(scale, multiple):
+    facts = CASCADE | {"resolution_multiple": scale[0], "latent_dim_scale": scale[1], "prior_multiple": multiple}
+    tables = {name: TableCard(**facts[name]) for name in ("prior_table", "decoder_table")}
+    card = CascadeCard(**{**facts, **tables}, latent_channels=4, tokenizers=(), previews={}, own_text_encoder=False)
+    assert list(cascade_sides(facts)) == card.legal_sizes
+    assert card.legal_sizes
+
+
+def test_presets_are_legal_and_begin_with_the_models_own():
+    sides = sdxl_sides({"size_multiple": 64, "min_size": 512, "max_size": 2048})
+    found = presets(1024, 1024, sides)
+    assert found[0] == (1024, 1024)
+    assert all(wide in sides and high in sides for wide, high in found)
+    assert len(found) == len(set(found)) > 4
+    assert all(0.8 < wide * high / 1024**2 < 1.25 for wide, high in found)
+
+
+def test_the_nearest_side_of_two_is_the_smaller():
+    assert nearest_side(48, (32, 64)) == 32
+    assert nearest_side(10_000, (32, 64)) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [("", None), (None, None), (" 7 ", 7), ("0", 0), (str(MAX_SEED), MAX_SEED), (str(2**53 + 1), 2**53 + 1)],
+)
+def test_seeds_keep_all_their_digits(text, seed):
+    assert parse_seed(text) == seed
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", str(2**63), "1e5", "seven", "٣", "1_000", "9" * 5000])
+def test_what_is_no_seed_is_refused(text):
+    with pytest.raises(InvalidRequest, match=r"^seed: '.* given; legal: 0 … 9223372036854775807"):
+        parse_seed(text)
+
+
+def test_drawn_seeds_are_legal_and_differ():
+    drawn = {draw_seed() for _ in range(20)}
+    assert len(drawn) > 15
+    assert all(0 <= seed < 2**32 for seed in drawn)
+
+
+def test_seeds_do_not_run_over_their_end():
+    assert seeds_from(3, 3) == [3, 4, 5]
+    assert seeds_from(MAX_SEED, 1) == [MAX_SEED]
+    with pytest.raises(InvalidRequest, match=f"seed: {MAX_SEED} for 2 pictures given; legal: 0 … {MAX_SEED - 1}"):
+        seeds_from(MAX_SEED, 2)
+
+
+def test_an_empty_form_sends_the_prompt_alone():
+    values = {"prompt": "a fox", "negative_prompt": "", "seed": "", "height": None, "num_inference_steps": None}
+    assert check(SDXL, values) == ({"prompt": "a fox"}, [])
+
+
+def test_a_full_form_is_a_request_that_the_server_takes():
+    values = {
+        "prompt": "a fox",
+        "negative_prompt": "blur",
+        "seed": str(2**63 - 1),
+        "num_inference_steps": 12.0,
+        "guidance_scale": 7,
+        "guidance_rescale": 0.5,
+        "guidance_end": 0.9,
+        "clip_skip": 1,
+        "height": 128,
+        "width": 160,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "output_format": "webp",
+        "prior_guidance_scale": 3,  # another model's, left over from a switch
+        "strength": 0.5,  # means nothing without a picture
+    }
+    request, found = check(SDXL, values)
+    assert found == []
+    assert request["seed"] == 2**63 - 1
+    assert isinstance(request["num_inference_steps"], int)
+    assert not {"prior_guidance_scale", "strength"} & set(request)
+    sent = {name: value.encode() if isinstance(value, str) else value for name, value in request.items()}
+    assert SdxlSettings.parse(sent, Manifest.load(demo_build()).model).width == 160
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prompt": ""}, "prompt: an empty text given; legal: a text that is not blank"),
+        ({"prompt": " \n"}, "prompt: a blank text given; legal: a text that is not blank"),
+        ({"prompt": "a\0b"}, "prompt: control character U+0000 at 1 given; legal: text, tabs and line ends"),
+        ({"prompt": "é" * 9000}, "prompt: 18000 bytes given; legal: at most 16384 bytes of UTF-8"),
+        ({"num_inference_steps": 101}, "num_inference_steps: 101 given; legal: 1 … 100"),
+        ({"guidance_scale": 51}, "guidance_scale: 51 given; legal: 0 … 50"),
+        ({"clip_skip": 3}, "clip_skip: 3 given; legal: 0 … 2"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_servers_words(values, message):
+    assert problems(SDXL, **values) == [message]
+    sent = {name: value.encode() if isinstance(value, str) else value for name, value in values.items()}
+    with pytest.raises(InvalidRequest) as theirs:
+        SdxlSettings.parse({"prompt": b"a fox", **sent}, Manifest.load(demo_build()).model)
+    assert str(theirs.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"height": 100}, "height"),
+        ({"width": 10**9}, "width"),
+        ({"sampler": "best"}, "sampler"),
+        ({"sampler": "euler_a", "schedule": "karras"}, "schedule"),
+        ({"output_format": "gif"}, "output_format"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps"),
+        ({"num_inference_steps": True}, "num_inference_steps"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"guidance_scale": "7"}, "guidance_scale"),
+        ({"sampler": "lcm", "num_inference_steps": 51}, "num_inference_steps"),
+        ({"mask": "m.png"}, "mask"),
+        ({"mask": "m.png", "init_image": "i.png", "sampler": "unipc"}, "mask"),
+        ({"init_image": "i.png", "strength": 0.01, "num_inference_steps": 20}, "strength"),
+        ({"init_image": "i.png", "num_inference_steps": 2}, "strength"),
+    ],
+)
+def test_every_problem_names_its_field(values, field):
+    found = problems(SDXL, **values)
+    assert [problem.split(":")[0] for problem in found] == [field]
+
+
+def test_all_problems_are_told_at_once():
+    assert len(problems(SDXL, prompt="", seed="x", height=1, guidance_scale=99)) == 4
+
+
+def test_the_refiner_takes_over_strictly_inside():
+    assert problems(REFINED, denoising_end=1) == ["denoising_end: 1 given; legal: over 0, under 1"]
+    assert problems(REFINED, denoising_end=0.8) == []
+    assert problems(REFINED, mask="m.png", init_image="i.png") == [
+        "denoising_end: with mask given; legal: only without mask"
+    ]
+
+
+def test_cascade_names_the_nearest_sizes():
+    (problem,) = problems(STABLE, width=200)
+    assert problem.startswith("width: 200 given; legal: ")
+    assert "the nearest" in problem
+
+
+@pytest.mark.parametrize(("n", "legal"), [(1, True), (16, True), (0, False), (17, False), (1.5, False), ("2", False)])
+def test_the_count_is_checked(n, legal):
+    if legal:
+        assert check_count(n, 3) == n
+    else:
+        with pytest.raises(InvalidRequest, match=r"^n: "):
+            check_count(n, 3)
+
+
+def test_so_many_pictures_need_as_many_seeds():
+    with pytest.raises(InvalidRequest, match=f"seed: {MAX_SEED} for 2"):
+        check_count(2, MAX_SEED)
