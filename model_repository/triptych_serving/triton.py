@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from .cards import CARDS
 from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from .manifest import Manifest
 from .metrics import METRICS
+from .record import Record
 
 if TYPE_CHECKING:
     from .families import Family
@@ -42,6 +44,7 @@ class ModelArguments:
         # In the families' own order: Triton keeps parameters in none.
         self.manifests = {name: Manifest.load(folder / paths[name]) for name in CARDS if name in paths}
         errors.begin(config["name"])
+        record.begin(config["name"])
 
     @property
     def reproducible(self) -> bool:
@@ -92,7 +95,7 @@ def response(**arrays: NDArray[Any]) -> Any:
 class Errors:
     """`triptych_errors_total{stage}`: the errors that a model of ours answered itself.
 
-    Failures that Triton counts beyond them it made up: it took the model's process for dead.
+    Triton counts failures beyond them: requests that it refuses itself, or that it could not pass on.
     """
 
     def begin(self, model: str) -> None:
@@ -108,6 +111,25 @@ class Errors:
 
 
 errors = Errors()
+record = Record()
+
+
+def noted(execute: Callable[[Any, Sequence[Any]], list[Any] | None]) -> Callable[[Any, Sequence[Any]], list[Any] | None]:
+    """A model's `execute` that notes in the process's record what it takes and what it answers."""
+
+    @functools.wraps(execute)
+    def noting(model: Any, requests: Sequence[Any]) -> list[Any] | None:
+        record.take(len(requests))
+        answered = len(requests)  # with an error of Triton's own, where this fails
+        try:
+            responses = execute(model, requests)
+            answered = sum(response is not None for response in responses or ())
+            return responses
+        finally:
+            record.answer(answered)
+            record.execute()
+
+    return noting
 
 
 def failure(error: Exception) -> Any:
@@ -152,6 +174,7 @@ class TritonReply:
         try:
             self._finish(lambda: failure(error))
         except Exception:
+            record.answer(1)  # the best that can be done
             log.exception("a caller could not be told: %s", error)
 
     def is_cancelled(self) -> bool:
@@ -164,6 +187,7 @@ class TritonReply:
     def _finish(self, answer: Callable[[], Any]) -> None:
         self._sender.send(answer(), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         self._sender = None
+        record.answer(1)
 
 
 class PrometheusMetrics:

@@ -54,6 +54,7 @@ class TritonPythonModel:
             }
         return {name: model.result() for name, model in loading.items()}
 
+    @triton.noted
     def execute(self, requests):
         for request in requests:
             reply = triton.TritonReply(request)

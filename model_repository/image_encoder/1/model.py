@@ -22,6 +22,7 @@ class TritonPythonModel:
         }
         self.cache = ImageCache.of_server()
 
+    @triton.noted
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)
 

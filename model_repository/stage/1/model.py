@@ -12,6 +12,7 @@ class TritonPythonModel:
         name, manifest = arguments.parameters["stage"], arguments.manifest
         self.stage = runtimes.stage(manifest, name, reproducible=arguments.reproducible)
 
+    @triton.noted
     def execute(self, requests):
         try:
             return self._run(requests)

@@ -22,6 +22,7 @@ class TritonPythonModel:
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.cache = ImageCache.of_server()
 
+    @triton.noted
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)
 

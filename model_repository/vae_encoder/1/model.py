@@ -19,6 +19,7 @@ class TritonPythonModel:
         self.family, self.model = family(manifest), manifest.model
         self.stage = runtimes.stage(manifest, "vae_encoder", reproducible=arguments.reproducible)
 
+    @triton.noted
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)
 
