@@ -1,4 +1,4 @@
-"""What each model's process notes for the supervisor: a page of counters in the run's folder, which needs no answer to be read."""
+"""What each model's process notes for the supervisor: a page of counters, which can be read whatever the process does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAYOUT = struct.Struct("4Q")
 class Counts(NamedTuple):
     """Of one process, since it began.
 
-    `beats` grows for as long as it runs; `executed` are calls of `execute` that it has ended; `taken` and `answered` are requests.
+    `beats` grow while it runs; `executed` are the calls of `execute` that have ended; `taken` and `answered` are requests.
     """
 
     beats: int
@@ -39,7 +39,9 @@ class Record:
     """The writing end, for any thread. Where nobody reads it, it counts all the same."""
 
     def __init__(self) -> None:
-        self.on_cut_off: Callable[[], None] = lambda: None  # called once, when no more time is left to what is in flight
+        self.on_cut_off: Callable[[], None] = lambda: (
+            None
+        )  # called once, when no more time is left to what is in flight
         self._lock = threading.Lock()
         self._keep(None, "")
 
@@ -85,7 +87,9 @@ class Record:
 def read(folder: Path) -> dict[str, Counts]:
     """The counts of every model that keeps a record in the folder, by its name."""
     files = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    return {file.name: Counts(*_LAYOUT.unpack(data)) for file in files if len(data := file.read_bytes()) == _LAYOUT.size}
+    return {
+        file.name: Counts(*_LAYOUT.unpack(data)) for file in files if len(data := file.read_bytes()) == _LAYOUT.size
+    }
 
 
 def _page(path: Path | None) -> mmap.mmap:

@@ -76,6 +76,22 @@ def scalars(request: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: _plain(value.reshape(-1)) for name, value in arrays.items() if value is not None and value.size}
 
 
+def passed_on(request: Any, name: str) -> dict[str, Any]:
+    """What one model of an ensemble tells another in a BYTES `[1]` tensor of JSON.
+
+    Raises:
+        InvalidRequest: somebody else wrote it.
+    """
+    data = array(request, name)
+    try:
+        document = json.loads(b"" if data is None else data[0])
+        if isinstance(document, dict):
+            return document
+    except (ValueError, IndexError, RecursionError):
+        pass
+    raise InvalidRequest(name, "something else", "what the ensemble passes on")
+
+
 def _plain(values: NDArray[Any]) -> Any:
     """FP32 becomes the shortest decimal that means the same, which is what the caller wrote: 0.7, not 0.699999988."""
     plain = [float(str(value)) if isinstance(value, np.float32) else value for value in values]
@@ -114,7 +130,9 @@ errors = Errors()
 record = Record()
 
 
-def noted(execute: Callable[[Any, Sequence[Any]], list[Any] | None]) -> Callable[[Any, Sequence[Any]], list[Any] | None]:
+def noted(
+    execute: Callable[[Any, Sequence[Any]], list[Any] | None],
+) -> Callable[[Any, Sequence[Any]], list[Any] | None]:
     """A model's `execute` that notes in the process's record what it takes and what it answers."""
 
     @functools.wraps(execute)

@@ -4,8 +4,8 @@ Triton's Python backend expects a sign of life each second from a process that r
 still for longer (a migration, a starved virtual CPU) costs the process that trust, and Triton 24.10 goes on: it refuses the
 batch, takes the process's late answer for that to the next one, and ends in a segmentation fault. Only a restart mends it.
 
-Requests may fail in many ways that say nothing of this, so no failure is counted: each process notes what it
-did (`triptych_serving.record`), which a caller cannot make it note wrongly, and Triton's own count of batches is compared with that.
+Requests may fail in many ways that say nothing of this, so no failure is counted: each process notes what it did
+(`triptych_serving.record`), which no caller can falsify, and the batches that Triton has had answers to are compared with that.
 """
 
 from __future__ import annotations

@@ -66,13 +66,15 @@ def counts(beats=0, executed=0):
 
 
 def page(batches):
-    return f'''nv_inference_request_failure{{model="tokenizer",reason="BACKEND",version="1"}} 9
+    return f"""nv_inference_request_failure{{model="tokenizer",reason="BACKEND",version="1"}} 9
 nv_inference_exec_count{{model="a_plan_of_tritons_own",version="1"}} 7
 nv_inference_exec_count{{model="tokenizer",version="1"}} {batches}
-'''
+"""
 
 
-@pytest.mark.parametrize(("ran", "received", "lost"), [(1, 0, ["tokenizer"]), (1, 1, []), (0, 3, []), (3, 2, ["tokenizer"])])
+@pytest.mark.parametrize(
+    ("ran", "received", "lost"), [(1, 0, ["tokenizer"]), (1, 1, []), (0, 3, []), (3, 2, ["tokenizer"])]
+)
 def test_an_answer_that_triton_did_not_take_is_seen_at_the_third_look(ran, received, lost):
     answers = Answers()
     assert [answers.lost(counts(executed=ran), page(received)) for _ in range(3)] == [[], [], lost]

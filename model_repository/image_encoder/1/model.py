@@ -1,6 +1,5 @@
 """Every ensemble's last step: pixels and what made them, as one file."""
 
-import json
 import time
 
 import numpy as np
@@ -27,8 +26,8 @@ class TritonPythonModel:
         return triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
-        document = json.loads(triton.array(request, "settings")[0])
-        timings = json.loads(triton.array(request, "report")[0])
+        document = triton.passed_on(request, "settings")
+        timings = triton.passed_on(request, "report")
         family = self.families[document["family"]]
         settings = family.read_settings(document["settings"])
         ran_on = self.ran_on[family.manifest.target]

@@ -1,7 +1,5 @@
 """The picture that a request starts from, as latents; nothing for a request without one."""
 
-import json
-
 import numpy as np
 
 from triptych_serving import runtimes, triton
@@ -9,6 +7,7 @@ from triptych_serving.errors import InvalidRequest
 from triptych_serving.families import family
 from triptych_serving.pictures import latent_mask, pixels
 
+PICTURES = ("init_image", "mask")
 NOTHING = np.zeros((1, 1, 0, 0), np.float32)
 
 
@@ -27,13 +26,15 @@ class TritonPythonModel:
         try:
             return triton.response(refusal=triton.text(""), **self._encoded(request))
         except InvalidRequest as error:
+            if error.field not in PICTURES:
+                raise
             # `denoise` refuses in its place: an ensemble whose step fails beside others is in flight until Triton ends.
             refusal = triton.text([error.field, error.given, error.legal])
             return triton.response(refusal=refusal, latent_parameters=NOTHING, latent_mask=NOTHING)
 
     def _encoded(self, request):
-        document = json.loads(triton.array(request, "settings")[0])
-        given = triton.scalars(request, ("init_image", "mask"))
+        document = triton.passed_on(request, "settings")
+        given = triton.scalars(request, PICTURES)
         if "init_image" not in given or document["cached"]:
             return {"latent_parameters": NOTHING, "latent_mask": NOTHING}
         settings = self.family.read_settings(document["settings"])
