@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .denoiser import Conditioning, Denoiser, Floats
-from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFailed
+from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFailed, Stopping
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
@@ -61,6 +61,7 @@ class Engine:
         self._steps = 0
         self._published = clock()
         self._stopping = threading.Event()
+        self._cut_off = False
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
 
     # What other threads may ask.
@@ -73,6 +74,10 @@ class Engine:
         self._stopping.set()
         self._inbox.put(lambda: None)
         self._thread.join(timeout_s)
+
+    def cut_off(self) -> None:
+        """End every job that is here or still comes, after the step in progress: the server has no more time for them."""
+        self._inbox.put(self._end_all)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -237,6 +242,15 @@ class Engine:
             job.reply.fail(InvalidRequest("id", job.id, "an id that no living request has"))
         else:
             self.jobs[job.id] = job
+            if self._cut_off:
+                self._end_all()
+
+    def _end_all(self) -> None:
+        self._cut_off = True
+        for job in list(self.jobs.values()):
+            self.metrics.add("cancelled_total")
+            at = f"step {job.steps_done} of {job.num_steps}"
+            self._end(job, Status.CANCELLED, Stopping(f"stopped: at {at} the server's time to finish was over"))
 
     def _complete(self, job: Job) -> None:
         if not np.isfinite(job.latents[0]).all():

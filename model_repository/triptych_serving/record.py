@@ -21,18 +21,14 @@ _LAYOUT = struct.Struct("4Q")
 class Counts(NamedTuple):
     """Of one process, since it began.
 
-    `beats` grow while it runs; `executed` are the calls of `execute` that have ended; `taken` and `answered` are requests.
+    `beats` grow while it runs; `executed` are the calls of `execute` that have ended. Of the requests for pictures, those that are
+    turned away not counted, `owed` wait for its answer and `passed` have had one that was no error.
     """
 
     beats: int
     executed: int
-    taken: int
-    answered: int
-
-    @property
-    def owed(self) -> int:
-        """Requests that wait for its answer."""
-        return self.taken - self.answered
+    owed: int
+    passed: int
 
 
 class Record:
@@ -54,14 +50,15 @@ class Record:
         self._folder = folder
         self._page = memoryview(_page(folder / model if folder else None)).cast("Q")
 
+    def executed(self) -> None:
+        self._add(1, 1)
+
     def take(self, requests: int) -> None:
         self._add(2, requests)
 
-    def answer(self, requests: int) -> None:
-        self._add(3, requests)
-
-    def execute(self) -> None:
-        self._add(1, 1)
+    def answer(self, requests: int, *, passed: bool) -> None:
+        self._add(3, requests if passed else 0)  # first: who reads in between still sees a request on its way
+        self._add(2, -requests)
 
     def draining(self) -> bool:
         """Whether the server stops, and no new request should begin."""

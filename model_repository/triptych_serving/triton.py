@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from .cards import CARDS
-from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed
+from .errors import Cancelled, InvalidRequest, Overloaded, StageFailed, Stopping
 from .manifest import Manifest
 from .metrics import METRICS
 from .record import Record
@@ -133,19 +133,14 @@ record = Record()
 def noted(
     execute: Callable[[Any, Sequence[Any]], list[Any] | None],
 ) -> Callable[[Any, Sequence[Any]], list[Any] | None]:
-    """A model's `execute` that notes in the process's record what it takes and what it answers."""
+    """A model's `execute` whose ends are counted, as Triton counts the batches that it has had answers to."""
 
     @functools.wraps(execute)
     def noting(model: Any, requests: Sequence[Any]) -> list[Any] | None:
-        record.take(len(requests))
-        answered = len(requests)  # with an error of Triton's own, where this fails
         try:
-            responses = execute(model, requests)
-            answered = sum(response is not None for response in responses or ())
-            return responses
+            return execute(model, requests)
         finally:
-            record.answer(answered)
-            record.execute()
+            record.executed()
 
     return noting
 
@@ -154,21 +149,41 @@ def failure(error: Exception) -> Any:
     """The response that carries an error, under the code its kind has in `errors`."""
     errors.count()
     codes = pb_utils.TritonError
-    kinds = ((InvalidRequest, codes.INVALID_ARG), (Overloaded, codes.UNAVAILABLE), (Cancelled, codes.CANCELLED))
-    code = next((code for kind, code in kinds if isinstance(error, kind)), codes.INTERNAL)
+    kinds = {
+        InvalidRequest: codes.INVALID_ARG,
+        Overloaded: codes.UNAVAILABLE,
+        Stopping: codes.UNAVAILABLE,
+        Cancelled: codes.CANCELLED,
+    }
+    code = kinds.get(type(error), codes.INTERNAL)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 
 def answer_each(requests: Sequence[Any], answer: Callable[[Any], Any]) -> list[Any]:
     """One response a request; an error ends its own request only."""
+    return [answer_all([request], lambda one: [answer(one[0])])[0] for request in requests]
 
-    def one(request: Any) -> Any:
-        try:
-            return answer(request)
-        except Exception as error:
-            return failure(error)
 
-    return [one(request) for request in requests]
+def turned_away(requests: Sequence[Any]) -> list[Any]:
+    """For an ensemble's first model: the refusals of all requests while the server finishes those in flight, else nothing."""
+    if not record.draining():
+        return []
+    words = "draining: the server stops and takes nothing new; nothing was begun, send it again"
+    return [failure(Stopping(words)) for _ in requests]
+
+
+def answer_all(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+    """One response a request, made together; an error ends all of them."""
+    record.take(len(requests))
+    passed = False
+    try:
+        responses = answer(requests)
+        passed = True
+        return responses
+    except Exception as error:
+        return [failure(error) for _ in requests]
+    finally:
+        record.answer(len(requests), passed=passed)
 
 
 class TritonReply:
@@ -180,19 +195,25 @@ class TritonReply:
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
         self._asked = time.monotonic()
+        self._owes = False
+
+    def owe(self) -> None:
+        """Let the server's stop wait for this answer."""
+        self._owes = True
+        record.take(1)
 
     def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
         arrays = {} if latents is None else {"latents": latents[None]}
         try:
-            self._finish(lambda: response(report=text(dict(report)), **arrays))
+            self._finish(lambda: response(report=text(dict(report)), **arrays), passed=True)
         except Exception as error:  # shared memory is full, say: a message may still fit
             self.fail(StageFailed(f"denoise: the answer could not be sent ({error})"))
 
     def fail(self, error: Exception) -> None:
         try:
-            self._finish(lambda: failure(error))
+            self._finish(lambda: failure(error), passed=False)
         except Exception:
-            record.answer(1)  # the best that can be done
+            self._paid(passed=False)  # there is nothing more to be done for it
             log.exception("a caller could not be told: %s", error)
 
     def is_cancelled(self) -> bool:
@@ -202,10 +223,15 @@ class TritonReply:
         self._asked = now
         return bool(self._sender.is_cancelled())
 
-    def _finish(self, answer: Callable[[], Any]) -> None:
+    def _finish(self, answer: Callable[[], Any], *, passed: bool) -> None:
         self._sender.send(answer(), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         self._sender = None
-        record.answer(1)
+        self._paid(passed=passed)
+
+    def _paid(self, *, passed: bool) -> None:
+        if self._owes:
+            self._owes = False
+            record.answer(1, passed=passed)
 
 
 class PrometheusMetrics:

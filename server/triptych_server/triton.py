@@ -31,6 +31,7 @@ _FATAL = re.compile(rb"^E.*(failed to load '|failed to start |Poll failed|model_
 _ERROR = re.compile(r'^E\S+ \S+ \d+ \S+\] "?(.*?)"?\s*$')
 _LOAD_ERROR = re.compile(r"failed to load '([^']+)' version \d+: (?:Internal: )?(?:TritonModelException: )?(.*)", re.S)
 RECEIVED_S = 0.25  # between two looks at the batches that Triton counts
+QUIET_LOOKS = 10  # in which nothing was passed from one model to the next, which takes a few milliseconds
 _HARMLESS = "CudaDriverHelper has not been initialized"
 
 
@@ -45,6 +46,8 @@ class Triton:
         self._fatal, self._news = threading.Event(), threading.Event()
         self._records, self._beats, self._answers = run / RECORDS, Beats(), Answers()
         self._look_again = 0.0
+        self._work: dict[str, record.Counts] = {}
+        self._quiet_looks = 0
         for left in self._records.iterdir():  # by an earlier life
             left.unlink()
         self._stubs: list[tuple[str, psutil.Process]] = []
@@ -129,6 +132,21 @@ class Triton:
         self._look_again = time.monotonic() + RECEIVED_S
         lost = self._answers.lost(counts, self._get(self._addresses.metrics_port, "/metrics") or "")
         return ", ".join(f"Triton took the process of model {name!r} for dead" for name in lost)
+
+    def refuse_new(self) -> None:
+        """From now on the ensembles' first models turn requests away; those in flight go on."""
+        (self._records / record.DRAINING).touch()
+
+    def cut_off(self) -> None:
+        """Have the loop end what it holds."""
+        (self._records / record.CUT_OFF).touch()
+
+    def idle(self) -> bool:
+        """Whether nothing is in flight, by one more look: between two models a request is nobody's, so one does not tell."""
+        work = {model: counts._replace(beats=0, executed=0) for model, counts in record.read(self._records).items()}
+        quiet = work == self._work and not any(counts.owed for counts in work.values())
+        self._work, self._quiet_looks = work, self._quiet_looks + 1 if quiet else 0
+        return not work or self._quiet_looks >= QUIET_LOOKS
 
     def unloaded(self) -> bool:
         """Whether every stub is gone, as in a drain when nothing is in flight any more."""

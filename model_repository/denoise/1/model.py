@@ -44,6 +44,7 @@ class TritonPythonModel:
             Metrics(triton.PrometheusMetrics({"model": "+".join(m.model.name for m in arguments.manifests.values())})),
             max_queue_seconds=float(arguments.parameters["max_queue_seconds"]),
         )
+        triton.record.on_cut_off = self.engine.cut_off
         self.engine.start()
 
     def _load(self, rows):
@@ -90,6 +91,7 @@ class TritonPythonModel:
             self.engine.watch(of, whose, since, reply, preview=preview)
 
     def _generate(self, request, reply):
+        reply.owe()
         passed_on = triton.scalars(request, ("settings", "refusal"))
         if "settings" not in passed_on:
             raise InvalidRequest("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
@@ -131,7 +133,8 @@ class TritonPythonModel:
             ) from None
 
     def _description(self):
-        return {"models": {name: self._facts(family.manifest) for name, family in self.families.items()}}
+        models = {name: self._facts(family.manifest) for name, family in self.families.items()}
+        return {"models": models, "draining": triton.record.draining()}
 
     def _facts(self, manifest):
         stages = {name: stage["sha256"] for name, stage in manifest.stages.items()}

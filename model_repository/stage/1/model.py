@@ -14,10 +14,7 @@ class TritonPythonModel:
 
     @triton.noted
     def execute(self, requests):
-        try:
-            return self._run(requests)
-        except Exception as error:
-            return [triton.failure(error) for _ in requests]
+        return triton.answer_all(requests, self._run)
 
     def _run(self, requests):
         inputs = {name: [triton.array(request, name) for request in requests] for name in self.inputs}

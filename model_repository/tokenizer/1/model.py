@@ -24,7 +24,7 @@ class TritonPythonModel:
 
     @triton.noted
     def execute(self, requests):
-        return triton.answer_each(requests, self._answer)
+        return triton.turned_away(requests) or triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
         arrived = time.monotonic()
