@@ -21,8 +21,8 @@ _LAYOUT = struct.Struct("4Q")
 class Counts(NamedTuple):
     """Of one process, since it began.
 
-    `beats` grow while it runs; `executed` are the calls of `execute` that have ended. Of the requests for pictures, those that are
-    turned away not counted, `owed` wait for its answer and `passed` have had one that was no error.
+    `beats` grow while it runs; `executed` are the calls of `execute` that have ended. Of the requests for pictures, without
+    those that are turned away, `owed` wait for its answer and `passed` have had one that was no error.
     """
 
     beats: int
