@@ -20,8 +20,8 @@ from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from triptych.demo import demo_build, demo_builds
-from triptych.server import Server, State
+from triptych_demo import demo_build, demo_builds
+from triptych_server import Server, State
 
 from .. import plain
 
