@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,15 +178,59 @@ def turned_away(requests: Sequence[Any]) -> list[Any]:
 def answer_all(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
     """One response a request, made together; an error ends all of them."""
     record.take(len(requests))
-    passed = False
+    responses, passed = _answered(requests, answer)
+    record.answer(len(requests), passed=passed)
+    return responses
+
+
+def _answered(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> tuple[list[Any], bool]:
+    """The responses, and whether they are no errors."""
     try:
-        responses = answer(requests)
-        passed = True
-        return responses
+        return answer(requests), True
     except Exception as error:
-        return [failure(error) for _ in requests]
+        return [failure(error) for _ in requests], False
+
+
+class Aside:
+    """Answers what takes long in threads of its own, in the order of its coming, so that nothing else waits for it.
+
+    What it needs of a request is read before, by the thread that `execute` runs in.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "aside")
+
+    def answer(
+        self, request: Any, make: Callable[[], Any], *, ends: float | None = None, late: Callable[[], Any] | None = None
+    ) -> None:
+        """Answer with what `make` returns or raises; with `late` once it is `ends` o'clock and nobody has begun with it."""
+        record.take(1)
+        sender = request.get_response_sender()
+        future = self._pool.submit(_send, sender, make)
+        if ends is None or late is None:
+            return
+
+        def give_up() -> None:
+            if future.cancel():
+                _send(sender, late)
+
+        timer = threading.Timer(max(0.0, ends - time.monotonic()), give_up)
+        timer.daemon = True
+        future.add_done_callback(lambda _: timer.cancel())
+        timer.start()
+
+
+def _send(sender: Any, make: Callable[[], Any]) -> None:
+    (made,), passed = _answered([None], lambda _: [make()])
+    try:
+        sender.send(made, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:  # shared memory is full, say: a message may still fit
+        passed = False
+        with contextlib.suppress(Exception):
+            words = failure(StageFailed(f"the answer could not be sent ({error})"))
+            sender.send(words, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     finally:
-        record.answer(len(requests), passed=passed)
+        record.answer(1, passed=passed)
 
 
 class TritonReply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -55,8 +56,12 @@ def mixed(count, steps):
 
 
 def admitted(url, id):
-    """Wait until the loop has a job, or has had it."""
-    plain.verb(url, "watch", id=id)
+    """Wait until the loop has a job, or has had it; a watch waits two seconds for it."""
+    for _ in range(30):
+        with contextlib.suppress(InferenceServerException):
+            plain.verb(url, "watch", id=id)
+            return
+    pytest.fail("it never arrived")
 
 
 @pytest.mark.parametrize(("count", "steps"), [(10, [2, 60, 5, 30, 12]), (60, [2, 12, 5])])

@@ -62,7 +62,7 @@ def test_a_machine_that_stands_still_costs_requests_but_makes_no_wrong_picture()
 
 
 def counts(beats=0, executed=0):
-    return {"tokenizer": Counts(beats, executed, taken=executed, answered=executed)}
+    return {"tokenizer": Counts(beats, executed, owed=0, passed=executed)}
 
 
 def page(batches):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from triptych_serving import invariance, runtimes, triton
 from triptych_serving.engine import Engine
-from triptych_serving.errors import InvalidRequest
+from triptych_serving.errors import Cancelled, InvalidRequest
 from triptych_serving.job import Job
 from triptych_serving.metrics import Metrics
 from triptych_serving.policy import Policy
@@ -101,8 +101,16 @@ class TritonPythonModel:
         family = self.families[document["family"]]
         if document["cached"]:
             self._pass_by(reply, document["arrived"], family)
-        else:
-            self.engine.submit(self._job(request, reply, document, family))
+            return
+        settings = family.read_settings(document["settings"])
+        self._check_deadline(settings.deadline_ms, document["arrived"])
+        self.engine.submit(self._job(request, reply, document["arrived"], family, settings))
+
+    def _check_deadline(self, deadline_ms, arrived):
+        """A picture may have been left undecoded for it."""
+        if deadline_ms is not None and time.monotonic() >= arrived + deadline_ms / 1000:
+            self.engine.count("expired_total")
+            raise Cancelled(f"deadline_ms: {deadline_ms} ms passed at step 0")
 
     def _pass_by(self, reply, arrived, family):
         """The file is there already: the smallest latents, for the decoder to be done with at once."""
@@ -110,14 +118,13 @@ class TritonPythonModel:
         reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, family.nothing())
         self.engine.count("cached_total")
 
-    def _job(self, request, reply, document, family):
-        settings = family.read_settings(document["settings"])
+    def _job(self, request, reply, arrived, family, settings):
         return Job(
             request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4()),
             settings,
             family.phases(settings, functools.partial(triton.array, request)),
             reply,
-            arrived=document["arrived"],
+            arrived=arrived,
         )
 
     def _document(self, passed_on):

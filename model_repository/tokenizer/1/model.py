@@ -21,6 +21,7 @@ class TritonPythonModel:
         self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in cards]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.cache = ImageCache.of_server()
+        self.aside = triton.Aside(1)
 
     @triton.noted
     def execute(self, requests):
@@ -29,7 +30,13 @@ class TritonPythonModel:
     def _answer(self, request):
         arrived = time.monotonic()
         given = triton.scalars(request, self.inputs)
-        given |= {name: inspect(name, given[name]) for name in PICTURES if name in given}
+        if not given.keys() & set(PICTURES):
+            return self._response(given, arrived)
+        self.aside.answer(request, lambda: self._response(given, arrived))
+        return None
+
+    def _response(self, given, arrived):
+        given = given | {name: inspect(name, given[name]) for name in PICTURES if name in given}
         settings = self.family.parse(given)
         # Without a seed every picture is a new one.
         cached = self._cached(settings) if self.cache and "seed" in given else None
