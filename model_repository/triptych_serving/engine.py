@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -25,7 +25,7 @@ from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFa
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
-from .watch import ARRIVAL_SECONDS, Watchers
+from .watch import ARRIVAL_SECONDS, REMEMBERED, Watchers
 
 # A job that asked to be stopped with its watcher survives a pause between two polls that is no longer than this.
 RECONNECT_SECONDS = 5.0
@@ -56,6 +56,7 @@ class Engine:
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
+        self._unmet: OrderedDict[tuple[str, str], None] = OrderedDict()  # cancels of jobs that may still come
         self._admission = threading.Lock()
         self._pending_cost: Counter[str] = Counter()
         self._steps = 0
@@ -244,6 +245,8 @@ class Engine:
             self.jobs[job.id] = job
             if self._cut_off:
                 self._end_all()
+            elif (job.id, job.settings.tenant) in self._unmet:
+                self._cancelled(job)
 
     def _end_all(self) -> None:
         self._cut_off = True
@@ -293,15 +296,21 @@ class Engine:
     def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:
         job = self.jobs.get(id)
         if job is not None and job.settings.tenant == tenant:
-            self.metrics.add("cancelled_total")
-            self._end(job, Status.CANCELLED, Cancelled("cancelled: on request"))
+            self._cancelled(job)
             reply.send({"id": id, "cancelled": True})
         elif job is None and self._watchers.knows(id, tenant):
             reply.send({"id": id, "cancelled": False})
         elif job is None and self._clock() - asked < ARRIVAL_SECONDS:  # its prompt may still be being encoded
             self._early.append(partial(self._cancel, id, tenant, reply, asked))
         else:
+            self._unmet[id, tenant] = None
+            while len(self._unmet) > REMEMBERED:
+                self._unmet.popitem(last=False)
             reply.fail(InvalidRequest("id", id, "the id of a request of this tenant"))
+
+    def _cancelled(self, job: Job) -> None:
+        self.metrics.add("cancelled_total")
+        self._end(job, Status.CANCELLED, Cancelled("cancelled: on request"))
 
     def _abandoned(self, job: Job, now: float) -> bool:
         if not job.settings.cancel_on_disconnect:
