@@ -27,7 +27,10 @@ _NEVER_ARRIVED = (
     "DNS resolution",
     "errors resolving",
     "no available versions",
+    "stopped accepting new inference requests",
 )
+# Ours about a server that stops: the request was not begun, or is on no server any more.
+_STOPPING = ("draining: ", "stopped: ")
 # Triton's words about a process that died or that it took for dead; the job is then on no server any more.
 _STUB_LOST = re.compile(r"Stub process .*is not healthy|Failed to obtain the health mutex")
 
@@ -96,6 +99,8 @@ def _unavailable(message: str, request_id: str) -> ServerUnavailable:
     if message.startswith("queue: "):
         after = _RETRY_AFTER.search(message)
         return Overloaded(message, request_id, retry_after_s=float(after[1]) if after else 1.0)
+    if message.startswith(_STOPPING):
+        return ServerUnavailable(f"the server stops ({message})", request_id, nothing_accepted=True)
     never_arrived = any(phrase in message for phrase in _NEVER_ARRIVED)
     words = f"no server is ready there ({message})" if never_arrived else f"the connection broke ({message})"
     return ServerUnavailable(words, request_id, nothing_accepted=never_arrived)

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -23,11 +23,11 @@ import numpy as np
 from triptych_contract.errors import invalid
 
 from .denoiser import Conditioning, Denoiser, Floats
-from .errors import Cancelled, Overloaded, RequestError, StageFailed
+from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
-from .watch import ARRIVAL_SECONDS, Watchers
+from .watch import ARRIVAL_SECONDS, REMEMBERED, Watchers
 
 # A job that asked to be stopped with its watcher survives a pause between two polls that is no longer than this.
 RECONNECT_SECONDS = 5.0
@@ -58,11 +58,13 @@ class Engine:
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
+        self._unmet: OrderedDict[tuple[str, str], None] = OrderedDict()  # cancels of jobs that may still come
         self._admission = threading.Lock()
         self._pending_cost: Counter[str] = Counter()
         self._steps = 0
         self._published = clock()
         self._stopping = threading.Event()
+        self._cut_off = False
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
 
     # What other threads may ask.
@@ -75,6 +77,10 @@ class Engine:
         self._stopping.set()
         self._inbox.put(lambda: None)
         self._thread.join(timeout_s)
+
+    def cut_off(self) -> None:
+        """End every job that is here or still comes, after the step in progress: the server has no more time for them."""
+        self._inbox.put(self._end_all)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -239,6 +245,17 @@ class Engine:
             job.reply.fail(invalid("id", job.id, "an id that no living request has"))
         else:
             self.jobs[job.id] = job
+            if self._cut_off:
+                self._end_all()
+            elif (job.id, job.settings.tenant) in self._unmet:
+                self._cancelled(job)
+
+    def _end_all(self) -> None:
+        self._cut_off = True
+        for job in list(self.jobs.values()):
+            self.metrics.add("cancelled_total")
+            at = f"step {job.steps_done} of {job.num_steps}"
+            self._end(job, Status.CANCELLED, Stopping(f"stopped: at {at} the server's time to finish was over"))
 
     def _complete(self, job: Job) -> None:
         if not np.isfinite(job.latents[0]).all():
@@ -281,15 +298,21 @@ class Engine:
     def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:
         job = self.jobs.get(id)
         if job is not None and job.settings.tenant == tenant:
-            self.metrics.add("cancelled_total")
-            self._end(job, Status.CANCELLED, Cancelled("cancelled: on request"))
+            self._cancelled(job)
             reply.send({"id": id, "cancelled": True})
         elif job is None and self._watchers.knows(id, tenant):
             reply.send({"id": id, "cancelled": False})
         elif job is None and self._clock() - asked < ARRIVAL_SECONDS:  # its prompt may still be being encoded
             self._early.append(partial(self._cancel, id, tenant, reply, asked))
         else:
+            self._unmet[id, tenant] = None
+            while len(self._unmet) > REMEMBERED:
+                self._unmet.popitem(last=False)
             reply.fail(invalid("id", id, "the id of a request of this tenant"))
+
+    def _cancelled(self, job: Job) -> None:
+        self.metrics.add("cancelled_total")
+        self._end(job, Status.CANCELLED, Cancelled("cancelled: on request"))
 
     def _abandoned(self, job: Job, now: float) -> bool:
         if not job.settings.cancel_on_disconnect:

@@ -3,6 +3,7 @@
 InvalidRequest       INVALID_ARGUMENT: inputs are wrong; `triptych_contract.errors` has it, callers know it as well
 RequestError
 ├── Overloaded       UNAVAILABLE: the queue is full; says how long it is
+├── Stopping         UNAVAILABLE: the server stops; says whether the request was begun
 ├── Cancelled        CANCELLED: by a verb, a gone client or a deadline
 └── StageFailed      INTERNAL: a stage raised, or an image would not have been finite
 """
@@ -20,6 +21,10 @@ class Overloaded(RequestError):
         super().__init__(
             f"queue: about {estimate_s:.0f} s of work waits, limit {limit_s:.0f} s; try again in about {wait} s"
         )
+
+
+class Stopping(RequestError):
+    pass
 
 
 class Cancelled(RequestError):

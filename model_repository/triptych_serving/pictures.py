@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from triptych_contract.errors import InvalidRequest, invalid
+from triptych_contract.parameters import Picture
+
+from .containers import TooMany, claims
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 32 * 2**20
@@ -19,30 +21,35 @@ MAX_PIXELS = 64_000_000
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What a request's settings say of a picture: which file, and its size in pixels as it is looked at."""
-
-    sha256: str
-    height: int
-    width: int
-
-
 def inspect(field: str, data: bytes) -> Picture:
-    """Check a file by its header; nothing is decoded.
+    """Check a file by its header and the lengths of its parts; nothing is decoded.
 
     Raises:
-        InvalidRequest: too large, or no PNG, JPEG or WebP.
+        InvalidRequest: too large, of too many parts, cut off, or no PNG, JPEG or WebP.
     """
     if len(data) > MAX_BYTES:
         raise invalid(field, f"{len(data)} bytes", f"at most {MAX_BYTES} bytes")
+    _check_claims(field, data)
     image = _open(field, data)
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise invalid(field, f"{width}×{height} pixels", f"at most {MAX_PIXELS} pixels")
     if _turned(field, image):
         width, height = height, width
     return Picture(hashlib.sha256(data).hexdigest(), height, width)
+
+
+def _check_claims(field: str, data: bytes) -> None:
+    try:
+        claimed = claims(data)
+    except TooMany as error:
+        raise invalid(field, error.given, error.legal) from None
+    except ValueError as error:
+        raise _damaged(field, error) from None
+    if claimed is None:
+        return  # Pillow knows the format as little
+    if claimed.width * claimed.height > MAX_PIXELS:
+        raise invalid(field, f"{claimed.width}×{claimed.height} pixels", f"at most {MAX_PIXELS} pixels")
+    if claimed.bytes < claimed.least_bytes:
+        raise _damaged(field, ValueError(f"{claimed.width}×{claimed.height} pixels in {claimed.bytes} bytes"))
 
 
 def pixels(field: str, data: bytes, height: int, width: int) -> NDArray[np.float32]:
@@ -68,8 +75,9 @@ def latent_mask(field: str, data: bytes, height: int, width: int, scale: int) ->
 
 def _resized(field: str, data: bytes, height: int, width: int) -> Image.Image:
     try:
-        image = ImageOps.exif_transpose(_open(field, data))
-        image = image.convert("RGB" if image.mode not in ("L", "RGB") else image.mode)
+        image = _open(field, data)
+        ImageOps.exif_transpose(image, in_place=True)  # it, and `convert`, would copy what needs no change
+        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
         return image.resize((width, height), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow raises whatever it stumbles over
         raise _damaged(field, error) from None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +18,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from triptych_contract.errors import InvalidRequest, to_wire
+from triptych_contract.errors import InvalidRequest, invalid, to_wire
 from triptych_contract.families import FAMILIES
 from triptych_contract.parameters import Kind
 
-from .errors import Cancelled, Overloaded, StageFailed
+from .errors import Cancelled, Overloaded, StageFailed, Stopping
 from .manifest import Manifest
 from .metrics import METRICS
+from .record import Record
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
@@ -45,6 +50,7 @@ class ModelArguments:
         # In the families' own order: Triton keeps parameters in none.
         self.manifests = {name: Manifest.load(folder / paths[name]) for name in FAMILIES if name in paths}
         errors.begin(config["name"])
+        record.begin(config["name"])
 
     @property
     def reproducible(self) -> bool:
@@ -77,15 +83,30 @@ def scalars(request: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     return {name: values if kinds[name].count > 1 else values[0] for name, values in given.items()}
 
 
+def data(request: Any, name: str) -> bytes:
+    """Read a BYTES `[1]` input as it is, b"" where it is missing."""
+    given = array(request, name)
+    return b"" if given is None or not given.size else bytes(given.reshape(-1)[0])
+
+
+def passed_on(request: Any, name: str) -> dict[str, Any]:
+    """What one model of an ensemble tells another in a BYTES `[1]` tensor of JSON.
+
+    Raises:
+        InvalidRequest: somebody else wrote it.
+    """
+    try:
+        document = json.loads(data(request, name))
+        if isinstance(document, dict):
+            return document
+    except (ValueError, RecursionError):
+        pass
+    raise invalid(name, "something else", "what the ensemble passes on")
+
+
 def _plain(values: NDArray[Any]) -> list[Any]:
     """FP32 becomes the shortest decimal that means the same, which is what the caller wrote: 0.7, not 0.699999988."""
     return [float(str(value)) for value in values] if values.dtype == np.float32 else list(values.tolist())
-
-
-def passed_on(request: Any, name: str) -> bytes:
-    """Read a document that another model passes on, b"" where it is missing."""
-    given = array(request, name)
-    return b"" if given is None or not given.size else bytes(given.reshape(-1)[0])
 
 
 def text(value: Any) -> NDArray[np.object_]:
@@ -101,7 +122,7 @@ def response(**arrays: NDArray[Any]) -> Any:
 class Errors:
     """`triptych_errors_total{stage}`: the errors that a model of ours answered itself.
 
-    Failures that Triton counts beyond them it made up: it took the model's process for dead.
+    Triton counts failures beyond them: requests that it refuses itself, or that it could not pass on.
     """
 
     def begin(self, model: str) -> None:
@@ -117,28 +138,108 @@ class Errors:
 
 
 errors = Errors()
+record = Record()
+
+
+def noted(
+    execute: Callable[[Any, Sequence[Any]], list[Any] | None],
+) -> Callable[[Any, Sequence[Any]], list[Any] | None]:
+    """A model's `execute` whose ends are counted, as Triton counts the batches that it has had answers to."""
+
+    @functools.wraps(execute)
+    def noting(model: Any, requests: Sequence[Any]) -> list[Any] | None:
+        try:
+            return execute(model, requests)
+        finally:
+            record.executed()
+
+    return noting
 
 
 def failure(error: Exception) -> Any:
     """The response that carries an error, under the code its kind has in `errors`."""
     errors.count()
     codes = pb_utils.TritonError
-    kinds = ((InvalidRequest, codes.INVALID_ARG), (Overloaded, codes.UNAVAILABLE), (Cancelled, codes.CANCELLED))
-    code = next((code for kind, code in kinds if isinstance(error, kind)), codes.INTERNAL)
+    kinds = {
+        InvalidRequest: codes.INVALID_ARG,
+        Overloaded: codes.UNAVAILABLE,
+        Stopping: codes.UNAVAILABLE,
+        Cancelled: codes.CANCELLED,
+    }
+    code = kinds.get(type(error), codes.INTERNAL)
     words = to_wire(error) if isinstance(error, InvalidRequest) else str(error)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(words, code))
 
 
 def answer_each(requests: Sequence[Any], answer: Callable[[Any], Any]) -> list[Any]:
     """One response a request; an error ends its own request only."""
+    return [answer_all([request], lambda one: [answer(one[0])])[0] for request in requests]
 
-    def one(request: Any) -> Any:
-        try:
-            return answer(request)
-        except Exception as error:
-            return failure(error)
 
-    return [one(request) for request in requests]
+def turned_away(requests: Sequence[Any]) -> list[Any]:
+    """For an ensemble's first model: the refusals of all requests while the server finishes those in flight, else nothing."""
+    if not record.draining():
+        return []
+    words = "draining: the server stops and takes nothing new; nothing was begun, send it again"
+    return [failure(Stopping(words)) for _ in requests]
+
+
+def answer_all(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+    """One response a request, made together; an error ends all of them."""
+    record.take(len(requests))
+    responses, passed = _answered(requests, answer)
+    record.answer(len(requests), passed=passed)
+    return responses
+
+
+def _answered(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> tuple[list[Any], bool]:
+    """The responses, and whether they are no errors."""
+    try:
+        return answer(requests), True
+    except Exception as error:
+        return [failure(error) for _ in requests], False
+
+
+class Aside:
+    """Answers what takes long in threads of its own, in the order of its coming, so that nothing else waits for it.
+
+    What it needs of a request is read before, by the thread that `execute` runs in.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "aside")
+
+    def answer(
+        self, request: Any, make: Callable[[], Any], *, ends: float | None = None, late: Callable[[], Any] | None = None
+    ) -> None:
+        """Answer with what `make` returns or raises; with `late` once it is `ends` o'clock and nobody has begun with it."""
+        record.take(1)
+        sender = request.get_response_sender()
+        future = self._pool.submit(_send, sender, make)
+        if ends is None or late is None:
+            return
+
+        def give_up() -> None:
+            if future.cancel():
+                _send(sender, late)
+
+        timer = threading.Timer(max(0.0, ends - time.monotonic()), give_up)
+        timer.daemon = True
+        future.add_done_callback(lambda _: timer.cancel())
+        timer.start()
+
+
+def _send(sender: Any, make: Callable[[], Any]) -> None:
+    (made,), passed = _answered([None], lambda _: [make()])
+    try:
+        sender.send(made, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:  # shared memory is full, say: a message may still fit
+        passed = False
+        with contextlib.suppress(Exception):
+            words = failure(StageFailed(f"the answer could not be sent ({error})"))
+            sender.send(words, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    finally:
+        record.answer(1, passed=passed)
 
 
 class TritonReply:
@@ -150,18 +251,25 @@ class TritonReply:
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
         self._asked = time.monotonic()
+        self._owes = False
+
+    def owe(self) -> None:
+        """Let the server's stop wait for this answer."""
+        self._owes = True
+        record.take(1)
 
     def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
         arrays = {} if latents is None else {"latents": latents[None]}
         try:
-            self._finish(lambda: response(report=text(dict(report)), **arrays))
+            self._finish(lambda: response(report=text(dict(report)), **arrays), passed=True)
         except Exception as error:  # shared memory is full, say: a message may still fit
             self.fail(StageFailed(f"denoise: the answer could not be sent ({error})"))
 
     def fail(self, error: Exception) -> None:
         try:
-            self._finish(lambda: failure(error))
+            self._finish(lambda: failure(error), passed=False)
         except Exception:
+            self._paid(passed=False)  # there is nothing more to be done for it
             log.exception("a caller could not be told: %s", error)
 
     def is_cancelled(self) -> bool:
@@ -171,9 +279,15 @@ class TritonReply:
         self._asked = now
         return bool(self._sender.is_cancelled())
 
-    def _finish(self, answer: Callable[[], Any]) -> None:
+    def _finish(self, answer: Callable[[], Any], *, passed: bool) -> None:
         self._sender.send(answer(), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         self._sender = None
+        self._paid(passed=passed)
+
+    def _paid(self, *, passed: bool) -> None:
+        if self._owes:
+            self._owes = False
+            record.answer(1, passed=passed)
 
 
 class PrometheusMetrics:

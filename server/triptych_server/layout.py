@@ -18,12 +18,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from triptych_serving import record
+
 INSTALL = "pip install 'triptych[server]'"
 RUN_PREFIX = "triptych-run-"
 STUB = "triton_python_backend_stub"
 SHM = Path("/dev/shm")  # noqa: S108 - where Triton keeps its regions; nothing is created here
 TRITON_HOME = "TRIPTYCH_TRITON_HOME"  # another Triton than the wheel's, laid out as in NVIDIA's images
 IMAGES = "images"  # the cache of finished ones, gone with the run
+RECORDS = "records"  # what the models' processes note for the supervisor
 MIN_CACHE_BYTES = 1 << 20  # Triton's cache takes no less
 _CLOSED = "shared-memory,model-repository,logging,trace"
 
@@ -170,7 +173,8 @@ def lay_out(run: Path) -> None:
     home, backend, library = find_triton(), run / "backends/python", run / "lib"
     backend.mkdir(parents=True)
     library.mkdir()
-    (run / IMAGES).mkdir(mode=0o700)
+    for private in (IMAGES, RECORDS):
+        (run / private).mkdir(mode=0o700)
     # The stubs ignore PYTHONPATH, but the backend's folder is on their sys.path.
     sources = [
         *(home / "backends/python").iterdir(),
@@ -200,7 +204,8 @@ def environment(run: Path, cache_mb: float) -> dict[str, str]:
     merged = {key: os.pathsep.join(filter(None, (first, os.environ.get(key)))) for key, first in ahead.items()}
     cache = {"TRIPTYCH_CACHE_DIR": str(run / IMAGES), "TRIPTYCH_CACHE_MB": str(cache_mb)}
     inherited = {name: value for name, value in os.environ.items() if name not in cache}
-    return {"ORT_DISABLE_TELEMETRY": "1", **inherited, **merged, **(cache if cache_mb else {})}
+    ours = {**(cache if cache_mb else {}), record.FOLDER: str(run / RECORDS)}
+    return {"ORT_DISABLE_TELEMETRY": "1", **inherited, **merged, **ours}
 
 
 def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float) -> list[str]:

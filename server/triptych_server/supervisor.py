@@ -21,6 +21,7 @@ POLL_S = 0.1
 # While it loads: Triton logs that an address is there a moment before it is.
 LOADING_POLL_S = 0.01
 EXIT_S = 3.0
+CUT_OFF_S = 5.0
 MAX_CRASHES, CRASH_WINDOW_S = 5, 60.0
 
 
@@ -240,8 +241,28 @@ class Server:
         return ""
 
     def _drain(self, triton: Triton) -> None:
+        """Triton's own drain ends the later steps of running ensembles, so it comes when nothing is in flight."""
         self._move(State.DRAINING, "finishing the requests in flight")
-        begun = pending = time.monotonic()
+        begun = time.monotonic()
+        triton.refuse_new()
+        while (grace_s := self._grace_s) and not triton.idle():
+            if death := triton.death():
+                raise ServerError(f"{death}; the requests in flight are lost")
+            if time.monotonic() - begun > grace_s:
+                self._cut_off(triton, grace_s)
+            time.sleep(POLL_S / 2)
+        self._leave(triton, begun)
+
+    def _cut_off(self, triton: Triton, grace_s: float) -> None:
+        """Leave the loop a moment for its last words to its callers."""
+        triton.cut_off()
+        ends = time.monotonic() + CUT_OFF_S
+        while self._grace_s and time.monotonic() < ends and not triton.idle() and not triton.death():
+            time.sleep(POLL_S / 2)
+        raise _out_of_time(grace_s)
+
+    def _leave(self, triton: Triton, begun: float) -> None:
+        pending = time.monotonic()
         triton.terminate()
         # A hurried stop may set the grace to 0 at any moment: one reading a turn, or that would look like time run out.
         while (grace_s := self._grace_s) and triton.running() and not triton.crashed():
@@ -250,7 +271,7 @@ class Server:
             if now - pending > EXIT_S:  # nothing is in flight, but an idle stream of a client keeps Triton from leaving
                 return
             if now - begun > grace_s:
-                raise ServerError(f"requests were still in flight after {grace_s:g} s and were cut off")
+                raise _out_of_time(grace_s)
             time.sleep(POLL_S / 2)
 
     def _back_off(self, death: str) -> None:
@@ -259,6 +280,10 @@ class Server:
         if len(recent) == MAX_CRASHES:
             raise ServerError(f"{death}; {MAX_CRASHES} crashes within {CRASH_WINDOW_S:.0f} s, giving up")
         self._stopping.wait(0.5 * (2 ** (len(recent) - 1) - 1))
+
+
+def _out_of_time(grace_s: float) -> ServerError:
+    return ServerError(f"requests were still in flight after {grace_s:g} s and were cut off")
 
 
 def _words(error: Exception) -> str:

@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
 
-from triptych_server.failures import taken_for_dead
-from triptych_server.layout import Addresses, command, environment, remove_shm
+from triptych_server.failures import Answers, Beats
+from triptych_server.layout import RECORDS, Addresses, command, environment, remove_shm
+from triptych_serving import record
 
 # `prctl(PR_SET_PDEATHSIG, SIGKILL)` survives exec. A launcher sets it, since code between fork and exec is unsafe in a
 # process with threads; it leaves at once when the supervisor is gone already.
@@ -29,7 +30,8 @@ os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"""
 _FATAL = re.compile(rb"^E.*(failed to load '|failed to start |Poll failed|model_repository_manager)")
 _ERROR = re.compile(r'^E\S+ \S+ \d+ \S+\] "?(.*?)"?\s*$')
 _LOAD_ERROR = re.compile(r"failed to load '([^']+)' version \d+: (?:Internal: )?(?:TritonModelException: )?(.*)", re.S)
-FAILURES_S = 0.5  # between two looks at the failures that Triton counts
+RECEIVED_S = 0.25  # between two looks at the batches that Triton counts
+QUIET_LOOKS = 10  # in which nothing was passed from one model to the next, which takes a few milliseconds
 _HARMLESS = "CudaDriverHelper has not been initialized"
 
 
@@ -42,7 +44,12 @@ class Triton:
         self._addresses, self._prefix, self._write_log = addresses, run.name, write_log
         self._lines: deque[str] = deque(maxlen=200)
         self._fatal, self._news = threading.Event(), threading.Event()
+        self._records, self._beats, self._answers = run / RECORDS, Beats(), Answers()
         self._look_again = 0.0
+        self._work: dict[str, record.Counts] = {}
+        self._quiet_looks = 0
+        for left in self._records.iterdir():  # by an earlier life
+            left.unlink()
         self._stubs: list[tuple[str, psutil.Process]] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *command(run, addresses, grace_s, cache_mb)],
@@ -112,15 +119,34 @@ class Triton:
         if not self.running():
             return f"tritonserver ended ({_ending(self._process.returncode)})"
         dead = [name for name, stub in self._stubs if _has_ended(stub)]
-        return ", ".join(f"the process of model {name!r} died" for name in dead) or self._misjudgement()
+        if dead:
+            return ", ".join(f"the process of model {name!r} died" for name in dead)
+        counts = record.read(self._records)
+        stalled = self._beats.stalled(counts)
+        return ", ".join(f"the process of model {name!r} stands still" for name in stalled) or self._lost(counts)
 
-    def _misjudgement(self) -> str:
+    def _lost(self, counts: Mapping[str, record.Counts]) -> str:
         """Looked for at times: Triton's figures take it about a millisecond."""
         if time.monotonic() < self._look_again:
             return ""
-        self._look_again = time.monotonic() + FAILURES_S
-        misjudged = taken_for_dead(self._get(self._addresses.metrics_port, "/metrics") or "")
-        return ", ".join(f"Triton took the process of model {name!r} for dead" for name in misjudged)
+        self._look_again = time.monotonic() + RECEIVED_S
+        lost = self._answers.lost(counts, self._get(self._addresses.metrics_port, "/metrics") or "")
+        return ", ".join(f"Triton took the process of model {name!r} for dead" for name in lost)
+
+    def refuse_new(self) -> None:
+        """From now on the ensembles' first models turn requests away; those in flight go on."""
+        (self._records / record.DRAINING).touch()
+
+    def cut_off(self) -> None:
+        """Have the loop end what it holds."""
+        (self._records / record.CUT_OFF).touch()
+
+    def idle(self) -> bool:
+        """Whether nothing is in flight, by one more look: between two models a request is nobody's, so one does not tell."""
+        work = {model: counts._replace(beats=0, executed=0) for model, counts in record.read(self._records).items()}
+        quiet = work == self._work and not any(counts.owed for counts in work.values())
+        self._work, self._quiet_looks = work, self._quiet_looks + 1 if quiet else 0
+        return not work or self._quiet_looks >= QUIET_LOOKS
 
     def unloaded(self) -> bool:
         """Whether every stub is gone, as in a drain when nothing is in flight any more."""

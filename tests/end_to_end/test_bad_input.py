@@ -26,7 +26,11 @@ GOOD = {"prompt": "a flat icon of a penguin", "num_inference_steps": 1, "seed": 
 def png_header(width, height):
     """A PNG that only says how large it is."""
     chunks = b""
-    for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"")):
+    for kind, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", b""),
+        (b"IEND", b""),
+    ):
         chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     return b"\x89PNG\r\n\x1a\n" + chunks
 

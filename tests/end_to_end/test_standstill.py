@@ -13,7 +13,8 @@ from PIL import Image
 from triptych import AsyncClient, TriptychError
 from triptych_demo import demo_build
 from triptych_server import Server
-from triptych_server.failures import taken_for_dead
+from triptych_server.failures import PATIENCE_LOOKS, Answers, Beats
+from triptych_serving.record import Counts
 
 STANDSTILL_S = 1.6  # Triton's patience is a second
 REQUESTS = 12
@@ -60,13 +61,34 @@ def test_a_machine_that_stands_still_costs_requests_but_makes_no_wrong_picture()
             assert time.monotonic() < ends, "it does not serve again"
 
 
-@pytest.mark.parametrize(
-    ("failed", "answered", "misjudged"), [(1, 0, ["tokenizer"]), (1, 1, []), (0, 3, []), (3, 2, ["tokenizer"])]
-)
-def test_failures_that_no_model_made_are_seen(failed, answered, misjudged):
-    page = f"""nv_inference_request_failure{{model="tokenizer",reason="BACKEND",version="1"}} {failed}
-nv_inference_request_failure{{model="tokenizer",reason="CANCELED",version="1"}} 9
-nv_inference_request_failure{{model="a_plan_of_tritons_own",reason="BACKEND",version="1"}} 7
-triptych_errors_total{{stage="tokenizer"}} {answered}
+def counts(beats=0, executed=0):
+    return {"tokenizer": Counts(beats, executed, owed=0, passed=executed)}
+
+
+def page(batches):
+    return f"""nv_inference_request_failure{{model="tokenizer",reason="BACKEND",version="1"}} 9
+nv_inference_exec_count{{model="a_plan_of_tritons_own",version="1"}} 7
+nv_inference_exec_count{{model="tokenizer",version="1"}} {batches}
 """
-    assert taken_for_dead(page) == misjudged
+
+
+@pytest.mark.parametrize(
+    ("ran", "received", "lost"), [(1, 0, ["tokenizer"]), (1, 1, []), (0, 3, []), (3, 2, ["tokenizer"])]
+)
+def test_an_answer_that_triton_did_not_take_is_seen_at_the_third_look(ran, received, lost):
+    answers = Answers()
+    assert [answers.lost(counts(executed=ran), page(received)) for _ in range(3)] == [[], [], lost]
+
+
+def test_an_answer_that_is_still_on_its_way_is_not_lost():
+    answers = Answers()
+    for batch in range(1, 9):
+        assert not answers.lost(counts(executed=batch), page(batch - 1))
+
+
+def test_a_process_that_stands_still_is_seen_and_one_that_stood_still_is_not():
+    beats = Beats()
+    for _ in range(2):
+        assert not any(beats.stalled(counts(beats=1)) for _ in range(PATIENCE_LOOKS))
+        beats.stalled(counts(beats=2))
+    assert [beats.stalled(counts(beats=2)) for _ in range(PATIENCE_LOOKS)][-1] == ["tokenizer"]

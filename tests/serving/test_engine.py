@@ -9,7 +9,7 @@ import pytest
 from triptych_contract.errors import InvalidRequest
 from triptych_serving.denoiser import only
 from triptych_serving.engine import PUBLISH_SECONDS
-from triptych_serving.errors import Cancelled, Overloaded, StageFailed
+from triptych_serving.errors import Cancelled, Overloaded, StageFailed, Stopping
 from triptych_serving.metrics import Metrics
 from triptych_serving.paces import LOOK_AGAIN_EVERY, TRUSTED_AFTER
 from triptych_serving.sdxl.walk import BASE
@@ -242,6 +242,36 @@ def test_a_cancel_that_arrives_before_its_request_waits_for_it():
     loop.turn(2)
     assert reply.report["cancelled"] is True
     assert isinstance(job.reply.error, Cancelled)
+
+
+def test_a_cancel_holds_however_long_its_request_takes_to_arrive():
+    loop = Loop()
+    job, others = loop.job(steps=5), loop.job(steps=5, tenant=b"another")
+    reply = loop.ask("cancel", job.id, "")
+    loop.turn()
+    loop.clock.now += 60
+    loop.turn()
+    assert isinstance(reply.error, InvalidRequest)
+    others.id = job.id
+    loop.engine.submit(others)
+    loop.turn(6)
+    assert others.reply.latents is not None
+    loop.engine.submit(job)
+    loop.turn()
+    assert isinstance(job.reply.error, Cancelled)
+
+
+def test_what_is_cut_off_ends_at_its_step_and_what_comes_then_at_once():
+    loop = Loop()
+    running = loop.submit(steps=50)
+    loop.turn(3)
+    loop.engine.cut_off()
+    loop.turn()
+    late = loop.submit(steps=5)
+    loop.turn()
+    assert str(running.reply.error) == "stopped: at step 3 of 50 the server's time to finish was over"
+    assert isinstance(late.reply.error, Stopping)
+    assert not loop.engine.jobs
 
 
 @pytest.mark.parametrize("verb", ["cancel", "watch"])

@@ -106,9 +106,9 @@ def test_bad_input_is_named(given_inputs, message):
 @pytest.mark.parametrize(
     ("given_inputs", "message"),
     [
-        ({"denoising_end": 1.0}, "denoising_end: 1.0 given; legal: over 0, under 1"),
+        ({"denoising_end": 1.0}, "denoising_end: 1 given; legal: over 0, under 1"),
         ({"denoising_end": float("nan")}, "denoising_end: nan given"),
-        ({"denoising_end": 0.8, "aesthetic_score": 11.0}, "aesthetic_score: 11.0 given; legal: 0 … 10"),
+        ({"denoising_end": 0.8, "aesthetic_score": 11.0}, "aesthetic_score: 11 given; legal: 0 … 10"),
         ({"denoising_end": 0.8, "init_image": PICTURE, "mask": PICTURE}, "denoising_end: with mask given"),
         ({"denoising_end": 0.8, "height": 96}, "height: 96 given; legal: multiples of 64 from 64 to 256"),
     ],

@@ -12,6 +12,7 @@ from triptych_contract.settings import tenant
 from triptych_contract.verbs import ACTIONS, INPUTS
 from triptych_serving import invariance, runtimes, triton
 from triptych_serving.engine import Engine
+from triptych_serving.errors import Cancelled
 from triptych_serving.job import Job
 from triptych_serving.metrics import Metrics
 from triptych_serving.policy import Policy
@@ -43,6 +44,7 @@ class TritonPythonModel:
             Metrics(triton.PrometheusMetrics({"model": "+".join(m.model.name for m in arguments.manifests.values())})),
             max_queue_seconds=float(arguments.parameters["max_queue_seconds"]),
         )
+        triton.record.on_cut_off = self.engine.cut_off
         self.engine.start()
 
     def _load(self, rows):
@@ -53,6 +55,7 @@ class TritonPythonModel:
             }
         return {name: model.result() for name, model in loading.items()}
 
+    @triton.noted
     def execute(self, requests):
         for request in requests:
             reply = triton.TritonReply(request)
@@ -88,17 +91,26 @@ class TritonPythonModel:
             self.engine.watch(of, whose, since, reply, preview=preview)
 
     def _generate(self, request, reply):
-        passed_on = triton.passed_on(request, "settings")
+        reply.owe()
+        passed_on = triton.data(request, "settings")
         if not passed_on:
             raise invalid("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
-        if refusal := triton.passed_on(request, "refusal"):
+        if refusal := triton.data(request, "refusal"):
             raise _refused(refusal)
         document = self._document(passed_on)
         pipeline = self.pipelines[document["family"]]
         if document["cached"]:
             self._pass_by(reply, document["arrived"], pipeline)
-        else:
-            self.engine.submit(self._job(request, reply, document, pipeline))
+            return
+        settings = pipeline.read_settings(document["settings"])
+        self._check_deadline(settings.deadline_ms, document["arrived"])
+        self.engine.submit(self._job(request, reply, document["arrived"], pipeline, settings))
+
+    def _check_deadline(self, deadline_ms, arrived):
+        """A picture may have been left undecoded for it."""
+        if deadline_ms is not None and time.monotonic() >= arrived + deadline_ms / 1000:
+            self.engine.count("expired_total")
+            raise Cancelled(f"deadline_ms: {deadline_ms} ms passed at step 0")
 
     def _pass_by(self, reply, arrived, pipeline):
         """The file is there already: the smallest latents, for the decoder to be done with at once."""
@@ -106,14 +118,13 @@ class TritonPythonModel:
         reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, pipeline.nothing())
         self.engine.count("cached_total")
 
-    def _job(self, request, reply, document, pipeline):
-        settings = pipeline.read_settings(document["settings"])
+    def _job(self, request, reply, arrived, pipeline, settings):
         return Job(
             request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4()),
             settings,
             pipeline.phases(settings, functools.partial(triton.array, request)),
             reply,
-            arrived=document["arrived"],
+            arrived=arrived,
         )
 
     def _document(self, passed_on):
@@ -127,7 +138,8 @@ class TritonPythonModel:
             raise invalid("settings", f"{type(error).__name__}: {error}", "what the ensemble passes on") from None
 
     def _description(self):
-        return {"models": {name: self._facts(pipeline.manifest) for name, pipeline in self.pipelines.items()}}
+        models = {name: self._facts(pipeline.manifest) for name, pipeline in self.pipelines.items()}
+        return {"models": models, "draining": triton.record.draining()}
 
     def _facts(self, manifest):
         stages = {name: stage["sha256"] for name, stage in manifest.stages.items()}

@@ -1,6 +1,5 @@
 """Every ensemble's last step: pixels and what made them, as one file."""
 
-import json
 import time
 
 import numpy as np
@@ -22,17 +21,18 @@ class TritonPythonModel:
         }
         self.cache = ImageCache.of_server()
 
+    @triton.noted
     def execute(self, requests):
         return triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
-        document = json.loads(triton.passed_on(request, "settings"))
-        timings = json.loads(triton.passed_on(request, "report"))
+        document = triton.passed_on(request, "settings")
+        timings = triton.passed_on(request, "report")
         pipeline = self.pipelines[document["family"]]
         settings = pipeline.read_settings(document["settings"])
         ran_on = self.ran_on[pipeline.manifest.target]
         made_by = receipt(settings, pipeline, ran_on, document["cut"])
-        image = triton.passed_on(request, "cached")
+        image = triton.data(request, "cached")
         if not image:
             image = self._file(triton.array(request, "sample")[0], settings, made_by, pipeline)
             if self.cache and settings.use_cache:

@@ -12,11 +12,9 @@ class TritonPythonModel:
         name, manifest = arguments.parameters["stage"], arguments.manifest
         self.stage = runtimes.stage(manifest, name, reproducible=arguments.reproducible)
 
+    @triton.noted
     def execute(self, requests):
-        try:
-            return self._run(requests)
-        except Exception as error:
-            return [triton.failure(error) for _ in requests]
+        return triton.answer_all(requests, self._run)
 
     def _run(self, requests):
         inputs = {name: [triton.array(request, name) for request in requests] for name in self.inputs}

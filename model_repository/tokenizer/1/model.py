@@ -17,19 +17,28 @@ class TritonPythonModel:
         self.manifest = arguments.manifest
         self.pipeline = pipeline(self.manifest)
         self.kinds = {name: one.kind for name, one in self.pipeline.family.parameters.items()}
+        self.pictures = [name for name, kind in self.kinds.items() if isinstance(kind, File)]
         cards = self.manifest.model.tokenizers
         self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in cards]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.cache = ImageCache.of_server()
+        self.aside = triton.Aside(1)
 
+    @triton.noted
     def execute(self, requests):
-        return triton.answer_each(requests, self._answer)
+        return triton.turned_away(requests) or triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
         arrived = time.monotonic()
         given = triton.scalars(request, self.kinds)
-        pictures = [name for name, kind in self.kinds.items() if isinstance(kind, File) and name in given]
-        settings = self.pipeline.parse({**given, **{name: inspect(name, given[name]) for name in pictures}})
+        if not given.keys() & set(self.pictures):
+            return self._response(given, arrived)
+        self.aside.answer(request, lambda: self._response(given, arrived))
+        return None
+
+    def _response(self, given, arrived):
+        seen = {name: inspect(name, given[name]) for name in self.pictures if name in given}
+        settings = self.pipeline.parse({**given, **seen})
         cached = self._cached(settings) if self.cache and settings.use_cache else None
         document = {
             "family": self.manifest.family,

@@ -93,6 +93,7 @@ def _attend(server: Server, console: Console) -> int:
             if signals:
                 server.request_stop(0 if len(signals) > 1 else None)
                 if server.state == State.PREPARING:
+                    server.stop()
                     return 0
     if server.failure:
         raise server.failure
