@@ -12,7 +12,6 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .books import Batch, Books
 from .denoiser import Conditioning, Denoiser, Floats
 from .errors import Cancelled, InvalidRequest, Overloaded, RequestError, StageFailed
 from .job import Clock, Job, Reply, Status
@@ -49,16 +49,12 @@ class Engine:
         max_queue_seconds: float,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.denoisers, self.policy, self.metrics = denoisers, policy, metrics
-        self.max_queue_seconds = max_queue_seconds
-        self.jobs: dict[str, Job] = {}
+        self.denoisers, self.metrics = denoisers, metrics
+        self.books = Books(policy, max_queue_seconds)
         self._watchers = Watchers(clock)
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
-        self._admission = threading.Lock()
-        self._pending_cost: Counter[str] = Counter()
-        self._steps = 0
         self._published = clock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
@@ -80,14 +76,12 @@ class Engine:
         Raises:
             Overloaded: the work before it would take longer than `max_queue_seconds`.
         """
-        with self._admission:
-            estimate = self.policy.seconds(self._pending_cost)
-            if estimate > self.max_queue_seconds:
-                self._inbox.put(partial(self.metrics.add, "rejected_total"))
-                raise Overloaded(estimate, self.max_queue_seconds)
-            self._pending_cost.update(job.cost)
-        job.steps_before = self._steps  # that have ended
-        self._inbox.put(partial(self._admit, job))
+        try:
+            self.books.admit(job)
+        except Overloaded:
+            self._inbox.put(partial(self.metrics.add, "rejected_total"))
+            raise
+        self._inbox.put(partial(self._enter, job))
 
     def watch(self, id: str, tenant: str, since: int, reply: Reply, *, preview: bool = False) -> None:
         """Answer `reply` at the job's next event after number `since`, with a small picture of it where asked for."""
@@ -117,9 +111,9 @@ class Engine:
                 self.turn(wait=True)
             except Exception as error:  # a defect must not leave callers waiting for ever
                 log.exception("a turn of the loop failed")
-                for job in list(self.jobs.values()):
+                for job in list(self.books.jobs.values()):
                     self._fail(job, StageFailed(f"denoise: the loop failed ({error})"))
-        for job in list(self.jobs.values()):
+        for job in list(self.books.jobs.values()):
             self._end(job, Status.CANCELLED, Cancelled("cancelled: the server stops"))
         self._watchers.close()
 
@@ -127,14 +121,13 @@ class Engine:
         """Take in what arrived (with nothing to do, `wait` for it), run one step of one batch, tell the watchers."""
         self._receive(wait)
         self._drop_gone()
-        if batch := self.policy.pick(self.jobs.values(), self._clock()):
+        if batch := self.books.begin(self._clock()):
             self._step(batch)
-            self._steps += 1
         self._tell()
 
     def _receive(self, wait: bool) -> None:
         early, self._early = self._early, []
-        if wait and not self.jobs:
+        if wait and not self.books.jobs:
             to_do = self._watchers or early or self.metrics.unpublished
             with contextlib.suppress(queue.Empty):
                 self._inbox.get(timeout=IDLE_SECONDS if to_do else None)()
@@ -145,66 +138,58 @@ class Engine:
 
     def _drop_gone(self) -> None:
         now = self._clock()
-        for job in list(self.jobs.values()):
-            if job.deadline is not None and now >= job.deadline:
-                limit = job.settings.deadline_ms
-                self.metrics.add("expired_total")
-                self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
-            elif job.reply.is_cancelled() or self._abandoned(job, now):
+        for job in self.books.late(now):
+            limit = job.settings.deadline_ms
+            self.metrics.add("expired_total")
+            self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
+        for job in list(self.books.jobs.values()):
+            if job.reply.is_cancelled() or self._abandoned(job, now):
                 self.metrics.add("cancelled_total")
                 self._end(job, Status.CANCELLED, Cancelled("cancelled: the client has gone"))
 
-    def _step(self, batch: Sequence[Job]) -> None:
+    def _step(self, batch: Batch) -> None:
+        for job in batch.jobs:
+            if not job.steps_done:
+                self.metrics.add("queue_seconds_total", batch.began - job.submitted)
         began = self._clock()
-        for job in batch:
-            if job.started is None:
-                job.started, job.status = began, Status.RUNNING
-                job.steps_waited = self._steps - job.steps_before
-                self.metrics.add("queue_seconds_total", began - job.submitted)
         try:
             latents = self._predict(batch)
         except Exception as error:
             log.exception("the denoiser failed")
-            for job in batch:
+            for job in batch.jobs:
                 self._fail(job, StageFailed(f"denoise: the model failed at step {job.steps_done + 1} ({error})"))
             return
-        # Taken now: the step may end a phase, and the next has another model.
-        denoiser, rows, cost = batch[0].denoiser, sum(job.rows for job in batch), sum(job.step_cost for job in batch)
-        self._advance(batch, latents)
-        self._account(batch, denoiser, rows, cost, self._clock() - began)
-        for job in batch:
+        self._advance(batch.jobs, latents)
+        self._account(batch, self._clock() - began)
+        for job in batch.jobs:
             if job.finished:
                 self._complete(job)
 
-    def _predict(self, batch: Sequence[Job]) -> list[Floats]:
-        """One model call for all rows of the batch; of each job the latents after it, (C, h, w)."""
-        sample = np.stack([scaled for job in batch for scaled in [job.scaled()] * job.rows])
-        timestep = np.array([job.table.timestep[job.step] for job in batch for _ in range(job.rows)], np.float32)
-        conditioning = [job.conditioning for job in batch]
-        noise_pred = self.denoisers[batch[0].denoiser].predict(sample, timestep, conditioning)
-        ends = accumulate(job.rows for job in batch)
-        return [job.after(noise_pred[end - job.rows : end]) for job, end in zip(batch, ends, strict=True)]
+    def _predict(self, batch: Batch) -> list[Floats]:
+        """Call the model once for all rows of the batch; of each job the latents after it, (C, h, w)."""
+        jobs = batch.jobs
+        sample = np.stack([scaled for job in jobs for scaled in [job.scaled()] * job.rows])
+        timestep = np.array([job.table.timestep[job.step] for job in jobs for _ in range(job.rows)], np.float32)
+        noise_pred = self.denoisers[batch.denoiser].predict(sample, timestep, [job.conditioning for job in jobs])
+        ends = accumulate(job.rows for job in jobs)
+        return [job.after(noise_pred[end - job.rows : end]) for job, end in zip(jobs, ends, strict=True)]
 
-    def _advance(self, batch: Sequence[Job], latents: Sequence[Floats]) -> None:
-        for job, x in zip(batch, latents, strict=True):
+    def _advance(self, jobs: Sequence[Job], latents: Sequence[Floats]) -> None:
+        for job, x in zip(jobs, latents, strict=True):
             of_this_phase = job.conditionings
             job.advance(x)
             if job.conditionings is not of_this_phase:
                 self._release(of_this_phase)
 
-    def _account(self, batch: Sequence[Job], denoiser: str, rows: int, cost: int, seconds: float) -> None:
-        self.policy.learn(denoiser, rows, cost, seconds)
-        for job in batch:
-            job.served += seconds
-        with self._admission:
-            self._pending_cost[denoiser] -= cost
+    def _account(self, batch: Batch, seconds: float) -> None:
+        self.books.end(batch, seconds)
         self.metrics.add("batches_total")
-        self.metrics.add("rows_total", rows)
+        self.metrics.add("rows_total", batch.rows)
         self.metrics.add("step_seconds_total", seconds)
-        self.metrics.set("batch_rows", rows)
+        self.metrics.set("batch_rows", batch.rows)
 
     def _tell(self) -> None:
-        self._watchers.tell(self.jobs, self.policy)
+        self._watchers.tell(self.books.jobs, self.books.policy)
         now = self._clock()
         if now - self._published >= PUBLISH_SECONDS:
             self._measure()
@@ -223,20 +208,18 @@ class Engine:
             reply.fail(StageFailed(f"denoise: {error}"))
 
     def _measure(self) -> None:
-        waiting = sum(job.status is Status.QUEUED for job in self.jobs.values())
+        waiting = sum(job.status is Status.QUEUED for job in self.books.jobs.values())
         self.metrics.set("waiting", waiting)
-        self.metrics.set("running", len(self.jobs) - waiting)
-        self.metrics.set("estimate_seconds", self.policy.seconds(self._pending_cost))
+        self.metrics.set("running", len(self.books.jobs) - waiting)
+        self.metrics.set("estimate_seconds", self.books.estimate)
 
     # How a job begins and ends.
 
-    def _admit(self, job: Job) -> None:
-        if job.id in self.jobs:
-            with self._admission:
-                self._pending_cost.subtract(job.cost)
-            job.reply.fail(InvalidRequest("id", job.id, "an id that no living request has"))
-        else:
-            self.jobs[job.id] = job
+    def _enter(self, job: Job) -> None:
+        try:
+            self.books.enter(job)
+        except InvalidRequest as error:
+            job.reply.fail(error)
 
     def _complete(self, job: Job) -> None:
         if not np.isfinite(job.latents[0]).all():
@@ -251,9 +234,7 @@ class Engine:
 
     def _end(self, job: Job, status: Status, error: RequestError | None = None) -> None:
         """The only way out of the loop: exactly one answer, and the slot is free."""
-        del self.jobs[job.id]
-        with self._admission:
-            self._pending_cost.subtract(job.cost)
+        self.books.leave(job)
         job.status = status
         self._watchers.ended(job)
         if error is None:
@@ -277,7 +258,7 @@ class Engine:
         }
 
     def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:
-        job = self.jobs.get(id)
+        job = self.books.jobs.get(id)
         if job is not None and job.settings.tenant == tenant:
             self.metrics.add("cancelled_total")
             self._end(job, Status.CANCELLED, Cancelled("cancelled: on request"))

@@ -60,11 +60,11 @@ def test_no_server_idles_beside_work_and_no_batch_exceeds_its_rows(requests, ove
         now += request.interval_s
         while one.next_event <= now:
             one.advance()
-            assert bool(one.jobs) == (one._batch is not None)
+            assert bool(one.books.jobs) == (one.stretch is not None)
         one.arrive(str(k), planner()(request.parameters), now)
     while one.next_event < math.inf:
         one.advance()
-        assert bool(one.jobs) == (one._batch is not None)
+        assert bool(one.books.jobs) == (one.stretch is not None)
     assert max(outcome.batches, default=0) <= max(over.device.max_batch_rows, 2)  # one request always fits
     if over.device.max_queue_seconds == 1e9:
         work = sum(sum(phase.walk.rows) for request in requests for phase in planner()(request.parameters).phases)

@@ -182,7 +182,7 @@ class Loop:
 
     def finish(self):
         self.turn()
-        while self.engine.jobs:
+        while self.engine.books.jobs:
             self.turn()
 
     def ask(self, verb, *args):

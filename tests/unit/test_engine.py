@@ -150,7 +150,7 @@ def test_a_short_request_overtakes_a_long_one_that_runs():
     long, order = loop.submit(steps=50), []
     loop.turn(10)
     short = loop.submit(steps=4)
-    while loop.engine.jobs:
+    while loop.engine.books.jobs:
         loop.turn()
         order += [job for job in (long, short) if job.reply.answers and job not in order]
     assert order == [short, long]
@@ -219,7 +219,7 @@ def test_cancel_frees_the_slot_within_one_step():
     loop.turn()
     assert isinstance(job.reply.error, Cancelled)
     assert reply.report == {"id": job.id, "cancelled": True}
-    assert list(loop.engine.jobs) == [other.id]
+    assert list(loop.engine.books.jobs) == [other.id]
     assert job.step == 3
 
 
@@ -305,7 +305,7 @@ def test_a_gone_client_frees_its_slot():
     loop.turn(2)
     job.reply.gone = True
     loop.turn()
-    assert not loop.engine.jobs
+    assert not loop.engine.books.jobs
     assert job.reply.answers == 1
 
 
@@ -470,7 +470,7 @@ def test_a_request_costs_one_row_once_its_guidance_ended():
     loop.finish()
     assert loop.denoiser.batches == [[2], [2], [2], [1], [1]]
     assert loop.metrics.values["rows_total"] == 8
-    assert not any(loop.engine._pending_cost.values())
+    assert loop.engine.books.estimate == 0
 
 
 def test_guidance_rescale_changes_its_own_image_only():

@@ -90,7 +90,7 @@ def test_no_work_is_owed_after_the_last_stage():
     job = two_stages(loop, guided=True)
     assert job.cost == {PRIOR: 3 * 2 * 4, DECODER: 2 * 36}
     loop.finish()
-    assert not any(loop.engine._pending_cost.values())
+    assert loop.engine.books.estimate == 0
 
 
 def test_a_job_is_cancelled_in_either_stage():
@@ -101,7 +101,7 @@ def test_a_job_is_cancelled_in_either_stage():
         loop.ask("cancel", job.id, "")
         loop.turn()
         assert "cancelled" in str(job.reply.error)
-        assert not any(loop.engine._pending_cost.values())
+        assert loop.engine.books.estimate == 0
 
 
 def watched(loop, job, since=-1, **options):

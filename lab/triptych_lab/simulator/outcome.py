@@ -6,12 +6,11 @@ import heapq
 from array import array
 from collections import Counter
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .server import SimulatedJob
+from triptych_serving.job import Job
 
 SLO = 5.0
 QUANTILES = (50, 95, 99)
@@ -50,21 +49,21 @@ class Outcome:
             self.found += self._under_way
         self._under_way += 1
 
-    def end(self, job: SimulatedJob, ending: Ending, now: float) -> None:
-        """Note the end of a request, which may lie ahead."""
-        heapq.heappush(self._ends, now)
+    def end(self, job: Job, ending: Ending, at: float, solo_s: float) -> None:
+        """Note how and when a request ends, which may lie ahead, and the seconds that it would take alone."""
+        heapq.heappush(self._ends, at)
         if job.arrived < self.warmup_s:
             return
         self.endings[ending] += 1
         if ending is Ending.COMPLETED:
-            latency = now - job.arrived
+            latency = at - job.arrived
             self.latencies.append(latency)
             self.waits.append((job.started or 0.0) - job.submitted)
-            self.good += latency <= self.slo * job.solo_s
+            self.good += latency <= self.slo * solo_s
 
-    def step(self, rows: int, times: int) -> None:
-        """Note a batch of so many rows that was run so many times."""
-        self.batches[rows] += times
+    def step(self, rows: int) -> None:
+        """Note a batch of so many rows."""
+        self.batches[rows] += 1
 
     @property
     def counted(self) -> int:
