@@ -21,7 +21,7 @@ from triptych_serving.families import Family, family
 from triptych_serving.job import Job
 from triptych_serving.manifest import Manifest
 from triptych_serving.metrics import Metrics
-from triptych_serving.ort import OrtDenoiser, Stage
+from triptych_serving.ort import OrtDenoiser, OrtStage
 from triptych_serving.policy import Policy
 from triptych_serving.tokenizers import PromptTokenizer
 
@@ -63,7 +63,7 @@ def largest_inputs(manifest: Manifest, stage: str, prompts: Sequence[str], repor
     return watching.largest
 
 
-class _Watching(Stage):
+class _Watching(OrtStage):
     """A graph that `fp8.watch` wrote."""
 
     def __init__(self, path: Path, watched: Iterable[str]) -> None:
@@ -114,7 +114,7 @@ def _encoded(model: Family[Any, Any], settings: Any) -> dict[str, NDArray[Any]]:
     ensemble = (templates() / OWN[manifest.family][0] / "config.pbtxt").read_text("utf-8")
     for step in text_format.Parse(ensemble, model_config_pb2.ModelConfig()).ensemble_scheduling.step:
         if step.model_name in manifest.stages and set(step.input_map.values()) <= values.keys():
-            stage = Stage(manifest.stage_path(step.model_name))
+            stage = OrtStage(manifest.stage_path(step.model_name))
             made = stage({name: values[value] for name, value in step.input_map.items()})
             values |= {value: np.asarray(made[name]) for name, value in step.output_map.items()}
     return values

@@ -110,7 +110,7 @@ class Job:
     @property
     def rows(self) -> int:
         """Rows of a batch that its next step takes."""
-        return self.phase.walk.rows[self.step]
+        return self.phase.walk.batch_rows[self.step]
 
     @property
     def finished(self) -> bool:

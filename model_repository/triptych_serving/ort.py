@@ -35,7 +35,7 @@ def session(path: Path, lanes: int = 1) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class Stage:
+class OrtStage:
     """One ONNX graph, arrays in and arrays out by name; `outputs` where not all of them are wanted."""
 
     def __init__(self, path: Path, outputs: Iterable[str] = (), lanes: int = 1) -> None:
@@ -50,9 +50,9 @@ class Stage:
 class OrtDenoiser:
     """`Denoiser` over an exported graph. Bit-equal per row for every batch on the CPU provider (the export checks it)."""
 
-    def __init__(self, graph: Path | Stage) -> None:
-        self._lanes = 1 if isinstance(graph, Stage) else lanes(graph)
-        self._stage = graph if isinstance(graph, Stage) else Stage(graph, lanes=self._lanes)
+    def __init__(self, graph: Path | OrtStage) -> None:
+        self._lanes = 1 if isinstance(graph, OrtStage) else lanes(graph)
+        self._stage = graph if isinstance(graph, OrtStage) else OrtStage(graph, lanes=self._lanes)
         self._pool = ThreadPoolExecutor(self._lanes)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
         self._one_timestep = not self._stage.inputs[self._timestep]

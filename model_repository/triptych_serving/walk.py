@@ -24,7 +24,7 @@ class Walk:
         return len(self.table)
 
     @cached_property
-    def rows(self) -> list[int]:
+    def batch_rows(self) -> list[int]:
         """Rows of a batch that each step takes; R."""
         return [2 if guided else 1 for guided in self.guided]
 
@@ -32,7 +32,7 @@ class Walk:
     def alike(self) -> list[int]:
         """Steps from each on, itself counted, that go to the same model with as many rows; R."""
         runs: list[int] = []
-        kinds = list(zip(self.denoisers, self.rows, strict=True))
+        kinds = list(zip(self.denoisers, self.batch_rows, strict=True))
         for k in range(len(kinds) - 1, -1, -1):
             runs.append(runs[-1] + 1 if k + 1 < len(kinds) and kinds[k] == kinds[k + 1] else 1)
         return runs[::-1]
@@ -41,6 +41,6 @@ class Walk:
     def remaining(self) -> list[Mapping[str, int]]:
         """Rows that are left for each model, before each step and after the last; R + 1."""
         left = [dict.fromkeys(self.denoisers, 0)]
-        for denoiser, rows in zip(reversed(self.denoisers), reversed(self.rows), strict=True):
+        for denoiser, rows in zip(reversed(self.denoisers), reversed(self.batch_rows), strict=True):
             left.append({**left[-1], denoiser: left[-1][denoiser] + rows})
         return list(reversed(left))

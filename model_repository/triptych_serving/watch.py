@@ -22,7 +22,7 @@ REMEMBERED = 4096
 
 
 @dataclass(eq=False)
-class Watcher:
+class Watch:
     id: str
     tenant: str
     since: int
@@ -46,7 +46,7 @@ class Watchers:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._waiting: list[Watcher] = []
+        self._waiting: list[Watch] = []
         self._news: OrderedDict[str, News] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
 
@@ -54,7 +54,7 @@ class Watchers:
         return len(self._waiting)
 
     def add(self, id: str, tenant: str, since: int, reply: Reply, preview: bool) -> None:
-        self._waiting.append(Watcher(id, tenant, since, reply, preview, self._clock()))
+        self._waiting.append(Watch(id, tenant, since, reply, preview, self._clock()))
 
     def knows(self, id: str, tenant: str) -> bool:
         return id in self._news and self._news[id].tenant == tenant
@@ -105,7 +105,7 @@ class Watchers:
             news.seq += 1
         news.state = {**state, "remaining_s": None if remaining_s is None else round(remaining_s, 3)}
 
-    def _answered(self, watcher: Watcher, job: Job | None, now: float) -> bool:
+    def _answered(self, watcher: Watch, job: Job | None, now: float) -> bool:
         news = self._news[watcher.id] if self.knows(watcher.id, watcher.tenant) else None
         if watcher.reply.is_cancelled():
             watcher.reply.fail(Cancelled("cancelled: the watcher has gone"))

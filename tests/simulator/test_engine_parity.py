@@ -101,9 +101,9 @@ def by_the_engine(requests, over):
             except Overloaded:
                 ends[str(k)] = Ending.REJECTED, None, at
 
-    denoiser = TimedDenoiser(clock, over.device.cost, receive)
-    policy = Policy(over.device.max_batch_rows, over.device.cost.per_cost())
-    limit = over.device.max_queue_seconds
+    denoiser = TimedDenoiser(clock, over.spec.cost, receive)
+    policy = Policy(over.spec.max_batch_rows, over.spec.cost.per_cost())
+    limit = over.spec.max_queue_seconds
     engine = Engine({"unet": denoiser}, policy, Metrics(), max_queue_seconds=limit, clock=clock)
     while waiting or engine.books.jobs or not engine._inbox.empty():
         if not engine.books.jobs and engine._inbox.empty():

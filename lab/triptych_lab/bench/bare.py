@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from triptych_serving.images import encode
 from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest
-from triptych_serving.ort import OrtDenoiser, Stage
+from triptych_serving.ort import OrtDenoiser, OrtStage
 
 from .errors import BenchError
 
@@ -68,7 +68,7 @@ class _Call:
     """A stage with what it is called on."""
 
     def __init__(self, manifest: Manifest, name: str, sizes: Mapping[str, int]) -> None:
-        self._stage = Stage(manifest.stage_path(name))
+        self._stage = OrtStage(manifest.stage_path(name))
         specs = manifest.stages[name]["inputs"]
         self._inputs = {tensor: _example(spec, sizes) for tensor, spec in specs.items()}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from .target import Pair
+from .target import Sides
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Samples:
         return [one / other for one, other in zip(self.first, self.second, strict=True)]
 
 
-def interleave(pair: Pair, repeats: int) -> dict[str, Samples]:
+def interleave(pair: Sides, repeats: int) -> dict[str, Samples]:
     """Measure both sides `repeats` times in turns; samples by the ratio's name."""
     rounds = [(pair.first(), pair.second()) for _ in range(repeats)]
     return {name: Samples(_column(rounds, 0, name), _column(rounds, 1, name)) for name in rounds[0][0]}

@@ -47,7 +47,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Run:
+class Replay:
     """All answers of a replay, in the order of the requests, and the loop's counters meanwhile."""
 
     answers: Sequence[Answer]
@@ -64,7 +64,7 @@ class Run:
                 yield after.at_s, (after.rows - before.rows) / (after.batches - before.batches)
 
 
-def replay(url: str, arrivals: Iterable[Arrival], model: str = "sdxl") -> Run:
+def replay(url: str, arrivals: Iterable[Arrival], model: str = "sdxl") -> Replay:
     """Send each request when it is due, whatever became of those before it: an open loop.
 
     Raises:
@@ -88,7 +88,7 @@ def pixels(url: str, request: Mapping[str, Any]) -> NDArray[np.uint8]:
         return np.asarray(client.generate(**request).image.convert("RGB"))
 
 
-async def _replay(url: str, arrivals: Sequence[Arrival], model: str) -> Run:
+async def _replay(url: str, arrivals: Sequence[Arrival], model: str) -> Replay:
     async with AsyncClient(url, model=model) as client:
         began = time.monotonic()
         due = accumulate(arrival.interval_s for arrival in arrivals)
@@ -99,7 +99,7 @@ async def _replay(url: str, arrivals: Sequence[Arrival], model: str) -> Run:
             answers = await asyncio.gather(*sent)
         finally:
             watching.cancel()
-    return Run(answers, counters)
+    return Replay(answers, counters)
 
 
 async def _send(client: AsyncClient, began: float, due: float, parameters: Mapping[str, Any]) -> Answer:

@@ -40,4 +40,4 @@ POLICIES: Mapping[str, type[Policy]] = {"loop": Policy, "same-step": SameStep, "
 def _course(job: Job) -> tuple[object, ...]:
     """All that decides a job's batches from its start to its end."""
     walk = job.phase.walk
-    return job.num_steps, job.shape, walk.denoisers, tuple(walk.rows)
+    return job.num_steps, job.shape, walk.denoisers, tuple(walk.batch_rows)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from triptych_lab.simulator import Device, Farm, Planner, simulate
+from triptych_lab.simulator import Farm, Planner, ServerSpec, simulate
 from triptych_lab.workload import Arrival
 from triptych_serving.policy import Policy
 
 from .cost import cost_model, full_rate, measured
-from .load import Answer, Run, replay
+from .load import Answer, Replay, replay
 from .policies import POLICIES
 from .requests import STEPS, count_at, mixed
 from .serving import started
@@ -66,7 +66,7 @@ def take(setting: Setting) -> Portrait:
 
 def foretell(setting: Setting, policy: type[Policy], full: float) -> Iterator[tuple[float, float]]:
     """Loads, and the mean seconds that the simulator has for each, as far as a policy carries them."""
-    planner, farm = Planner(setting.build), Farm(Device(cost_model(measured(setting.build))), policy=policy)
+    planner, farm = Planner(setting.build), Farm(ServerSpec(cost_model(measured(setting.build))), policy=policy)
     for load in FORETOLD_LOADS:
         mean = simulate(_arrivals(setting, load * full), planner, farm)["latency_s"]["mean"]
         if mean > LONGEST_S:
@@ -79,7 +79,7 @@ def _arrivals(setting: Setting, rate: float) -> Sequence[Arrival]:
     return mixed(rate, count_at(setting, rate), seed=SEED)
 
 
-def _at(load: float, rate: float, run: Run) -> AtLoad:
+def _at(load: float, rate: float, run: Replay) -> AtLoad:
     return AtLoad(load, rate, fmean(run.latencies_s), float(np.percentile(run.latencies_s, 95)))
 
 

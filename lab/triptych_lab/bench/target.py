@@ -16,7 +16,7 @@ from triptych_demo import demo_build
 Side = Callable[[], Mapping[str, float]]
 
 
-class Pair(NamedTuple):
+class Sides(NamedTuple):
     """The two sides of a target; a ratio is the first's figure ÷ the second's.
 
     `eased` are lower bounds, by ratio, that are enough on this machine: where its model leaves no room for more.
@@ -98,6 +98,6 @@ class Target:
     name: str
     what: str
     bounds: Mapping[str, Bound]
-    sides: Callable[[Setting], AbstractContextManager[Pair]]
+    sides: Callable[[Setting], AbstractContextManager[Sides]]
     needs_weights: bool = False
     asked_for: bool = False  # measured only where it is named

@@ -35,7 +35,7 @@ class Finding:
 Said = tuple[Level, str] | tuple[Level, str, str]
 
 
-def check(name: str) -> Callable[[Callable[P, Said]], Callable[P, Finding]]:
+def finding(name: str) -> Callable[[Callable[P, Said]], Callable[P, Finding]]:
     """Make a check of a function that says (level, found) or (level, found, advice): one that never raises."""
 
     def wrap(look: Callable[P, Said]) -> Callable[P, Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from triptych_lab.doctor import probes
-from triptych_lab.doctor.finding import Level, Said, check
+from triptych_lab.doctor.finding import Level, Said, finding
 from triptych_serving.tensorrt.library import CUDA_HINT, RTX_BINDINGS
 
 QUERY = "name,driver_version,compute_cap,memory.total"
@@ -41,7 +41,7 @@ class Gpu:
         return f"{', '.join(facts)}: {' or '.join(self.targets) or 'cpu only'}"
 
 
-@check("gpus")
+@finding("gpus")
 def gpus(output: Callable[[Sequence[str]], probes.Output] = probes.output) -> Said:
     """GPUs, driver and the TensorRT target that fits, as nvidia-smi has them."""
     try:
@@ -82,7 +82,7 @@ def _number(text: str) -> float | None:
     return float(text) if text.replace(".", "", 1).isdigit() else None
 
 
-@check("tensorrt")
+@finding("tensorrt")
 def tensorrt(
     importable: Callable[[str], bool] = probes.importable,
     output: Callable[[Sequence[str]], probes.Output] = probes.output,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from triptych_lab.doctor import probes
-from triptych_lab.doctor.finding import Level, Said, check
+from triptych_lab.doctor.finding import Level, Said, finding
 
 MB, GB = 10**6, 10**9
 BUILD_BYTES = 15 * GB  # full-size SDXL: 7 GB of weights and a build of the same size
@@ -20,7 +20,7 @@ CGROUP = "/sys/fs/cgroup"
 DAY_S = 86_400
 
 
-@check("disk for builds")
+@finding("disk for builds")
 def disk(folder: Path, free: Callable[[Path], int] = probes.free_bytes) -> Said:
     """Room where exports go."""
     left = free(folder)
@@ -30,7 +30,7 @@ def disk(folder: Path, free: Callable[[Path], int] = probes.free_bytes) -> Said:
     return Level.OK, found
 
 
-@check("temporary files")
+@finding("temporary files")
 def temporary(find: Callable[[], str] = tempfile.gettempdir, free: Callable[[Path], int] = probes.free_bytes) -> Said:
     """Room where a running server keeps its repository and its cache of images."""
     try:
@@ -46,7 +46,7 @@ def temporary(find: Callable[[], str] = tempfile.gettempdir, free: Callable[[Pat
     return Level.OK, found
 
 
-@check("shared memory")
+@finding("shared memory")
 def shared_memory(free: Callable[[Path], int] = probes.free_bytes) -> Said:
     """Room for what Triton and its models hand each other."""
     folder = Path("/dev/shm")  # noqa: S108 - only looked at
@@ -59,7 +59,7 @@ def shared_memory(free: Callable[[Path], int] = probes.free_bytes) -> Said:
     return Level.OK, found
 
 
-@check("memory")
+@finding("memory")
 def memory(read: Callable[[str], str | None] = probes.read) -> Said:
     """What is available, within the container's limit."""
     left = _available(read)
@@ -85,7 +85,7 @@ def _available(read: Callable[[str], str | None]) -> int:
     return available
 
 
-@check("processors")
+@finding("processors")
 def processors(usable: Callable[[], int] = probes.processors, read: Callable[[str], str | None] = probes.read) -> Said:
     """As many threads are started as there are processors to use, which a quota does not tell."""
     count = usable()
@@ -96,7 +96,7 @@ def processors(usable: Callable[[], int] = probes.processors, read: Callable[[st
     return Level.OK, str(count)
 
 
-@check("ports")
+@finding("ports")
 def ports(
     host: str,
     wanted: Mapping[str, int],
@@ -126,7 +126,7 @@ def _who(port: int, holder: Callable[[int], str]) -> str:
     return f"taken by {found}" if found else ""
 
 
-@check("open files")
+@finding("open files")
 def open_files(limits: Callable[[], tuple[int, int]] = probes.open_files) -> Said:
     """The limit for one process; each connection takes one."""
     soft, hard = limits()
@@ -138,7 +138,7 @@ def open_files(limits: Callable[[], tuple[int, int]] = probes.open_files) -> Sai
     return (Level.OK, found) if soft >= ROOMY_OPEN_FILES else (Level.NOTE, found, f"few for many clients: {mend}")
 
 
-@check("clock")
+@finding("clock")
 def clock(now: Callable[[], float] = time.time, installed: Callable[[], float] = probes.installed) -> Said:
     """A clock that was never set is behind the installation. Certificates and the names of pictures go by it."""
     now_s, installed_s = now(), installed()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from triptych_lab.doctor import probes
-from triptych_lab.doctor.finding import Level, Said, check
+from triptych_lab.doctor.finding import Level, Said, finding
 
 PYTHONS = ((3, 10), (3, 12))  # that the CPU path is tried on; the wheel's Triton needs a stub for each
 GLIBC = (2, 35)
@@ -26,7 +26,7 @@ INSTALL = "pip install 'triptych[server]'"
 EXPORT_INSTALL = "pip install 'triptych[export]'"
 
 
-@check("system")
+@finding("system")
 def system(facts: Callable[[], tuple[str, str, str | None]] = probes.system) -> Said:
     """Linux on x86-64 with a recent glibc, which the wheel's Triton is linked to."""
     name, architecture, libc = facts()
@@ -38,7 +38,7 @@ def system(facts: Callable[[], tuple[str, str, str | None]] = probes.system) -> 
     return Level.OK, found
 
 
-@check("python")
+@finding("python")
 def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Said:
     """One that the wheel has a stub for and that the CPU path is tried on."""
     found = ".".join(map(str, version))
@@ -47,7 +47,7 @@ def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Said:
     return Level.PROBLEM, found, "Triton's Python backend is served with Python 3.10 … 3.12: make a .venv with one"
 
 
-@check("packages")
+@finding("packages")
 def packages(version_of: Callable[[str], str | None] = probes.version_of) -> Said:
     """What `triptych serve` imports, by version."""
     versions = {package: version_of(package) for package in SERVER}
@@ -70,7 +70,7 @@ def _words(package: str, version: str | None) -> str:
     return f"{version or 'is missing'} (needed: {legal})"
 
 
-@check("exporter")
+@finding("exporter")
 def exporter(version_of: Callable[[str], str | None] = probes.version_of) -> Said:
     """What `triptych export` imports; nothing that serving needs."""
     versions = {package: version_of(package) for package in EXPORTER}
@@ -79,7 +79,7 @@ def exporter(version_of: Callable[[str], str | None] = probes.version_of) -> Sai
     return Level.OK, ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
-@check("triton")
+@finding("triton")
 def triton(
     find: Callable[[], Path] = probes.find_triton,
     output: Callable[[Sequence[str]], probes.Output] = probes.output,
@@ -103,7 +103,7 @@ def triton(
     )
 
 
-@check("onnxruntime")
+@finding("onnxruntime")
 def onnxruntime(providers: Callable[[], tuple[str, list[str]]] = probes.providers) -> Said:
     try:
         version, names = providers()

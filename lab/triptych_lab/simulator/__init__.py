@@ -7,7 +7,7 @@ from triptych_lab.simulator.balancer import BALANCERS
 from triptych_lab.simulator.cost import CostModel
 from triptych_lab.simulator.outcome import Outcome
 from triptych_lab.simulator.plan import Planner
-from triptych_lab.simulator.server import Device, SimulatedServer
+from triptych_lab.simulator.server import ServerSpec, SimulatedServer
 from triptych_lab.simulator.simulation import Farm, simulate
 
-__all__ = ["BALANCERS", "CostModel", "Device", "Farm", "Outcome", "Planner", "SimulatedServer", "simulate"]
+__all__ = ["BALANCERS", "CostModel", "Farm", "Outcome", "Planner", "ServerSpec", "SimulatedServer", "simulate"]

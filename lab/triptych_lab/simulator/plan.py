@@ -26,7 +26,7 @@ NOTHING: Floats = np.zeros((1, 1, 1), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PlannedRequest:
     """A request's settings, and its phases without their arrays."""
 
     settings: Settings
@@ -43,14 +43,14 @@ class Planner:
             InvalidRequest: `build` is no folder that `triptych export` made.
         """
         self._family = _family(build, max_size)
-        self._plans: dict[tuple[tuple[str, Any], ...], Plan] = {}
+        self._plans: dict[tuple[tuple[str, Any], ...], PlannedRequest] = {}
 
     @property
     def model(self) -> str:
         """The ensemble that serves the build."""
         return self._family.manifest.family
 
-    def __call__(self, parameters: Mapping[str, Any]) -> Plan:
+    def __call__(self, parameters: Mapping[str, Any]) -> PlannedRequest:
         """The plan of one request, given by the ensemble's input names.
 
         Raises:
@@ -61,13 +61,15 @@ class Planner:
             self._plans[key] = self._plan(dict(key))
         return self._plans[key]
 
-    def _plan(self, parameters: Mapping[str, Any]) -> Plan:
+    def _plan(self, parameters: Mapping[str, Any]) -> PlannedRequest:
         if "init_image" in parameters:
             raise invalid("init_image", "a picture", "requests that begin with noise")
         try:
             raw = {name: value.encode() if isinstance(value, str) else value for name, value in parameters.items()}
             settings = self._family.parse({"prompt": PROMPT, "seed": 0, **raw})
-            return Plan(settings, [Phase(*outline, 1.0, _begin) for outline in self._family.outline(settings)])
+            return PlannedRequest(
+                settings, [Phase(*outline, 1.0, _begin) for outline in self._family.outline(settings)]
+            )
         except Refused as error:
             raise InvalidRequest(str(error)) from None
 

@@ -16,7 +16,7 @@ from triptych_serving.policy import Policy
 
 from .cost import CostModel
 from .outcome import Ending, Outcome
-from .plan import NOTHING, Plan
+from .plan import NOTHING, PlannedRequest
 
 
 class _NoReply:
@@ -34,22 +34,22 @@ NO_REPLY = _NoReply()
 
 
 @dataclass(frozen=True)
-class Device:
+class ServerSpec:
     """What a server runs on, and its limits as in `denoise/config.pbtxt`."""
 
     cost: CostModel
     max_batch_rows: int = 16
     max_queue_seconds: float = 600.0
-    _solo: dict[Plan, float] = field(default_factory=dict, repr=False)
+    _solo: dict[PlannedRequest, float] = field(default_factory=dict, repr=False)
 
-    def solo(self, plan: Plan) -> float:
+    def solo(self, request: PlannedRequest) -> float:
         """Seconds that a request takes alone on an idle server."""
-        if plan not in self._solo:
-            self._solo[plan] = self.cost.encode_s + sum(map(self._steps, plan.phases)) + self.cost.decode_s
-        return self._solo[plan]
+        if request not in self._solo:
+            self._solo[request] = self.cost.encode_s + sum(map(self._steps, request.phases)) + self.cost.decode_s
+        return self._solo[request]
 
     def _steps(self, phase: Phase) -> float:
-        steps = zip(phase.walk.denoisers, phase.walk.rows, strict=True)
+        steps = zip(phase.walk.denoisers, phase.walk.batch_rows, strict=True)
         return sum(self.cost.seconds(denoiser, rows, phase.pixels) for denoiser, rows in steps)
 
 
@@ -85,9 +85,9 @@ class Stretch(NamedTuple):
 class SimulatedServer:
     """A loop under a clock that its events set. Times are in seconds since the start."""
 
-    def __init__(self, device: Device, policy: Policy, outcome: Outcome) -> None:
-        self.device, self.outcome = device, outcome
-        self.books = Books(policy, device.max_queue_seconds)
+    def __init__(self, spec: ServerSpec, policy: Policy, outcome: Outcome) -> None:
+        self.spec, self.outcome = spec, outcome
+        self.books = Books(policy, spec.max_queue_seconds)
         self.busy_s = 0.0
         self.stretch: Stretch | None = None  # what runs now
         self._solo_s: dict[str, float] = {}  # of each job, by id: what it would take alone
@@ -100,12 +100,12 @@ class SimulatedServer:
         self._forget_answered(now)
         return len(self.books.jobs) + len(self._encoding) + len(self._answers)
 
-    def arrive(self, id: str, plan: Plan, now: float) -> None:
+    def arrive(self, id: str, request: PlannedRequest, now: float) -> None:
         """Take a request, which will be at the loop once it is encoded."""
-        self._owe(self.device.cost.encode_s, now)
-        at = now + self.device.cost.encode_s
-        self._encoding.append(Job(id, plan.settings, plan.phases, NO_REPLY, arrived=now, submitted=at))
-        self._solo_s[id] = self.device.solo(plan)
+        self._owe(self.spec.cost.encode_s, now)
+        at = now + self.spec.cost.encode_s
+        self._encoding.append(Job(id, request.settings, request.phases, NO_REPLY, arrived=now, submitted=at))
+        self._solo_s[id] = self.spec.solo(request)
         if self.stretch is not None:
             self.stretch = self.stretch.until(at)
 
@@ -145,7 +145,7 @@ class SimulatedServer:
         batch = self.books.begin(now)
         if batch is None:
             return
-        step_s = self.device.cost.seconds(batch.denoiser, batch.rows, batch.jobs[0].phase.pixels)
+        step_s = self.spec.cost.seconds(batch.denoiser, batch.rows, batch.jobs[0].phase.pixels)
         steps = min(map(_steps_alike, batch.jobs)) if self.books.only_one_batch(batch) else 1
         stretch = Stretch(batch, step_s + self._owed_s, step_s, steps)
         self._owed_s = 0.0
@@ -167,8 +167,8 @@ class SimulatedServer:
         self._account(stretch.batch, stretch.last_s)
         for job in jobs:
             if job.finished:
-                answered = now + self.device.cost.decode_s
-                self._owe(self.device.cost.decode_s, now)
+                answered = now + self.spec.cost.decode_s
+                self._owe(self.spec.cost.decode_s, now)
                 self._forget_answered(now)
                 self._answers.append(answered)
                 self._end(job, Ending.COMPLETED, answered)
@@ -188,7 +188,7 @@ class SimulatedServer:
 
     def _owe(self, seconds: float, now: float) -> None:
         """Note work beside the loop on its device: the next step takes that much longer, or idle time pays for it."""
-        if self.device.cost.shared:
+        if self.spec.cost.shared:
             self._rest(now)
             self._owed_s += seconds
 

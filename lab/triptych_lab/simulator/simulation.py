@@ -15,7 +15,7 @@ from triptych_serving.policy import Policy
 from .balancer import BALANCERS
 from .outcome import SLO, Outcome
 from .plan import Planner
-from .server import Device, SimulatedServer
+from .server import ServerSpec, SimulatedServer
 
 MAX_SERVERS = 64
 
@@ -24,7 +24,7 @@ MAX_SERVERS = 64
 class Farm:
     """Servers that are alike, behind one balancer."""
 
-    device: Device
+    spec: ServerSpec
     servers: int = 1
     balancer: str = "round-robin"
     policy: Callable[[int, dict[str, float]], Policy] = Policy
@@ -38,7 +38,7 @@ class Farm:
     def start(self, outcome: Outcome) -> list[SimulatedServer]:
         """Its servers, idle."""
         return [
-            SimulatedServer(self.device, self.policy(self.device.max_batch_rows, self.device.cost.per_cost()), outcome)
+            SimulatedServer(self.spec, self.policy(self.spec.max_batch_rows, self.spec.cost.per_cost()), outcome)
             for _ in range(self.servers)
         ]
 
@@ -103,10 +103,10 @@ def _serve(
     for number, arrival in enumerate(arrivals):
         now += arrival.interval_s
         events.run(now)
-        plan, k = planner(arrival.parameters), choose(servers, now)
+        request, k = planner(arrival.parameters), choose(servers, now)
         outcome.arrive(now)
         before = servers[k].next_event
-        servers[k].arrive(str(number), plan, now)
+        servers[k].arrive(str(number), request, now)
         if servers[k].next_event != before:
             events.note(k)
     return now, max(now, events.run(math.inf))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Bytes, Context, DeviceError, DeviceLost, Engine, Graph, Memory, OutOfMemory, Shape, Tensor
+from .device import Bytes, Context, DeviceError, DeviceLost, Graph, Memory, OutOfMemory, Shape, Tensor, TensorRTEngine
 from .library import CUDA, CUDA_HINT, imported, load, logger
 
 GPU = 0  # CUDA_VISIBLE_DEVICES says which one that is
@@ -53,7 +53,7 @@ class CudaDevice:
         self.stream = self._done(self._cudart.cudaStreamCreateWithFlags(flags))
         self.runtime = self.trt.Runtime(self.log)
 
-    def load(self, plan: Path) -> Engine:
+    def load(self, plan: Path) -> TensorRTEngine:
         return CudaEngine(self, plan)
 
     def allocate(self, nbytes: int, what: str) -> Memory:

@@ -10,7 +10,7 @@ import numpy as np
 from ..denoiser import Conditioning, Floats, only
 from ..engines import Profile
 from ..manifest import TIMESTEPS
-from .device import Device, Engine, Shape
+from .device import Device, Shape, TensorRTEngine
 from .lost import ends_the_process_if_lost
 from .resident import Resident
 from .runner import Runner
@@ -35,7 +35,7 @@ class TensorRTDenoiser:
     def __init__(
         self,
         device: Device,
-        engine: Engine,
+        engine: TensorRTEngine,
         profiles: Sequence[Profile],
         inputs: Mapping[str, Mapping[str, Any]],
         sizes: Mapping[str, int],

@@ -86,7 +86,7 @@ class Context(Protocol):
     def enqueue(self) -> None: ...
 
 
-class Engine(Protocol):
+class TensorRTEngine(Protocol):
     """One plan on the device. Its contexts share the memory for what is between inputs and outputs: one runs at a time."""
 
     @property
@@ -100,7 +100,7 @@ class Engine(Protocol):
 class Device(Protocol):
     """A GPU with one stream. For one thread at a time."""
 
-    def load(self, plan: Path) -> Engine: ...
+    def load(self, plan: Path) -> TensorRTEngine: ...
 
     def allocate(self, nbytes: int, what: str) -> Memory:
         """Raises OutOfMemory; `what` is for its message."""

@@ -59,7 +59,7 @@ def probe(target: str) -> Machine:
     return Machine(**answer)
 
 
-def check(manifest: Manifest) -> None:
+def check_engines(manifest: Manifest) -> None:
     """Whether a build can be served here, as far as that can be said without reading its files.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Profile, narrowest
-from .device import Bytes, Context, Device, Engine, Graph, Shape
+from .device import Bytes, Context, Device, Graph, Shape, TensorRTEngine
 
 Shapes = Mapping[str, Shape]  # of the inputs, by name
 
@@ -32,7 +32,7 @@ class Runner:
     def __init__(
         self,
         device: Device,
-        engine: Engine,
+        engine: TensorRTEngine,
         profiles: Sequence[Profile],
         captured: Sequence[Shapes] = (),
         *,

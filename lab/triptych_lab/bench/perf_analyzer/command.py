@@ -21,7 +21,7 @@ class Mode(str, Enum):
 
 
 @dataclass(frozen=True)
-class Level:
+class LoadLevel:
     """A load: so many requests under way, so many a second (Poisson), or those of a schedule at their times."""
 
     mode: Mode
@@ -56,7 +56,7 @@ class Measurement:
     ensemble: str  # which the model belongs to, or is
     model: str
     data: Path
-    level: Level
+    level: LoadLevel
     folder: Path
 
     @property

@@ -26,7 +26,7 @@ class Models(Protocol):
         ...
 
 
-class Stage(NamedTuple):
+class RecordedStage(NamedTuple):
     """One stage of an ensemble, with what it read for one request."""
 
     model: str
@@ -34,7 +34,7 @@ class Stage(NamedTuple):
     batched: bool  # by Triton, along the first dimension
 
 
-def record(models: Models, ensemble: str, parameters: Mapping[str, Any]) -> Iterator[Stage]:
+def record(models: Models, ensemble: str, parameters: Mapping[str, Any]) -> Iterator[RecordedStage]:
     """Draw one picture stage by stage; each stage with its inputs, in the order of the ensemble's configuration.
 
     Raises:
@@ -46,7 +46,7 @@ def record(models: Models, ensemble: str, parameters: Mapping[str, Any]) -> Iter
         model, sources, targets = step["model_name"], step["input_map"], step["output_map"]
         # An empty tensor stands for one that is not there: a request without a picture has no latents of one.
         inputs = {name: known[source] for name, source in sources.items() if source in known and known[source].size}
-        yield Stage(model, inputs, int(models.config(model).get("max_batch_size", 0)) > 0)
+        yield RecordedStage(model, inputs, int(models.config(model).get("max_batch_size", 0)) > 0)
         outputs = models.infer(model, inputs, list(targets))
         known |= {targets[name]: array for name, array in outputs.items()}
 

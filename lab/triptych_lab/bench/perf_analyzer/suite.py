@@ -14,7 +14,7 @@ from triptych_lab.workload import Arrival, Mix, make
 from ..errors import BenchError
 from . import data
 from .binary import GET, too_old
-from .command import Level, Measurement, Mode
+from .command import LoadLevel, Measurement, Mode
 from .results import Result, read
 from .stages import Models, record
 
@@ -41,7 +41,7 @@ STAGE = Loads((1, 4), (0.7,), 32)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Suite:
     """All of a run: the loads for the ensemble and for each stage, and what is asked for."""
 
     ensemble: Loads = ENSEMBLE
@@ -50,7 +50,7 @@ class Plan:
     timeout_s: float = 1800.0  # for one level
 
     @classmethod
-    def quick(cls) -> Plan:
+    def quick(cls) -> Suite:
         """A minute on a small machine: enough to see that everything works."""
         return cls(Loads((1, 2), (0.5,), 4, 2), Loads((1,), (), 4), Mix({"num_inference_steps": (2, 4)}), 300.0)
 
@@ -64,11 +64,11 @@ class Subject(NamedTuple):
     loads: Loads
 
 
-Run = Callable[[Measurement], Result]
+Measure = Callable[[Measurement], Result]
 
 
 def run(
-    perf: Run, models: Models, ensemble: str, folder: Path, plan: Plan, workload: Sequence[Arrival] = ()
+    perf: Measure, models: Models, ensemble: str, folder: Path, suite: Suite, workload: Sequence[Arrival] = ()
 ) -> Iterator[Result]:
     """Every measurement of a plan, each as soon as it is made; with a `workload`, that at its own times as well.
 
@@ -78,26 +78,28 @@ def run(
     """
     folder = folder / ensemble  # two ensembles share models, which read different things in each
     folder.mkdir(parents=True, exist_ok=True)
-    for subject in _subjects(models, ensemble, folder, plan):
+    for subject in _subjects(models, ensemble, folder, suite):
         yield from sweep(perf, subject, folder)
     if workload:
         path = data.write(folder / f"{ensemble}.schedule.json", data.schedule(ensemble, workload))
-        yield perf(Measurement(ensemble, ensemble, path, Level(Mode.SCHEDULE, len(workload), len(workload)), folder))
+        yield perf(
+            Measurement(ensemble, ensemble, path, LoadLevel(Mode.SCHEDULE, len(workload), len(workload)), folder)
+        )
 
 
-def sweep(perf: Run, subject: Subject, folder: Path) -> Iterator[Result]:
+def sweep(perf: Measure, subject: Subject, folder: Path) -> Iterator[Result]:
     """One model at all its loads; the rates follow from the throughput that the concurrencies had."""
     best = 0.0
     for users in subject.loads.concurrencies:
-        result = perf(_measurement(subject, folder, Level(Mode.CONCURRENCY, users, subject.loads.count(users))))
+        result = perf(_measurement(subject, folder, LoadLevel(Mode.CONCURRENCY, users, subject.loads.count(users))))
         best = max(best, result.throughput_per_s)
         yield result
     for share in subject.loads.rate_shares:
-        level = Level(Mode.RATE, float(f"{share * best:.3g}"), subject.loads.requests)
+        level = LoadLevel(Mode.RATE, float(f"{share * best:.3g}"), subject.loads.requests)
         yield perf(_measurement(subject, folder, level))
 
 
-def perform(binary: Path, url: str, timeout_s: float) -> Run:
+def perform(binary: Path, url: str, timeout_s: float) -> Measure:
     """Measurements by the real perf_analyzer against the server at `url` (gRPC)."""
 
     def perf(measurement: Measurement) -> Result:
@@ -113,20 +115,20 @@ def requests(mix: Mix, count: int) -> Iterator[Mapping[str, Any]]:
         yield {name: value for name, value in arrival.parameters.items() if name != "seed"}
 
 
-def _subjects(models: Models, ensemble: str, folder: Path, plan: Plan) -> Iterator[Subject]:
-    asked = list(requests(plan.mix, REQUESTS))
+def _subjects(models: Models, ensemble: str, folder: Path, suite: Suite) -> Iterator[Subject]:
+    asked = list(requests(suite.mix, REQUESTS))
     path = data.write(folder / f"{ensemble}.data.json", [data.scalars(ensemble, request) for request in asked])
-    yield Subject(ensemble, ensemble, path, plan.ensemble)
+    yield Subject(ensemble, ensemble, path, suite.ensemble)
     recorded: dict[str, list[Mapping[str, Any]]] = {}
     for request in asked[:RECORDED]:
         for stage in record(models, ensemble, request):
             recorded.setdefault(stage.model, []).extend(data.tensors(stage.inputs, batched=stage.batched))
     for model, read_by_it in recorded.items():
         path = data.write(folder / f"{model}.data.json", read_by_it)
-        yield Subject(ensemble, model, path, plan.stage)
+        yield Subject(ensemble, model, path, suite.stage)
 
 
-def _measurement(subject: Subject, folder: Path, level: Level) -> Measurement:
+def _measurement(subject: Subject, folder: Path, level: LoadLevel) -> Measurement:
     return Measurement(subject.ensemble, subject.model, subject.data, level, folder)
 
 

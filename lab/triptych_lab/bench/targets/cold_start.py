@@ -14,7 +14,7 @@ from triptych_demo import demo_builds
 
 from ..bare import load_seconds
 from ..errors import BenchError
-from ..target import Pair, Setting, Target, at_most
+from ..target import Setting, Sides, Target, at_most
 
 NAME = "cold_start"
 SERVE = "from triptych.cli import main; main()"
@@ -23,10 +23,10 @@ END_S = 60.0
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
+def sides(setting: Setting) -> Iterator[Sides]:
     """Seconds: from `triptych serve` until it is ready; ONNX Runtime's for the same files in a fresh process."""
     builds = setting.builds or tuple(demo_builds())
-    yield Pair(lambda: {NAME: _start_seconds(builds)}, lambda: {NAME: sum(map(load_seconds, builds))})
+    yield Sides(lambda: {NAME: _start_seconds(builds)}, lambda: {NAME: sum(map(load_seconds, builds))})
 
 
 def _start_seconds(builds: Sequence[Path]) -> float:

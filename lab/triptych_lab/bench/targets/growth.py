@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ..queues import Queues
 from ..serving import started
-from ..target import Pair, Setting, Target, at_most
+from ..target import Setting, Sides, Target, at_most
 
 TIME, MEMORY = "growth", "growth_memory"
 DEEP, SHALLOW = 200, 8
@@ -16,7 +16,7 @@ PICTURES = 300
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
+def sides(setting: Setting) -> Iterator[Sides]:
     """Seconds for a picture, and the server's bytes: at queue depth 200; at depth 8. As many pictures each.
 
     The shallow queue's bytes are taken before there was a deep one: a process keeps what it once had.
@@ -29,7 +29,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
             run = queues.run(DEEP)
             return {TIME: run.seconds, MEMORY: run.server_bytes}
 
-        yield Pair(deep, lambda: {TIME: queues.run(SHALLOW).seconds, MEMORY: before})
+        yield Sides(deep, lambda: {TIME: queues.run(SHALLOW).seconds, MEMORY: before})
 
 
 TARGET = Target(

@@ -11,20 +11,20 @@ from ..bare import BareSdxl
 from ..load import draw_all, pixels
 from ..requests import SAME, same
 from ..serving import started
-from ..target import Pair, Setting, Target, at_most
+from ..target import Setting, Sides, Target, at_most
 
 NAME = "overhead"
 IMAGES = 8
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
+def sides(setting: Setting) -> Iterator[Sides]:
     """Seconds of a guided picture of 20 steps, the median: end to end through Triton; its stages called bare in one process."""
     requests, steps = same(setting.count(IMAGES)), int(SAME["num_inference_steps"])
     with started(setting.builds) as served:
         bare = BareSdxl(setting.build, pixels(served.url, requests[0]))
         bare.draw(1)
-        yield Pair(
+        yield Sides(
             lambda: {NAME: median(draw_all(served.url, [request], users=1) for request in requests)},
             lambda: {NAME: median(_seconds(bare, steps) for _ in requests)},
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import count
 from statistics import fmean
 
-from triptych_lab.simulator import Device, Farm, Planner, simulate
+from triptych_lab.simulator import Farm, Planner, ServerSpec, simulate
 from triptych_lab.workload import Arrival
 from triptych_serving.policy import Policy
 
@@ -17,7 +17,7 @@ from ..load import replay
 from ..policies import OneAtATime
 from ..requests import lateness, mixed, solo_seconds
 from ..serving import started
-from ..target import Pair, Setting, Side, Target, at_least
+from ..target import Setting, Side, Sides, Target, at_least
 
 NAME = "slo_rate"
 TIMES, SHARE = 5.0, 0.95
@@ -31,7 +31,7 @@ Needed = Callable[[Sequence[Arrival]], float]
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
+def sides(setting: Setting) -> Iterator[Sides]:
     """The highest rate with 95% of requests within 5 times their solo time: ours; one request at a time.
 
     Both are held to the same solo times, and have the same requests in each repeat. Where rows are hardly cheaper together, a
@@ -40,7 +40,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
     document = measured(setting.build)
     with started(setting.builds) as ours, started(setting.builds, OneAtATime) as theirs:
         solo = solo_seconds(ours.url, STEPS)
-        yield Pair(
+        yield Sides(
             _side(setting, ours.url, solo, Policy),
             _side(setting, theirs.url, solo, OneAtATime),
             {NAME: OF_LIMIT * attainable(document, fmean(STEPS))},
@@ -65,7 +65,7 @@ def _side(setting: Setting, url: str, solo: Mapping[int, float], policy: type[Po
 def foretold(setting: Setting, policy: type[Policy], number: int, seed: int) -> float:
     """The highest rate by the simulator."""
     document, planner = measured(setting.build), Planner(setting.build)
-    farm = Farm(Device(cost_model(document)), policy=policy)
+    farm = Farm(ServerSpec(cost_model(document)), policy=policy)
 
     def needed(rate: float) -> float:
         report = simulate(mixed(rate, number, seed, STEPS), planner, farm, slo=TIMES)

@@ -10,7 +10,7 @@ from ..peers import Peer, diffusers
 from ..peers.weights import check_same, weights_of
 from ..requests import USERS, same
 from ..serving import started
-from ..target import Pair, Setting, Target, at_least
+from ..target import Setting, Sides, Target, at_least
 
 NAME = "vs_diffusers_batch"
 IMAGES = 8
@@ -18,13 +18,13 @@ BATCHES = (1, 2, 4, 8)
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
+def sides(setting: Setting) -> Iterator[Sides]:
     """Pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
     requests = same(setting.count(IMAGES))
     with diffusers(weights_of(setting)) as other, started(setting.builds) as served:
         batch = 1 if setting.quick else best_batch(other, len(requests))
         check_same(other, served.url)
-        yield Pair(
+        yield Sides(
             lambda: {NAME: len(requests) / draw_all(served.url, requests, USERS)},
             lambda: {NAME: len(requests) / other.draw(requests, batch=batch)},
         )

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from functools import partial
 
 from ..peers import optimum
-from ..target import Pair, Setting, Target, at_least
+from ..target import Setting, Sides, Target, at_least
 from .vs_diffusers import beside
 
 NAME = "vs_optimum"
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
+def sides(setting: Setting) -> Iterator[Sides]:
     """Pictures per second, 8 users with different steps and guidance: ours; Optimum, one by one."""
     with beside(setting, partial(optimum, folder=setting.output / "peers"), NAME) as pair:
         yield pair
