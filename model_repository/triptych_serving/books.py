@@ -13,38 +13,41 @@ from .policy import Policy
 
 
 class Batch(NamedTuple):
-    """The jobs of one step, and what the step costs. Noted before it runs: it may end a phase, and the next has another model."""
+    """The jobs of one step, and what the step costs.
+
+    Noted before the step runs: afterwards a job may be in its next phase, with another model and other rows.
+    """
 
     jobs: Sequence[Job]
     denoiser: str
     rows: int
-    cost: int  # in rows × latent pixels
+    cost: int  # rows × latent pixels
     began: float  # in seconds of the loop's clock
 
 
 class Books:
-    """Keep account of the jobs in the loop, of the work that is left, and of the steps made.
+    """Keep account of the jobs in the loop, the work that is left and the steps that were made.
 
-    A job is admitted, enters, is part of batches, and leaves. `admit` and `estimate` are for any thread, all else is for the
-    loop's only.
+    A job is admitted, enters, takes part in batches, and leaves. `admit` and `estimate` may be called from any thread, the rest
+    from the loop's only. Times are in seconds.
     """
 
     def __init__(self, policy: Policy, max_queue_seconds: float) -> None:
         self.policy, self.max_queue_seconds = policy, max_queue_seconds
-        self.jobs: dict[str, Job] = {}  # that have entered and not left, by id
+        self.jobs: dict[str, Job] = {}  # by id: those that have entered and not left
         self._lock = threading.Lock()
-        self._work_left: Counter[str] = Counter()  # of all admitted jobs, by model
+        self._work_left: Counter[str] = Counter()  # by model: the cost of all admitted jobs, entered or not
         self._steps = 0
         self._with_deadline = 0  # of `jobs`
 
     @property
     def estimate(self) -> float:
-        """Seconds that the work of all admitted jobs takes."""
+        """How long the work that is left takes, in seconds."""
         with self._lock:
             return self.policy.seconds(self._work_left)
 
     def admit(self, job: Job) -> None:
-        """Count in a job's work. It enters later, between two steps.
+        """Add a job's cost to the work that is left. The job enters later, between two steps.
 
         Raises:
             Overloaded: the work before it would take longer than `max_queue_seconds`.
@@ -60,28 +63,28 @@ class Books:
         """Let an admitted job take part in steps.
 
         Raises:
-            InvalidRequest: a living job has its id. Its work is counted out again.
+            InvalidRequest: another job in the loop has its id. The job's cost is taken off again.
         """
         if job.id in self.jobs:
-            self._count_out(job)
+            self._take_off(job)
             raise InvalidRequest("id", job.id, "an id that no living request has")
         self.jobs[job.id] = job
         self._with_deadline += job.deadline is not None
 
     def leave(self, job: Job) -> None:
-        """Strike out a job and the work that it leaves undone."""
+        """Remove a job, and take what it leaves undone off the work that is left."""
         del self.jobs[job.id]
         self._with_deadline -= job.deadline is not None
-        self._count_out(job)
+        self._take_off(job)
 
     def late(self, now: float) -> list[Job]:
-        """Return the jobs whose deadline has passed."""
+        """Return the jobs whose deadline has passed at `now`."""
         if not self._with_deadline:
             return []
         return [job for job in self.jobs.values() if job.deadline is not None and now >= job.deadline]
 
     def begin(self, now: float) -> Batch | None:
-        """Let the policy pick the next step's batch, and note the start of those whose first step it is."""
+        """Pick the jobs of the next step, and mark those that have not run yet as running. None if there are no jobs."""
         jobs = self.policy.pick(self.jobs.values(), now)
         if not jobs:
             return None
@@ -93,7 +96,7 @@ class Books:
         return Batch(jobs, jobs[0].denoiser, rows, rows * jobs[0].phase.pixels, now)
 
     def end(self, batch: Batch, seconds: float) -> None:
-        """Account for a step that was made and took so long."""
+        """Account for a step that succeeded and took `seconds`. Call it after the jobs have advanced."""
         self.policy.learn(batch.denoiser, batch.rows, batch.cost, seconds)
         for job in batch.jobs:
             job.served += seconds
@@ -102,13 +105,13 @@ class Books:
         self._steps += 1
 
     def only_one_batch(self, batch: Batch) -> bool:
-        """Return whether every step is this batch again until a job comes or one of these changes its rows or model.
+        """Return whether the next steps are this batch again, until a job arrives or one of these changes its rows or model.
 
-        So it is where nobody is left out of it to take turns with, nobody has a deadline, and the policy would not change it.
+        That is so when all jobs are in the batch and have one tenant, none has a deadline, and the policy would pick it again.
         """
         everybody = len(batch.jobs) == len(self.jobs) and len({job.settings.tenant for job in batch.jobs}) == 1
         return everybody and not self._with_deadline and self.policy.lasts(batch.jobs)
 
-    def _count_out(self, job: Job) -> None:
+    def _take_off(self, job: Job) -> None:
         with self._lock:
             self._work_left.subtract(job.cost)

@@ -1,8 +1,9 @@
 """The loop. Every turn takes in what arrived, runs one step of one batch, and tells whoever watches.
 
-A request's life: `submit` admits it or refuses it by the length of the queue → it waits → each `step` advances it by one row of
-its sampler table, beside whatever other requests fit → after a phase's last row the next begins (Stable Cascade's Stage B after
-its Stage C) → after the last its latents are sent → it is remembered for a while, for late watchers.
+The life of a request: `submit` admits it, or refuses it because the queue is too long → it waits → each step advances it by one
+row of its sampler table, in a batch with whatever other requests fit → after the last row of a phase the next phase begins
+(Stable Cascade's Stage B after its Stage C) → after the last phase its latents are sent → how it ended is remembered for a
+while, for late watchers.
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ from .metrics import Metrics
 from .policy import Policy
 from .watch import ARRIVAL_SECONDS, Watchers
 
-# A job that asked to be stopped with its watcher survives a pause between two polls that is no longer than this.
+# A job with `cancel_on_disconnect` is cancelled once nobody has watched it for so long: a pause between two polls is shorter.
 RECONNECT_SECONDS = 5.0
-# How often the loop looks after its watchers, and metrics that are not published yet, while there is nothing to step.
+# With no job to step, the loop wakes up this often to answer watchers and to publish the last metrics.
 IDLE_SECONDS = 0.1
-# How often metrics are published: each is a message to Triton's process and back, at a job's end in its decoder's way.
+# Metrics are published at most this often: every publish is an IPC round trip to Triton, which holds up the next step.
 PUBLISH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """In-flight batching at the level of steps. `submit`, `watch`, `cancel` and `stats` are for any thread."""
+    """Run requests in batches that are put together anew for every step.
+
+    One thread does the work. The public methods but `run` and `turn` may be called from any thread: they put a message into the
+    loop's inbox. A `reply` is answered from the loop's thread.
+    """
 
     def __init__(
         self,
@@ -62,16 +67,17 @@ class Engine:
     # What other threads may ask.
 
     def start(self) -> None:
+        """Start the loop's thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the loop after the step in progress; whatever has not ended is cancelled."""
+        """End the loop after the step in progress and cancel all jobs; wait up to `timeout_s` seconds for that."""
         self._stopping.set()
         self._inbox.put(lambda: None)
         self._thread.join(timeout_s)
 
     def submit(self, job: Job) -> None:
-        """Queue a job.
+        """Queue a job; its `reply` is answered when it ends.
 
         Raises:
             Overloaded: the work before it would take longer than `max_queue_seconds`.
@@ -84,28 +90,29 @@ class Engine:
         self._inbox.put(partial(self._enter, job))
 
     def watch(self, id: str, tenant: str, since: int, reply: Reply, *, preview: bool = False) -> None:
-        """Answer `reply` at the job's next event after number `since`, with a small picture of it where asked for."""
+        """Answer `reply` at the job's next event after number `since`, with a small picture of it if `preview`."""
         self._inbox.put(partial(self._watchers.add, id, tenant, since, reply, preview))
 
     def cancel(self, id: str, tenant: str, reply: Reply) -> None:
-        """End a job; its caller sees CANCELLED."""
+        """End a job, whose caller gets CANCELLED, and answer `reply` with whether it was still running."""
         self._inbox.put(partial(self._cancel, id, tenant, reply, self._clock()))
 
     def stats(self, reply: Reply) -> None:
-        """Answer with the loop's figures."""
+        """Answer `reply` with the current values of all metrics, by name."""
         self._inbox.put(partial(self._report, reply))
 
     def count(self, metric: str) -> None:
-        """Add one to a counter."""
+        """Add 1 to a counter of `METRICS`."""
         self._inbox.put(partial(self.metrics.add, metric))
 
     def between_steps(self, work: Callable[[], dict[str, Any]], reply: Reply) -> None:
-        """Do `work` while no step runs, and answer with what it returns."""
+        """Do `work` while no step runs, and answer `reply` with what it returns, or with StageFailed."""
         self._inbox.put(partial(self._do, work, reply))
 
     # The loop.
 
     def run(self) -> None:
+        """Take turns until `stop`. What the thread does."""
         while not self._stopping.is_set():
             try:
                 self.turn(wait=True)
@@ -118,7 +125,7 @@ class Engine:
         self._watchers.close()
 
     def turn(self, *, wait: bool) -> None:
-        """Take in what arrived (with nothing to do, `wait` for it), run one step of one batch, tell the watchers."""
+        """Take in what arrived, run one step of one batch, tell the watchers. With nothing to do it blocks if `wait`."""
         self._receive(wait)
         self._drop_gone()
         if batch := self.books.begin(self._clock()):
@@ -166,7 +173,7 @@ class Engine:
                 self._complete(job)
 
     def _predict(self, batch: Batch) -> list[Floats]:
-        """Call the model once for all rows of the batch; of each job the latents after it, (C, h, w)."""
+        """Call the model once for all rows of the batch; return each job's next latents, (C, h, w) float32."""
         jobs = batch.jobs
         sample = np.stack([scaled for job in jobs for scaled in [job.scaled()] * job.rows])
         timestep = np.array([job.table.timestep[job.step] for job in jobs for _ in range(job.rows)], np.float32)
@@ -233,7 +240,7 @@ class Engine:
         self._end(job, Status.FAILED, error)
 
     def _end(self, job: Job, status: Status, error: RequestError | None = None) -> None:
-        """The only way out of the loop: exactly one answer, and the slot is free."""
+        """Take a job out of the loop and answer its caller. Every job ends here, so it is answered exactly once."""
         self.books.leave(job)
         job.status = status
         self._watchers.ended(job)

@@ -11,7 +11,7 @@ from triptych_serving.denoiser import only
 from triptych_serving.engine import PUBLISH_SECONDS
 from triptych_serving.errors import Cancelled, InvalidRequest, Overloaded, StageFailed
 from triptych_serving.metrics import Metrics
-from triptych_serving.paces import LOOK_AGAIN_EVERY, TRUSTED_AFTER
+from triptych_serving.paces import TRUSTED_AFTER, UNCAPPED_EVERY
 from triptych_serving.sdxl.walk import BASE
 from triptych_serving.tables import guided
 
@@ -119,8 +119,8 @@ def test_a_sizes_first_steps_do_not_count_against_it():
 def test_a_size_that_was_slow_for_a_while_is_looked_at_again():
     loop = Loop(max_batch_rows=16)
     know(loop, {2: 1.0, 16: 60.0})
-    rows = [rows_of(loop, under_way=8) for _ in range(LOOK_AGAIN_EVERY)]
-    assert rows == [2] * (LOOK_AGAIN_EVERY - 1) + [16]
+    rows = [rows_of(loop, under_way=8) for _ in range(UNCAPPED_EVERY)]
+    assert rows == [2] * (UNCAPPED_EVERY - 1) + [16]
 
 
 def test_who_has_just_come_begins_at_once_where_there_is_room():
