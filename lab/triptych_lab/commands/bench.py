@@ -1,4 +1,4 @@
-"""`triptych bench`: how fast this machine serves, beside what it could be served with otherwise."""
+"""`triptych bench`: measure how fast this machine serves, compared with other ways to serve."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _perf_analyzer(console: Console, setting: Setting, url: str | None, as_json:
 
 @contextmanager
 def _server(builds: Sequence[Path], url: str | None) -> Iterator[tuple[str, list[str]]]:
-    """A server's gRPC address and its ensembles; one of its own answers nothing from a cache."""
+    """Yield the gRPC address and the ensembles of the server at `url`, or of one that is started here, without a cache."""
     from triptych import Client
     from triptych_lab.bench.serving import started
 
@@ -124,7 +124,7 @@ def _ratios(console: Console, setting: Setting, only: list[str], against: Path |
             if not as_json:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
-        report.write()  # whoever stops here has what was measured
+        report.write()  # so that a run that is stopped leaves what it has measured
     for name, reason in {**report.skipped, **report.failed}.items():
         console.print(f"not measured: {name}: {reason}", style="red" if name in report.failed else "yellow")
     report.portrait = None if only else take(setting)

@@ -1,4 +1,4 @@
-"""`triptych simulate`: what servers would do with a workload, from measured times of their batches."""
+"""`triptych simulate`: predict what servers do with a workload, from measured times of their batches."""
 
 from __future__ import annotations
 

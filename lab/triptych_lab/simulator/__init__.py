@@ -1,6 +1,6 @@
-"""What servers would do: the loop's own scheduling over a model of the device's time, without a model or a picture.
+"""Simulate servers: the loop's own scheduling in virtual time, without running a model or drawing a picture.
 
-`Books`, `Policy`, `Job`, `Phase` and `Walk` are those that serve; only the seconds of a batch come from a `CostModel`.
+`Books`, `Policy`, `Job`, `Phase` and `Walk` are those that serve. Only the seconds of a batch come from a `CostModel`.
 """
 
 from triptych_lab.simulator.balancer import BALANCERS

@@ -1,4 +1,4 @@
-"""One server in virtual time: the books that the serving engine keeps, over a model of the device's time."""
+"""One server in virtual time: it keeps the same books as the serving engine, and a cost model says how long a step takes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NO_REPLY = _NoReply()
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """What a server runs on, and its limits as in `denoise/config.pbtxt`."""
+    """What a server can do: the times of its device, and the limits that `denoise/config.pbtxt` sets."""
 
     cost: CostModel
     max_batch_rows: int = 16
@@ -43,7 +43,7 @@ class ServerSpec:
     _solo: dict[PlannedRequest, float] = field(default_factory=dict, repr=False)
 
     def solo(self, request: PlannedRequest) -> float:
-        """Seconds that a request takes alone on an idle server."""
+        """Return the seconds that a request takes alone on an idle server."""
         if request not in self._solo:
             self._solo[request] = self.cost.encode_s + sum(map(self._steps, request.phases)) + self.cost.decode_s
         return self._solo[request]
@@ -54,7 +54,7 @@ class ServerSpec:
 
 
 class Stretch(NamedTuple):
-    """Steps under way, all of them the same batch: one, or as many as nothing but an arrival can change."""
+    """Steps that are under way, all with the same batch: one, or as many as only an arrival could change."""
 
     batch: Batch
     first_s: float
@@ -63,7 +63,7 @@ class Stretch(NamedTuple):
 
     @property
     def last_began(self) -> float:
-        """When its last step begins, in seconds of virtual time."""
+        """When its last step begins, in virtual seconds."""
         return self.batch.began if self.steps == 1 else self.batch.began + self.first_s + self.step_s * (self.steps - 2)
 
     @property
@@ -77,31 +77,32 @@ class Stretch(NamedTuple):
         return self.batch.began + (self.first_s + self.step_s * (self.steps - 1))
 
     def until(self, time: float) -> Stretch:
-        """Return as much of it as has begun before `time`; its first step always has."""
+        """Cut it down to the steps that begin before `time`; the first step always stays."""
         more = math.ceil((time - self.batch.began - self.first_s) / self.step_s)
         return self._replace(steps=max(1, min(self.steps, 1 + more)))
 
 
 class SimulatedServer:
-    """A loop under a clock that its events set. Times are in seconds since the start."""
+    """A server whose clock jumps from event to event. All times are in seconds since the start of the simulation."""
 
     def __init__(self, spec: ServerSpec, policy: Policy, outcome: Outcome) -> None:
         self.spec, self.outcome = spec, outcome
         self.books = Books(policy, spec.max_queue_seconds)
         self.busy_s = 0.0
         self.stretch: Stretch | None = None  # what runs now
-        self._solo_s: dict[str, float] = {}  # of each job, by id: what it would take alone
-        self._encoding: deque[Job] = deque()  # on their way to the loop, in the order of their arrival there
-        self._answers: deque[float] = deque()  # when what is being decoded will be answered, the next first
-        self._owed_s, self._owed_at = 0.0, 0.0  # of the device, to encoders and decoder, and as of when
+        self._solo_s: dict[str, float] = {}  # by job id: what the request would take alone
+        self._encoding: deque[Job] = deque()  # being encoded, in the order in which they will be at the loop
+        self._answers: deque[float] = deque()  # when each request that is being decoded will be answered
+        # Encoders and decoder need this much of the device's time that it has not given them yet, as of `_owed_at`.
+        self._owed_s, self._owed_at = 0.0, 0.0
 
     def outstanding(self, now: float) -> int:
-        """Count the requests that came here and are not answered at `now`."""
+        """Count the requests that arrived here and are not answered at `now`."""
         self._forget_answered(now)
         return len(self.books.jobs) + len(self._encoding) + len(self._answers)
 
     def arrive(self, id: str, request: PlannedRequest, now: float) -> None:
-        """Take a request, which will be at the loop once it is encoded."""
+        """Take a request at `now`. It will be at the loop once it is encoded."""
         self._owe(self.spec.cost.encode_s, now)
         at = now + self.spec.cost.encode_s
         self._encoding.append(Job(id, request.settings, request.phases, NO_REPLY, arrived=now, submitted=at))
@@ -111,19 +112,19 @@ class SimulatedServer:
 
     @property
     def next_event(self) -> float:
-        """When `advance` has something to do; infinity where nothing is under way."""
+        """When `advance` has something to do; infinity if nothing is under way."""
         if self.stretch is not None:
             return self.stretch.ends
         return self._encoding[0].submitted if self._encoding else math.inf
 
     def advance(self) -> None:
-        """Take in what arrived until the next event, end the steps under way, begin the next."""
+        """Go to the next event: end the steps under way, let in what has arrived by then, begin the next step."""
         now = self.next_event
         if self.stretch is None:
             self._receive(now)
         else:
             self._make_all_but_last(self.stretch)
-            self._receive(now)  # during the last step: it is not accounted for yet
+            self._receive(now)  # admitted during the last step, so before that one is accounted for
             self._make_last(self.stretch, now)
         for job in self.books.late(now):
             self._end(job, Ending.EXPIRED, now)
@@ -152,7 +153,7 @@ class SimulatedServer:
         self.stretch = stretch.until(self._encoding[0].submitted) if self._encoding else stretch
 
     def _make_all_but_last(self, stretch: Stretch) -> None:
-        """Account for all steps but the last. None of them ends a phase, so that jobs need only be counted forward."""
+        """Account for all steps but the last. None of them ends a phase, so the jobs need only count them."""
         made = stretch.steps - 1
         for job in stretch.batch.jobs:
             job.step += made
@@ -187,18 +188,18 @@ class SimulatedServer:
             self._answers.popleft()
 
     def _owe(self, seconds: float, now: float) -> None:
-        """Note work beside the loop on its device: the next step takes that much longer, or idle time pays for it."""
+        """Add work of encoders or decoder on a shared device: idle time pays for it, or the next step takes so much longer."""
         if self.spec.cost.shared:
             self._rest(now)
             self._owed_s += seconds
 
     def _rest(self, now: float) -> None:
-        """Let idle time since the last account pay for what is owed; the time of a step is the step's."""
+        """Let the idle time since the last call pay for what is owed. The time of a step pays for nothing else."""
         if self.stretch is None:
             self._owed_s = max(0.0, self._owed_s - (now - self._owed_at))
         self._owed_at = now
 
 
 def _steps_alike(job: Job) -> int:
-    """Count the steps of a job, from its next on, that go to the same model with as many rows."""
+    """Count how many steps of a job, from the next on, have the same model and as many rows."""
     return job.phase.walk.alike[job.step]

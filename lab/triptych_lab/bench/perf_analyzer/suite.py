@@ -1,4 +1,4 @@
-"""The sweeps: the ensemble and each of its stages, over concurrencies and request rates."""
+"""Sweep an ensemble and each of its stages over concurrencies and request rates."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from .command import LoadLevel, Measurement, Mode
 from .results import Result, read
 from .stages import Models, record
 
-# Different requests in an input file; perf_analyzer begins anew after the last.
+# How many different requests an input file has; perf_analyzer begins anew after the last.
 REQUESTS = 16
+# Of how many of them the inputs of each stage are recorded.
 RECORDED = 2
 
 
 class Loads(NamedTuple):
-    """What one model is put under: concurrencies, then shares of the best throughput seen, as Poisson rates."""
+    """The loads of one model: concurrencies first, then Poisson rates, as shares of the best throughput at those."""
 
     concurrencies: Sequence[int]
     rate_shares: Sequence[float]
-    requests: int  # at least, a level
+    requests: int  # the fewest at one load
     requests_per_user: int = 4
 
     def count(self, users: float) -> int:
-        """Requests for a level with so many under way."""
+        """Return how many requests to send with so many under way."""
         return max(self.requests, round(self.requests_per_user * users))
 
 
@@ -42,21 +43,21 @@ STAGE = Loads((1, 4), (0.7,), 32)
 
 @dataclass(frozen=True)
 class Suite:
-    """All of a run: the loads for the ensemble and for each stage, and what is asked for."""
+    """What is measured: the loads of the ensemble and of each stage, and what the requests ask for."""
 
     ensemble: Loads = ENSEMBLE
     stage: Loads = STAGE
     mix: Mix = field(default_factory=Mix)
-    timeout_s: float = 1800.0  # for one level
+    timeout_s: float = 1800.0  # for one load
 
     @classmethod
     def quick(cls) -> Suite:
-        """A minute on a small machine: enough to see that everything works."""
+        """Make a suite that takes a minute on a small machine, to see that everything works."""
         return cls(Loads((1, 2), (0.5,), 4, 2), Loads((1,), (), 4), Mix({"num_inference_steps": (2, 4)}), 300.0)
 
 
 class Subject(NamedTuple):
-    """A model of an ensemble, or that itself, with the file of what it is sent."""
+    """A model to measure, an ensemble or one of its stages, with the file of its requests."""
 
     ensemble: str
     model: str
@@ -70,11 +71,11 @@ Measure = Callable[[Measurement], Result]
 def run(
     perf: Measure, models: Models, ensemble: str, folder: Path, suite: Suite, workload: Sequence[Arrival] = ()
 ) -> Iterator[Result]:
-    """Every measurement of a plan, each as soon as it is made; with a `workload`, that at its own times as well.
+    """Measure an ensemble and its stages, and yield each result at once; a `workload` is sent at its own times as well.
 
     Raises:
         BenchError: perf_analyzer failed.
-        TriptychError: the server did.
+        TriptychError: the server failed.
     """
     folder = folder / ensemble  # two ensembles share models, which read different things in each
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ def run(
 
 
 def sweep(perf: Measure, subject: Subject, folder: Path) -> Iterator[Result]:
-    """One model at all its loads; the rates follow from the throughput that the concurrencies had."""
+    """Measure one model at all its loads; the rates depend on the best throughput of the concurrencies."""
     best = 0.0
     for users in subject.loads.concurrencies:
         result = perf(_measurement(subject, folder, LoadLevel(Mode.CONCURRENCY, users, subject.loads.count(users))))
@@ -100,7 +101,7 @@ def sweep(perf: Measure, subject: Subject, folder: Path) -> Iterator[Result]:
 
 
 def perform(binary: Path, url: str, timeout_s: float) -> Measure:
-    """Measurements by the real perf_analyzer against the server at `url` (gRPC)."""
+    """Return a function that measures with the perf_analyzer at `binary`; `url` is the server's gRPC address."""
 
     def perf(measurement: Measurement) -> Result:
         _execute(measurement.command(binary, url), measurement, timeout_s)
@@ -110,7 +111,7 @@ def perform(binary: Path, url: str, timeout_s: float) -> Measure:
 
 
 def requests(mix: Mix, count: int) -> Iterator[Mapping[str, Any]]:
-    """Parameters of requests that no cache answers: without a seed every picture is a new one."""
+    """Draw the parameters of `count` requests. They have no seed, so that no cache can answer them."""
     for arrival in islice(make(mix, rate=1.0), count):
         yield {name: value for name, value in arrival.parameters.items() if name != "seed"}
 

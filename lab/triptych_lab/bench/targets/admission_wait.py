@@ -1,4 +1,4 @@
-"""How long a request waits for its first step where there is room."""
+"""Measure how long a request waits for its first step when there is room for it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STEPS = (2, 8, 20)
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """The p99 of the steps that ended before a request's first, the one counted in whose midst it came; one step.
+    """Measure the p99 of the steps that end between a request's submission and its first step; compare it with one step.
 
-    In steps, not in seconds over a mean step: the step that somebody waits for is longer than the mean, as a long one is met more
-    often, so that even a loop that lets everybody in at once would have more than one.
+    One, since a request arrives during a step and waits for its end. Counted in steps and not in seconds: a request is more
+    likely to arrive during a long step than during a short one, so in mean steps even a perfect loop would be above 1.
     """
     with started(setting.builds) as served:
         arrivals, repeats = arrivals_at(setting, LOAD, STEPS), count()

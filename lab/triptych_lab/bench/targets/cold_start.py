@@ -1,4 +1,4 @@
-"""From the command to the first request that can be answered, beside the loading that cannot be avoided."""
+"""Compare the start of a server with the loading of its files, which cannot be avoided."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ END_S = 60.0
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """Seconds: from `triptych serve` until it is ready; ONNX Runtime's for the same files in a fresh process."""
+    """Measure seconds: from `triptych serve` until it is ready; for ONNX Runtime to load the same files in a fresh process."""
     builds = setting.builds or tuple(demo_builds())
     yield Sides(lambda: {NAME: _start_seconds(builds)}, lambda: {NAME: sum(map(load_seconds, builds))})
 
@@ -35,7 +35,7 @@ def _start_seconds(builds: Sequence[Path]) -> float:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:  # noqa: S603
         try:
             assert server.stdout is not None  # noqa: S101 - a pipe was asked for
-            if not server.stdout.readline():  # its addresses are told when it is ready
+            if not server.stdout.readline():  # it prints its addresses when it is ready
                 raise BenchError("cold_start: `triptych serve` ended before it was ready")
             return time.monotonic() - began
         finally:

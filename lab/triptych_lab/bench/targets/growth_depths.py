@@ -1,4 +1,4 @@
-"""More depths of the queue, up to a thousand pictures in flight in one client."""
+"""Compare more depths of the queue, up to a thousand requests of one client in flight."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BOUNDS: dict[str, Bound] = {
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """Seconds for a picture, the server's bytes and the client's: at each depth; at depth 8. As many pictures each.
+    """Measure seconds for a picture, the server's bytes and the client's, with as many pictures: at each depth; at depth 8.
 
-    All bytes at depth 8 are those before there was a deeper queue: a process keeps what it once had.
+    The bytes at depth 8 are measured before there is a deeper queue, since a process keeps memory that it once had.
     """
     with started(setting.builds) as served:
         queues = Queues(served.url, setting.count(PICTURES))

@@ -1,4 +1,4 @@
-"""One request through Triton, beside the calls that it is made of."""
+"""Compare one request through Triton with the model calls that it consists of."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES = 8
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """Seconds of a guided picture of 20 steps, the median: end to end through Triton; its stages called bare in one process."""
+    """Measure median seconds of a guided picture of 20 steps: through Triton; its stages called bare in one process."""
     requests, steps = same(setting.count(IMAGES)), int(SAME["num_inference_steps"])
     with started(setting.builds) as served:
         bare = BareSdxl(setting.build, pixels(served.url, requests[0]))

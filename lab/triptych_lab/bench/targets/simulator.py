@@ -1,4 +1,4 @@
-"""Whether the simulator tells the truth about this machine."""
+"""Compare the simulator's latencies with measured ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEAN, P99 = "simulator_mean", "simulator_p99"
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """Latencies of mixed runs, in seconds: foretold from batch times of this process; measured through Triton."""
+    """Take latencies of mixed requests, in seconds: simulated with batch times of this process; measured through Triton."""
     farm, planner = Farm(ServerSpec(cost_model(measured(setting.build)))), Planner(setting.build)
     with started(setting.builds) as served:
         arrivals, told, run = arrivals_at(setting, setting.load), count(), count()

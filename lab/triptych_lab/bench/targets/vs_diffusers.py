@@ -1,4 +1,4 @@
-"""Eight users who ask for different things, beside diffusers' pipeline behind a web server."""
+"""Compare with diffusers' pipeline: eight users who ask for different settings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ IMAGES = 8
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """Pictures per second, 8 users with different steps and guidance: ours; diffusers, one by one."""
-    with beside(setting, diffusers, NAME) as pair:
-        yield pair
+    """Measure pictures per second, 8 users with different steps and guidance: ours; diffusers, one by one."""
+    with beside(setting, diffusers, NAME) as both:
+        yield both
 
 
 @contextmanager
 def beside(setting: Setting, peer: Callable[[Path], AbstractContextManager[Peer]], name: str) -> Iterator[Sides]:
-    """Ours and a peer that serves the same requests one by one."""
+    """Measure pictures per second: ours; a peer that serves the same requests one by one."""
     requests = varied(setting.count(IMAGES))
     with peer(weights_of(setting)) as other, started(setting.builds) as served:
         check_same(other, served.url)

@@ -1,4 +1,4 @@
-"""Eight users who all ask for the same settings, beside diffusers' pipeline at the batch size that suits it best."""
+"""Compare with diffusers' pipeline at its best batch size: eight users who ask for the same settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCHES = (1, 2, 4, 8)
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """Pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
+    """Measure pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
     requests = same(setting.count(IMAGES))
     with diffusers(weights_of(setting)) as other, started(setting.builds) as served:
         batch = 1 if setting.quick else best_batch(other, len(requests))
@@ -31,7 +31,7 @@ def sides(setting: Setting) -> Iterator[Sides]:
 
 
 def best_batch(peer: Peer, images: int) -> int:
-    """The batch size at which a peer draws so many pictures fastest."""
+    """Find the batch size at which a peer draws so many pictures fastest."""
     requests = same(images)
     return min(BATCHES, key=lambda batch: peer.draw(requests, batch=batch))
 

@@ -1,4 +1,4 @@
-"""Eight users who ask for different things, beside Optimum's ONNX Runtime pipeline."""
+"""Compare with Optimum's ONNX Runtime pipeline: eight users who ask for different settings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NAME = "vs_optimum"
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
-    """Pictures per second, 8 users with different steps and guidance: ours; Optimum, one by one."""
-    with beside(setting, partial(optimum, folder=setting.output / "peers"), NAME) as pair:
-        yield pair
+    """Measure pictures per second, 8 users with different steps and guidance: ours; Optimum, one by one."""
+    with beside(setting, partial(optimum, folder=setting.output / "peers"), NAME) as both:
+        yield both
 
 
 TARGET = Target(
