@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from triptych_export.tensorrt.engines import Engines, Target
+from triptych_export.tensorrt.engines import Engines, EngineTarget
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
 from triptych_serving.manifest import Manifest
 
@@ -28,7 +28,9 @@ def planned(
     manifest = Manifest.load(source)
     shutil.copytree(manifest.build, build)
     document = json.loads((build / "manifest.json").read_text())
-    real = Target(RTX if make else target, tuple(capabilities), {})  # TensorRT proper need not be here to be invented
+    real = EngineTarget(
+        RTX if make else target, tuple(capabilities), {}
+    )  # TensorRT proper need not be here to be invented
     engines = Engines(EngineStore(build.parent / f"{build.name}-store"), real, build)
 
     def add(name: str) -> None:

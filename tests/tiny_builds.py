@@ -25,7 +25,7 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
     """Make and export one, with its refiner where it has one; its weights and its build."""
     import torch
 
-    from triptych_export.build import Options, export
+    from triptych_export.build import ExportOptions, export
 
     from . import tiny_sdxl
 
@@ -36,7 +36,7 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
         refiner = refiner_of(weights)
         own_encoder, aesthetics = REFINERS[seed]
         tiny_sdxl.make_refiner(refiner, weights, facts, own_encoder=own_encoder, aesthetics=aesthetics)
-    export(weights, output, Options(samplers=SAMPLERS, refiner=refiner))
+    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner))
     return weights, output
 
 
@@ -44,14 +44,14 @@ def build_cascade(folder: Path, seed: int) -> tuple[Path, Path]:
     """Make and export a Stable Cascade; its prior's folder and its build."""
     import torch
 
-    from triptych_export.build import Options, export
+    from triptych_export.build import ExportOptions, export
 
     from . import tiny_cascade
 
     torch.set_num_threads(1)
     weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
     facts = tiny_cascade.make(weights, seed)
-    export(weights, output, Options(decoder=tiny_cascade.decoder_of(weights), size=facts["size"]))
+    export(weights, output, ExportOptions(decoder=tiny_cascade.decoder_of(weights), size=facts["size"]))
     return weights, output
 
 

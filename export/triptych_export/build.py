@@ -17,22 +17,22 @@ from triptych_serving.assemble import assemble
 from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest
 
 from .calibration import largest_inputs
-from .cascade import Cascade
+from .cascade import CascadeExport
 from .errors import ExportError
-from .options import Options
-from .parts import Preview, Stage, Table, Workshop, tools
-from .sdxl import Sdxl
+from .options import ExportOptions
+from .parts import PreviewRecipe, StageRecipe, TableRecipe, Workshop, tools
+from .sdxl import SdxlExport
 from .tensorrt.engines import Engines, engines_of
 from .weights import Weights, combined, read_index
 
-__all__ = ["Options", "export"]
+__all__ = ["ExportOptions", "export"]
 
 REPOSITORY = "model_repository"
 
 Report = Callable[[str, float], None]
 
 
-class Family(Protocol):
+class FamilyExport(Protocol):
     """What sets a family of models apart. Its constructor checks the folders."""
 
     name: str
@@ -41,13 +41,13 @@ class Family(Protocol):
     def tokenizers(self) -> Mapping[str, Weights]:
         """The folder of each tokenizer."""
 
-    def stages(self, tokens: int) -> Mapping[str, Stage]:
+    def stages(self, tokens: int) -> Mapping[str, StageRecipe]:
         """By name, in the order in which they are made."""
 
-    def tables(self) -> Mapping[Any, Table]:
+    def tables(self) -> Mapping[Any, TableRecipe]:
         """By whatever tells them apart."""
 
-    def previews(self, build: Path) -> Mapping[str, Preview]:
+    def previews(self, build: Path) -> Mapping[str, PreviewRecipe]:
         """By stage; `build` holds the stages when they are made."""
 
     def card(
@@ -65,15 +65,15 @@ class Family(Protocol):
         """The weights of each component by content."""
 
 
-FAMILIES: dict[str, Callable[[Path, Options], Family]] = {
-    "StableDiffusionXLPipeline": Sdxl.open,
-    "StableCascadePriorPipeline": Cascade.open,
-    "StableCascadeDecoderPipeline": Cascade.open,
+FAMILIES: dict[str, Callable[[Path, ExportOptions], FamilyExport]] = {
+    "StableDiffusionXLPipeline": SdxlExport.open,
+    "StableCascadePriorPipeline": CascadeExport.open,
+    "StableCascadeDecoderPipeline": CascadeExport.open,
 }
 
 
 def export(
-    weights_folder: Path, output: Path, options: Options | None = None, report: Report | None = None
+    weights_folder: Path, output: Path, options: ExportOptions | None = None, report: Report | None = None
 ) -> Manifest:
     """Export a folder of SDXL or Stable Cascade for `options.target`; up-to-date parts of `output` are kept.
 
@@ -87,14 +87,14 @@ def export(
     if pipeline not in FAMILIES:
         known = ", ".join(name for name in FAMILIES if "Decoder" not in name)
         raise ExportError(f"model_index.json: _class_name {pipeline!r}; supported: {known}")
-    options = options or Options()
+    options = options or ExportOptions()
     engines = None if options.target == "cpu" else engines_of(options, output)
     family = FAMILIES[pipeline](weights_folder, options)
     return _Export(family, output, report or (lambda _what, _share: None), engines).run()
 
 
 class _Export:
-    def __init__(self, family: Family, output: Path, report: Report, engines: Engines | None) -> None:
+    def __init__(self, family: FamilyExport, output: Path, report: Report, engines: Engines | None) -> None:
         self.family, self.output, self.report, self.engines = family, output, report, engines
         self.workshop = Workshop(output)
 

@@ -18,7 +18,7 @@ from triptych_serving.engine import Engine
 from triptych_serving.job import Job
 from triptych_serving.manifest import Manifest
 from triptych_serving.metrics import Metrics
-from triptych_serving.ort import OrtDenoiser, Stage
+from triptych_serving.ort import OrtDenoiser, OrtStage
 from triptych_serving.pipeline import Pipeline
 from triptych_serving.pipelines import pipeline
 from triptych_serving.policy import Policy
@@ -62,7 +62,7 @@ def largest_inputs(manifest: Manifest, stage: str, prompts: Sequence[str], repor
     return watching.largest
 
 
-class _Watching(Stage):
+class _Watching(OrtStage):
     """A graph that `fp8.watch` wrote."""
 
     def __init__(self, path: Path, watched: Iterable[str]) -> None:
@@ -112,7 +112,7 @@ def _encoded(model: Pipeline[Any, Any], settings: Any) -> dict[str, NDArray[Any]
     values: dict[str, NDArray[Any]] = dict(model.encoder_inputs(settings, tokenizers))
     for step in template(manifest.family).ensemble_scheduling.step:
         if step.model_name in manifest.stages and set(step.input_map.values()) <= values.keys():
-            stage = Stage(manifest.stage_path(step.model_name))
+            stage = OrtStage(manifest.stage_path(step.model_name))
             made = stage({name: values[value] for name, value in step.input_map.items()})
             values |= {value: np.asarray(made[name]) for name, value in step.output_map.items()}
     return values

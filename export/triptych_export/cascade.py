@@ -14,8 +14,8 @@ from triptych_contract.stable_cascade.card import CascadeCard
 from . import previews, wuerstchen
 from .cascade_stages import MODULES, decoder_specs, prior_specs
 from .errors import ExportError
-from .options import Options
-from .parts import Preview, Stage, Table, require_equal
+from .options import ExportOptions
+from .parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from .stages import StageSpec
 from .tokenizers import alike
 from .weights import Kind, Weights, read_index
@@ -28,19 +28,19 @@ CHECKS = ((2, 1, 2), (1, 0, 1), (3, 2, 0))
 NO_TABLE = TableCard("", 0, False)
 
 
-class Cascade:
+class CascadeExport:
     """The folders of a Stable Cascade, checked."""
 
     name = "stable_cascade"
 
-    def __init__(self, prior: Weights, decoder: Weights, options: Options) -> None:
+    def __init__(self, prior: Weights, decoder: Weights, options: ExportOptions) -> None:
         self.prior, self.decoder, self.options = prior, decoder, options
         _check_folders(prior, decoder)
         if self._size not in self._sides:
             raise ExportError(f"size: {self._size} pixels; legal: {', '.join(map(str, self._sides))}")
 
     @classmethod
-    def open(cls, folder: Path, options: Options) -> Cascade:
+    def open(cls, folder: Path, options: ExportOptions) -> CascadeExport:
         """Open the prior's folder and the decoder's.
 
         Raises:
@@ -57,15 +57,15 @@ class Cascade:
     def tokenizers(self) -> dict[str, Weights]:
         return {"tokenizer": self.prior}
 
-    def stages(self, tokens: int) -> dict[str, Stage]:
+    def stages(self, tokens: int) -> dict[str, StageRecipe]:
         own = decoder_specs(self.decoder, tokens, own_text_encoder=self._own_text_encoder)
         stages = {name: self._stage(name, self.prior, spec) for name, spec in prior_specs(self.prior, tokens).items()}
         return stages | {name: self._stage(name, self.decoder, spec) for name, spec in own.items()}
 
-    def tables(self) -> dict[str, Table]:
+    def tables(self) -> dict[str, TableRecipe]:
         return {name: _table(name, weights.config("scheduler")) for name, weights in self._folders.items()}
 
-    def previews(self, build: Path) -> dict[str, Preview]:
+    def previews(self, build: Path) -> dict[str, PreviewRecipe]:
         """Stage B's from Stage A's encoder; Stage C's, which has none, from Stage B."""
         side = previews.side(self._card.vqgan_scale_factor, self._size)
         encoder = (self.decoder.source("vqgan"), self.decoder.config("vqgan"), side)
@@ -75,8 +75,8 @@ class Cascade:
         everything = (self.sources(), schedulers, run.sizes)
         first, code = "preview decoder", "previews to_onnx wuerstchen"
         return {
-            "decoder": Preview(first, encoder, lambda _made: previews.of_vqgan(self.decoder, side), code),
-            "prior": Preview("preview prior", everything, lambda made: run.fit(made[first]), code),
+            "decoder": PreviewRecipe(first, encoder, lambda _made: previews.of_vqgan(self.decoder, side), code),
+            "prior": PreviewRecipe("preview prior", everything, lambda made: run.fit(made[first]), code),
         }
 
     def card(
@@ -158,15 +158,17 @@ class Cascade:
             raise ExportError(f"size: no side up to {card.max_size} pixels comes out as it is asked for")
         return sides
 
-    def _stage(self, name: str, weights: Weights, spec: StageSpec) -> Stage:
+    def _stage(self, name: str, weights: Weights, spec: StageSpec) -> StageRecipe:
         sides = (self._sides + 2 * self._sides[-1:])[:3]
         sizes = [{**self._card.sizes(sides[h], sides[w]), "batch": batch} for batch, h, w in CHECKS]
-        return Stage(weights, spec, MODULES[name], sizes, "cascade_stages", as_stored=name in CascadeCard.denoisers)
+        return StageRecipe(
+            weights, spec, MODULES[name], sizes, "cascade_stages", as_stored=name in CascadeCard.denoisers
+        )
 
 
-def _table(name: str, config: Mapping[str, Any]) -> Table:
+def _table(name: str, config: Mapping[str, Any]) -> TableRecipe:
     make = partial(wuerstchen.tables, dict(config))
-    return Table(f"samplers/{name}.npz.xz", (config,), make, "wuerstchen samplers tracing")
+    return TableRecipe(f"samplers/{name}.npz.xz", (config,), make, "wuerstchen samplers tracing")
 
 
 def _chosen(option: Any, default: Any) -> Any:
@@ -186,7 +188,7 @@ def _check_folders(prior: Weights, decoder: Weights) -> None:
         ExportError: they do not fit; names what differs.
     """
     for name, weights in (("prior", prior), ("decoder", decoder)):
-        wuerstchen.check(name, weights.config("scheduler"))
+        wuerstchen.check_scheduler(name, weights.config("scheduler"))
     if not alike(prior.load_tokenizer("tokenizer"), decoder.load_tokenizer("tokenizer")):
         raise ExportError("decoder tokenizer: differs from the prior's; supported: the same")
     stage_c, stage_b, stage_a = prior.config("prior"), decoder.config("decoder"), decoder.config("vqgan")

@@ -18,7 +18,7 @@ from triptych_serving.manifest import FILE_NAME
 
 from . import to_onnx
 from .errors import ExportError
-from .parts import Stage
+from .parts import StageRecipe
 from .stages import StageSpec, TensorSpec
 from .to_onnx import Arrays
 from .weights import Kind, Weights, read_index
@@ -70,13 +70,15 @@ def open_folder(folder: Path, kind: Kind) -> Weights:
 
 
 @dataclass(frozen=True)
-class AdaptedStage(Stage):
+class AdaptedStageRecipe(StageRecipe):
     """A graph of Optimum's whose edges are made ours: names, layers to skip, and uint8 pixels."""
 
     name: str = ""
 
     @classmethod
-    def of(cls, name: str, folder: OptimumFolder, spec: StageSpec, sizes: Sequence[Mapping[str, int]]) -> AdaptedStage:
+    def of(
+        cls, name: str, folder: OptimumFolder, spec: StageSpec, sizes: Sequence[Mapping[str, int]]
+    ) -> AdaptedStageRecipe:
         """The stage `name`; a UNet takes one timestep a batch."""
         inputs = {**spec.inputs, "timestep": TensorSpec("float32", ())} if spec.component == "unet" else spec.inputs
         adapted = dataclasses.replace(spec, inputs=inputs, all_outputs=(), one_for_all={})
@@ -193,7 +195,7 @@ class _DecoderEdge(_Edge):
         return {"sample": (image * 255).round().astype(np.uint8)}
 
 
-def _edge(stage: AdaptedStage, where: str) -> _Edge:
+def _edge(stage: AdaptedStageRecipe, where: str) -> _Edge:
     config = stage.weights.config(stage.spec.component)
     if stage.spec.component.startswith("text_encoder"):
         return _TextEdge(stage.spec, where, config["num_hidden_layers"])

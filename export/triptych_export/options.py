@@ -20,7 +20,7 @@ EVERYONES = (
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """None means what the folder or diffusers say."""
 
     target: str = "cpu"  # or "tensorrt", "tensorrt-rtx", which take the next four

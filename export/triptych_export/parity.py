@@ -80,7 +80,7 @@ rounds more than that away: such cells have a \\*. All tables of a folder like S
 demo model has them, are {files} files for 1 … 100 steps and take {size:.1f} MB; schedules that mean the same config share one."""
 
 
-def legal_pairs() -> list[Pair]:
+def every_pair() -> list[Pair]:
     """Every pair there is to compare."""
     return [
         Pair(folder, *pair)
@@ -92,7 +92,7 @@ def legal_pairs() -> list[Pair]:
 
 def share(fraction: float, seed: int) -> list[Pair]:
     """A random `fraction` of all pairs, at least one; `seed` decides which."""
-    pairs = legal_pairs()
+    pairs = every_pair()
     return random.Random(seed).sample(pairs, max(1, round(fraction * len(pairs))))  # noqa: S311
 
 
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worst = max(figure.difference for by_steps in figures.values() for figure in by_steps.values())
     print(f"{len(figures)} pairs, worst {worst:.1e}", *apart, sep="\n")  # noqa: T201
     if options.output:
-        ordered = {pair: figures[pair] for pair in legal_pairs()}
+        ordered = {pair: figures[pair] for pair in every_pair()}
         options.output.write_text(page(ordered, Manifest.load(options.build)), encoding="utf-8")
     return 1 if apart else 0
 

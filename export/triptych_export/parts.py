@@ -44,7 +44,7 @@ Made = tuple[list[str], Facts]  # the files of a part, and what is known about i
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRecipe:
     """One stage to export."""
 
     weights: Weights
@@ -64,7 +64,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableRecipe:
     """One file of sampler tables to make; schedules that mean the same have equal ones."""
 
     path: str
@@ -74,7 +74,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Preview:
+class PreviewRecipe:
     """One preview map to fit, once the stages are there; `make` gets the maps before it, by name."""
 
     name: str
@@ -100,14 +100,14 @@ class Workshop:
         made_from = fingerprint("tokenizers", _files(weights.folder / part))
         return TokenizerCard(**self.ledger.part(part, made_from, make))
 
-    def stage(self, name: str, stage: Stage) -> Facts:
+    def stage(self, name: str, stage: StageRecipe) -> Facts:
         """What the manifest says about a stage."""
         component, spec = stage.spec.component, asdict(stage.spec)
         own = (stage.weights.source(component), spec, stage.weights.config(component), stage.sizes)
         made_from = fingerprint(f"{stage.code} stages to_onnx weights", *own)
         return self.ledger.part(name, made_from, lambda: self._make_stage(name, stage))
 
-    def tables(self, tables: Mapping[Key, Table]) -> Iterator[tuple[Key, TableCard]]:
+    def tables(self, tables: Mapping[Key, TableRecipe]) -> Iterator[tuple[Key, TableCard]]:
         """The card of each table; those of one path are one file."""
         made: dict[str, TableCard] = {}
         by_path = {table.path: table for table in tables.values()}
@@ -119,7 +119,7 @@ class Workshop:
                     made[table.path] = TableCard(**facts)
                 yield key, made[table.path]
 
-    def previews(self, previews: Mapping[str, Preview]) -> Iterator[tuple[str, PreviewCard]]:
+    def previews(self, previews: Mapping[str, PreviewRecipe]) -> Iterator[tuple[str, PreviewCard]]:
         """The map of each stage; those of one name are one map."""
         made: dict[str, PreviewCard] = {}
         for stage, preview in previews.items():
@@ -141,7 +141,7 @@ class Workshop:
         made_from = combined(f"{path} {hashlib.sha256(content).hexdigest()}" for path, content in files.items())
         self.ledger.part("layout", made_from, make)
 
-    def _make_stage(self, name: str, stage: Stage) -> Made:
+    def _make_stage(self, name: str, stage: StageRecipe) -> Made:
         path, spec = f"{name}/model.onnx", stage.spec
         verdict = self._convert(name, stage, self.output / path)
         files = [path, *([f"{path}_data"] if (self.output / f"{path}_data").exists() else [])]
@@ -149,7 +149,7 @@ class Workshop:
         digest = combined(sha256(self.output / file) for file in files)
         return files, {"path": path, "files": files, "sha256": digest, **tensors, **verdict}
 
-    def _convert(self, name: str, stage: Stage, target: Path) -> Facts:
+    def _convert(self, name: str, stage: StageRecipe, target: Path) -> Facts:
         """Export one stage beside its place, check it there, and only then move it in."""
         examples = to_onnx.example_inputs(stage.spec, stage.sizes)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ class Workshop:
             with contextlib.redirect_stdout(io.StringIO()):
                 expected = stage.write(unchecked, examples)
             gc.collect()  # a full-size module and ONNX Runtime's copy of it do not fit side by side
-            difference = to_onnx.check(name, unchecked, examples, expected, stage.made_of)
+            difference = to_onnx.check_graph(name, unchecked, examples, expected, stage.made_of)
             verdict: Facts = {"max_difference": difference, "made_of": stage.made_of}
             verdict["batch_invariant"] = to_onnx.batch_invariant(unchecked, examples[0])
             Path(f"{target}_data").unlink(missing_ok=True)  # an earlier export's, which this one may not need
@@ -188,11 +188,11 @@ def require_equal(field: str, given: Any, legal: Any, whose: str) -> None:
         raise ExportError(f"{field} {given!r}; supported: {whose}, {legal!r}")
 
 
-def _fit(preview: Preview, made: Mapping[str, PreviewCard]) -> Made:
+def _fit(preview: PreviewRecipe, made: Mapping[str, PreviewCard]) -> Made:
     return [], asdict(preview.make(made))
 
 
-def _table_part(table: Table) -> tuple[str, str]:
+def _table_part(table: TableRecipe) -> tuple[str, str]:
     return table.path, fingerprint(table.code, *table.made_from)
 
 
@@ -216,14 +216,14 @@ class _TableMakers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def start(self, tables: Sequence[Table]) -> None:
+    def start(self, tables: Sequence[TableRecipe]) -> None:
         workers = min(len(os.sched_getaffinity(0)), len(tables) // 4, MAX_WORKERS)
         if workers > 1:
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
             self._futures = {table.path: self._pool.submit(_make_table, self._output, table) for table in tables}
 
-    def result(self, table: Table) -> Made:
+    def result(self, table: TableRecipe) -> Made:
         if table.path in self._futures:
             return self._futures[table.path].result()
         return _make_table(self._output, table)
@@ -241,7 +241,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _make_table(output: Path, table: Table) -> Made:
+def _make_table(output: Path, table: TableRecipe) -> Made:
     (output / table.path).parent.mkdir(exist_ok=True)
     arrays, facts = table.make()
     (output / table.path).write_bytes(samplers.packed(arrays))

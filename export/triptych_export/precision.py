@@ -216,7 +216,7 @@ def _drop_unused(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
-def check(stage: str, chosen: str) -> None:
+def check_precision(stage: str, chosen: str) -> None:
     """Refuse a precision that there is not, or not for this stage.
 
     Raises:

@@ -13,9 +13,9 @@ from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, S
 
 from . import previews, samplers
 from .errors import ExportError
-from .optimum import AdaptedStage, OptimumFolder, layout, open_folder
-from .options import Options
-from .parts import Preview, Stage, Table, require_equal
+from .optimum import AdaptedStageRecipe, OptimumFolder, layout, open_folder
+from .options import ExportOptions
+from .parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from .sdxl_stages import MODULES, base_specs, refiner_specs
 from .stages import StageSpec
 from .tokenizers import alike
@@ -30,12 +30,12 @@ OPTIONS = ("refiner", "guidance_scale", "samplers")
 CHECKS = ((2, 1, 2), (1, 2, 1), (3, 2, 3))
 
 
-class Sdxl:
+class SdxlExport:
     """The folders of an SDXL, checked."""
 
     name = "sdxl"
 
-    def __init__(self, base: Weights, refiner: Weights | None, options: Options) -> None:
+    def __init__(self, base: Weights, refiner: Weights | None, options: ExportOptions) -> None:
         self.base, self.refiner, self.options = base, refiner, options
         for weights in self._folders.values():
             _check_unet(weights)
@@ -48,7 +48,7 @@ class Sdxl:
                 )
 
     @classmethod
-    def open(cls, folder: Path, options: Options) -> Sdxl:
+    def open(cls, folder: Path, options: ExportOptions) -> SdxlExport:
         """Open the base's folder and the refiner's.
 
         Raises:
@@ -62,22 +62,24 @@ class Sdxl:
     def tokenizers(self) -> dict[str, Weights]:
         return dict.fromkeys(self.base.kind.tokenizers, self.base)
 
-    def stages(self, tokens: int) -> dict[str, Stage]:
+    def stages(self, tokens: int) -> dict[str, StageRecipe]:
         stages = {name: self._stage(name, self.base, spec) for name, spec in base_specs(self.base, tokens).items()}
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
             stages |= {name: self._stage(name, self.refiner, spec) for name, spec in specs.items()}
         return stages
 
-    def tables(self) -> dict[tuple[str, str], Table]:
+    def tables(self) -> dict[tuple[str, str], TableRecipe]:
         config = self.base.config("scheduler")
         return {pair: _table(config, pair[0], samplers.canonical(config, *pair)) for pair in self._pairs()}
 
-    def previews(self, build: Path) -> dict[str, Preview]:
+    def previews(self, build: Path) -> dict[str, PreviewRecipe]:
         """One map: both UNets make the same latents."""
         path, own = build / "vae_encoder/model.onnx", (self.base.source("vae"), self.base.config("vae"))
         side = previews.side(self._size_multiple(self.base), self._default_size)
-        fit = Preview("preview", (*own, side), lambda _made: previews.of_sdxl(path, self._scale, side), "previews")
+        fit = PreviewRecipe(
+            "preview", (*own, side), lambda _made: previews.of_sdxl(path, self._scale, side), "previews"
+        )
         return dict.fromkeys([name for name in SdxlCard.denoisers if name == "unet" or self.refiner], fit)
 
     def card(
@@ -132,12 +134,12 @@ class Sdxl:
     def _folders(self) -> dict[str, Weights]:
         return {"": self.base, **({"refiner_": self.refiner} if self.refiner else {})}
 
-    def _stage(self, name: str, weights: Weights, spec: StageSpec) -> Stage:
+    def _stage(self, name: str, weights: Weights, spec: StageSpec) -> StageRecipe:
         multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
         sizes = [_sizes(batch, height * multiple, width * multiple, scale) for batch, height, width in CHECKS]
         if isinstance(weights, OptimumFolder):
-            return AdaptedStage.of(name, weights, spec, sizes)
-        return Stage(weights, spec, MODULES[name], sizes, "sdxl_stages")
+            return AdaptedStageRecipe.of(name, weights, spec, sizes)
+        return StageRecipe(weights, spec, MODULES[name], sizes, "sdxl_stages")
 
     @cached_property
     def _own_text_encoder(self) -> bool:
@@ -197,9 +199,9 @@ def _sizes(batch: int, height: int, width: int, scale: int) -> dict[str, int]:
     return {"batch": batch, "height": height, "width": width, **latents}
 
 
-def _table(config: Mapping[str, Any], sampler: str, schedule: str) -> Table:
+def _table(config: Mapping[str, Any], sampler: str, schedule: str) -> TableRecipe:
     make = partial(samplers.tables, dict(config), sampler, schedule)
-    return Table(f"samplers/{sampler}-{schedule}.npz.xz", (config, (sampler, schedule)), make, "samplers tracing")
+    return TableRecipe(f"samplers/{sampler}-{schedule}.npz.xz", (config, (sampler, schedule)), make, "samplers tracing")
 
 
 def _sampler_cards(tables: Mapping[tuple[str, str], TableCard]) -> dict[str, SamplerCard]:

@@ -57,7 +57,9 @@ def references(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays])
     return results
 
 
-def check(stage: str, path: Path, examples: list[Arrays], expected: list[Arrays], made_of: str = "PyTorch") -> float:
+def check_graph(
+    stage: str, path: Path, examples: list[Arrays], expected: list[Arrays], made_of: str = "PyTorch"
+) -> float:
     """The largest relative difference between ONNX Runtime and what it was `made_of` over all examples and outputs.
 
     Raises:

@@ -52,7 +52,7 @@ def scheduler(config: Mapping[str, Any]) -> Any:
     return make(dict(config))
 
 
-def check(part: str, config: Mapping[str, Any]) -> None:
+def check_scheduler(part: str, config: Mapping[str, Any]) -> None:
     """Whether a folder's scheduler is the one there are tables for.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What measures and plans: benchmarks, the capacity simulator, workloads, checks of a machine."""
+"""Measure and plan: benchmarks, the capacity simulator, workloads, checks of a machine."""

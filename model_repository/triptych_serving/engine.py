@@ -1,8 +1,9 @@
 """The loop. Every turn takes in what arrived, runs one step of one batch, and tells whoever watches.
 
-A request's life: `submit` admits it or refuses it by the length of the queue → it waits → each `step` advances it by one row of
-its sampler table, beside whatever other requests fit → after a phase's last row the next begins (Stable Cascade's Stage B after
-its Stage C) → after the last its latents are sent → it is remembered for a while, for late watchers.
+The life of a request: `submit` admits it, or refuses it because the queue is too long → it waits → each step advances it by one
+row of its sampler table, in a batch with whatever other requests fit → after the last row of a phase the next phase begins
+(Stable Cascade's Stage B after its Stage C) → after the last phase its latents are sent → how it ended is remembered for a
+while, for late watchers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -20,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from triptych_contract.errors import invalid
+from triptych_contract.errors import InvalidRequest, invalid
 
+from .books import Batch, Books
 from .denoiser import Conditioning, Denoiser, Floats
 from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .job import Clock, Job, Reply, Status
@@ -29,18 +31,22 @@ from .metrics import Metrics
 from .policy import Policy
 from .watch import ARRIVAL_SECONDS, REMEMBERED, Watchers
 
-# A job that asked to be stopped with its watcher survives a pause between two polls that is no longer than this.
+# A job with `cancel_on_disconnect` is cancelled once nobody has watched it for so long: a pause between two polls is shorter.
 RECONNECT_SECONDS = 5.0
-# How often the loop looks after its watchers, and metrics that are not published yet, while there is nothing to step.
+# With no job to step, the loop wakes up this often to answer watchers and to publish the last metrics.
 IDLE_SECONDS = 0.1
-# How often metrics are published: each is a message to Triton's process and back, at a job's end in its decoder's way.
+# Metrics are published at most this often: every publish is an IPC round trip to Triton, which holds up the next step.
 PUBLISH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """In-flight batching at the level of steps. `submit`, `watch`, `cancel` and `stats` are for any thread."""
+    """Run requests in batches that are put together anew for every step.
+
+    One thread does the work. The public methods but `run` and `turn` may be called from any thread: they put a message into the
+    loop's inbox. A `reply` is answered from the loop's thread.
+    """
 
     def __init__(
         self,
@@ -51,17 +57,13 @@ class Engine:
         max_queue_seconds: float,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.denoisers, self.policy, self.metrics = denoisers, policy, metrics
-        self.max_queue_seconds = max_queue_seconds
-        self.jobs: dict[str, Job] = {}
+        self.denoisers, self.metrics = denoisers, metrics
+        self.books = Books(policy, max_queue_seconds)
         self._watchers = Watchers(clock)
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
         self._unmet: OrderedDict[tuple[str, str], None] = OrderedDict()  # cancels of jobs that may still come
-        self._admission = threading.Lock()
-        self._pending_cost: Counter[str] = Counter()
-        self._steps = 0
         self._published = clock()
         self._stopping = threading.Event()
         self._cut_off = False
@@ -70,10 +72,11 @@ class Engine:
     # What other threads may ask.
 
     def start(self) -> None:
+        """Start the loop's thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the loop after the step in progress; whatever has not ended is cancelled."""
+        """End the loop after the step in progress and cancel all jobs; wait up to `timeout_s` seconds for that."""
         self._stopping.set()
         self._inbox.put(lambda: None)
         self._thread.join(timeout_s)
@@ -83,66 +86,64 @@ class Engine:
         self._inbox.put(self._end_all)
 
     def submit(self, job: Job) -> None:
-        """Queue a job.
+        """Queue a job; its `reply` is answered when it ends.
 
         Raises:
             Overloaded: the work before it would take longer than `max_queue_seconds`.
         """
-        with self._admission:
-            estimate = self.policy.seconds(self._pending_cost)
-            if estimate > self.max_queue_seconds:
-                self._inbox.put(partial(self.metrics.add, "rejected_total"))
-                raise Overloaded(estimate, self.max_queue_seconds)
-            self._pending_cost.update(job.cost)
-        job.steps_before = self._steps  # that have ended
-        self._inbox.put(partial(self._admit, job))
+        try:
+            self.books.admit(job)
+        except Overloaded:
+            self._inbox.put(partial(self.metrics.add, "rejected_total"))
+            raise
+        self._inbox.put(partial(self._enter, job))
 
     def watch(self, id: str, tenant: str, since: int, reply: Reply, *, preview: bool = False) -> None:
-        """Answer `reply` at the job's next event after number `since`, with a small picture of it where asked for."""
+        """Answer `reply` at the job's next event after number `since`, with a small picture of it if `preview`."""
         self._inbox.put(partial(self._watchers.add, id, tenant, since, reply, preview))
 
     def cancel(self, id: str, tenant: str, reply: Reply) -> None:
-        """End a job; its caller sees CANCELLED."""
+        """End a job, whose caller gets CANCELLED, and answer `reply` with whether it was still running."""
         self._inbox.put(partial(self._cancel, id, tenant, reply, self._clock()))
 
     def stats(self, reply: Reply) -> None:
-        """Answer with the loop's figures."""
+        """Answer `reply` with the current values of all metrics, by name."""
         self._inbox.put(partial(self._report, reply))
 
     def count(self, metric: str) -> None:
-        """Add one to a counter."""
+        """Add 1 to a counter of `METRICS`."""
         self._inbox.put(partial(self.metrics.add, metric))
 
     def between_steps(self, work: Callable[[], dict[str, Any]], reply: Reply) -> None:
-        """Do `work` while no step runs, and answer with what it returns."""
+        """Do `work` while no step runs, and answer `reply` with what it returns, or with StageFailed."""
         self._inbox.put(partial(self._do, work, reply))
 
     # The loop.
 
     def run(self) -> None:
+        """Take turns until `stop`. What the thread does."""
         while not self._stopping.is_set():
             try:
                 self.turn(wait=True)
             except Exception as error:  # a defect must not leave callers waiting for ever
                 log.exception("a turn of the loop failed")
-                for job in list(self.jobs.values()):
+                for job in list(self.books.jobs.values()):
                     self._fail(job, StageFailed(f"denoise: the loop failed ({error})"))
-        for job in list(self.jobs.values()):
+        for job in list(self.books.jobs.values()):
             self._end(job, Status.CANCELLED, Cancelled("cancelled: the server stops"))
         self._watchers.close()
 
     def turn(self, *, wait: bool) -> None:
-        """Take in what arrived (with nothing to do, `wait` for it), run one step of one batch, tell the watchers."""
+        """Take in what arrived, run one step of one batch, tell the watchers. With nothing to do it blocks if `wait`."""
         self._receive(wait)
         self._drop_gone()
-        if batch := self.policy.pick(self.jobs.values(), self._clock()):
+        if batch := self.books.begin(self._clock()):
             self._step(batch)
-            self._steps += 1
         self._tell()
 
     def _receive(self, wait: bool) -> None:
         early, self._early = self._early, []
-        if wait and not self.jobs:
+        if wait and not self.books.jobs:
             to_do = self._watchers or early or self.metrics.unpublished
             with contextlib.suppress(queue.Empty):
                 self._inbox.get(timeout=IDLE_SECONDS if to_do else None)()
@@ -153,66 +154,58 @@ class Engine:
 
     def _drop_gone(self) -> None:
         now = self._clock()
-        for job in list(self.jobs.values()):
-            if job.deadline is not None and now >= job.deadline:
-                limit = job.settings.deadline_ms
-                self.metrics.add("expired_total")
-                self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
-            elif job.reply.is_cancelled() or self._abandoned(job, now):
+        for job in self.books.late(now):
+            limit = job.settings.deadline_ms
+            self.metrics.add("expired_total")
+            self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
+        for job in list(self.books.jobs.values()):
+            if job.reply.is_cancelled() or self._abandoned(job, now):
                 self.metrics.add("cancelled_total")
                 self._end(job, Status.CANCELLED, Cancelled("cancelled: the client has gone"))
 
-    def _step(self, batch: Sequence[Job]) -> None:
+    def _step(self, batch: Batch) -> None:
+        for job in batch.jobs:
+            if not job.steps_done:
+                self.metrics.add("queue_seconds_total", batch.began - job.submitted)
         began = self._clock()
-        for job in batch:
-            if job.started is None:
-                job.started, job.status = began, Status.RUNNING
-                job.steps_waited = self._steps - job.steps_before
-                self.metrics.add("queue_seconds_total", began - job.submitted)
         try:
             latents = self._predict(batch)
         except Exception as error:
             log.exception("the denoiser failed")
-            for job in batch:
+            for job in batch.jobs:
                 self._fail(job, StageFailed(f"denoise: the model failed at step {job.steps_done + 1} ({error})"))
             return
-        # Taken now: the step may end a phase, and the next has another model.
-        denoiser, rows, cost = batch[0].denoiser, sum(job.rows for job in batch), sum(job.step_cost for job in batch)
-        self._advance(batch, latents)
-        self._account(batch, denoiser, rows, cost, self._clock() - began)
-        for job in batch:
+        self._advance(batch.jobs, latents)
+        self._account(batch, self._clock() - began)
+        for job in batch.jobs:
             if job.finished:
                 self._complete(job)
 
-    def _predict(self, batch: Sequence[Job]) -> list[Floats]:
-        """One model call for all rows of the batch; of each job the latents after it, (C, h, w)."""
-        sample = np.stack([scaled for job in batch for scaled in [job.scaled()] * job.rows])
-        timestep = np.array([job.table.timestep[job.step] for job in batch for _ in range(job.rows)], np.float32)
-        conditioning = [job.conditioning for job in batch]
-        noise_pred = self.denoisers[batch[0].denoiser].predict(sample, timestep, conditioning)
-        ends = accumulate(job.rows for job in batch)
-        return [job.after(noise_pred[end - job.rows : end]) for job, end in zip(batch, ends, strict=True)]
+    def _predict(self, batch: Batch) -> list[Floats]:
+        """Call the model once for all rows of the batch; return each job's next latents, (C, h, w) float32."""
+        jobs = batch.jobs
+        sample = np.stack([scaled for job in jobs for scaled in [job.scaled()] * job.rows])
+        timestep = np.array([job.table.timestep[job.step] for job in jobs for _ in range(job.rows)], np.float32)
+        noise_pred = self.denoisers[batch.denoiser].predict(sample, timestep, [job.conditioning for job in jobs])
+        ends = accumulate(job.rows for job in jobs)
+        return [job.after(noise_pred[end - job.rows : end]) for job, end in zip(jobs, ends, strict=True)]
 
-    def _advance(self, batch: Sequence[Job], latents: Sequence[Floats]) -> None:
-        for job, x in zip(batch, latents, strict=True):
+    def _advance(self, jobs: Sequence[Job], latents: Sequence[Floats]) -> None:
+        for job, x in zip(jobs, latents, strict=True):
             of_this_phase = job.conditionings
             job.advance(x)
             if job.conditionings is not of_this_phase:
                 self._release(of_this_phase)
 
-    def _account(self, batch: Sequence[Job], denoiser: str, rows: int, cost: int, seconds: float) -> None:
-        self.policy.learn(denoiser, rows, cost, seconds)
-        for job in batch:
-            job.served += seconds
-        with self._admission:
-            self._pending_cost[denoiser] -= cost
+    def _account(self, batch: Batch, seconds: float) -> None:
+        self.books.end(batch, seconds)
         self.metrics.add("batches_total")
-        self.metrics.add("rows_total", rows)
+        self.metrics.add("rows_total", batch.rows)
         self.metrics.add("step_seconds_total", seconds)
-        self.metrics.set("batch_rows", rows)
+        self.metrics.set("batch_rows", batch.rows)
 
     def _tell(self) -> None:
-        self._watchers.tell(self.jobs, self.policy)
+        self._watchers.tell(self.books.jobs, self.books.policy)
         now = self._clock()
         if now - self._published >= PUBLISH_SECONDS:
             self._measure()
@@ -231,28 +224,27 @@ class Engine:
             reply.fail(StageFailed(f"denoise: {error}"))
 
     def _measure(self) -> None:
-        waiting = sum(job.status is Status.QUEUED for job in self.jobs.values())
+        waiting = sum(job.status is Status.QUEUED for job in self.books.jobs.values())
         self.metrics.set("waiting", waiting)
-        self.metrics.set("running", len(self.jobs) - waiting)
-        self.metrics.set("estimate_seconds", self.policy.seconds(self._pending_cost))
+        self.metrics.set("running", len(self.books.jobs) - waiting)
+        self.metrics.set("estimate_seconds", self.books.estimate)
 
     # How a job begins and ends.
 
-    def _admit(self, job: Job) -> None:
-        if job.id in self.jobs:
-            with self._admission:
-                self._pending_cost.subtract(job.cost)
-            job.reply.fail(invalid("id", job.id, "an id that no living request has"))
-        else:
-            self.jobs[job.id] = job
-            if self._cut_off:
-                self._end_all()
-            elif (job.id, job.settings.tenant) in self._unmet:
-                self._cancelled(job)
+    def _enter(self, job: Job) -> None:
+        try:
+            self.books.enter(job)
+        except InvalidRequest as error:
+            job.reply.fail(error)
+            return
+        if self._cut_off:
+            self._end_all()
+        elif (job.id, job.settings.tenant) in self._unmet:
+            self._cancelled(job)
 
     def _end_all(self) -> None:
         self._cut_off = True
-        for job in list(self.jobs.values()):
+        for job in list(self.books.jobs.values()):
             self.metrics.add("cancelled_total")
             at = f"step {job.steps_done} of {job.num_steps}"
             self._end(job, Status.CANCELLED, Stopping(f"stopped: at {at} the server's time to finish was over"))
@@ -269,10 +261,8 @@ class Engine:
         self._end(job, Status.FAILED, error)
 
     def _end(self, job: Job, status: Status, error: RequestError | None = None) -> None:
-        """The only way out of the loop: exactly one answer, and the slot is free."""
-        del self.jobs[job.id]
-        with self._admission:
-            self._pending_cost.subtract(job.cost)
+        """Take a job out of the loop and answer its caller. Every job ends here, so it is answered exactly once."""
+        self.books.leave(job)
         job.status = status
         self._watchers.ended(job)
         if error is None:
@@ -296,7 +286,7 @@ class Engine:
         }
 
     def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:
-        job = self.jobs.get(id)
+        job = self.books.jobs.get(id)
         if job is not None and job.settings.tenant == tenant:
             self._cancelled(job)
             reply.send({"id": id, "cancelled": True})

@@ -1,4 +1,4 @@
-"""One request on its way through the loop: what it wants, where it stands, how it is answered."""
+"""A request in the loop: what it asks for, how far it is, and how it is answered."""
 
 from __future__ import annotations
 
@@ -19,18 +19,24 @@ Clock = Callable[[], float]
 
 
 class Reply(Protocol):
-    """The way back to one caller. Used from the loop's thread only; `send` or `fail` is called exactly once."""
+    """The way back to one caller. Exactly one of `send` and `fail` is called, once, and nothing after it."""
 
-    def send(self, report: dict[str, Any], latents: Floats | None = None) -> None: ...
+    def send(self, report: dict[str, Any], latents: Floats | None = None) -> None:
+        """Answer with a report and, for a picture, its latents (C, h, w)."""
+        ...
 
-    def fail(self, error: Exception) -> None: ...
+    def fail(self, error: Exception) -> None:
+        """Answer with an error."""
+        ...
 
     def is_cancelled(self) -> bool:
-        """Whether the caller has gone. Never asked after the answer."""
+        """Return whether the caller has gone. Not to be asked after the answer."""
         ...
 
 
 class Status(str, Enum):
+    """Where a job stands; QUEUED is before its first step."""
+
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETED = "completed"
@@ -43,10 +49,14 @@ class Status(str, Enum):
 
 
 class Job:
-    """A request in the loop. `latents` and `noise_preds` are its phase's, the newest first, each (C, h, w) float32.
+    """A request in the loop.
 
-    `arrived` is in seconds on the system's monotonic clock; `cost` is what is left to do for each model, in rows × steps ×
-    latent pixels.
+    Attributes:
+        phase: the phase that it is in; `step` is the row of the phase's sampler table that comes next.
+        latents, noise_preds: of this phase, the newest first; each (C, h, w) float32.
+        cost: the work that is left, by model, in rows of a batch × latent pixels.
+        arrived, submitted, started: when it came to the server, to the loop, and when its first step began, in seconds of the
+            loop's clock, the system's monotonic one.
     """
 
     def __init__(
@@ -63,21 +73,21 @@ class Job:
         self.submitted = time.monotonic() if submitted is None else submitted
         self.status = Status.QUEUED
         self.started: float | None = None
-        self.served = 0.0  # seconds of steps that it was part of
+        self.served = 0.0  # seconds of the steps that it took part in
         self.num_steps = sum(len(phase.walk) for phase in phases)
         self.steps_done = 0
-        # Of the whole loop: steps that had ended at its submission, and that ended from then until its first.
+        # Steps of the whole loop: those made before it was submitted, and those made from then until its own first step.
         self.steps_before = self.steps_waited = 0
         self._generator = TorchGenerator(settings.seed)
         self._ahead = list(phases)
         self._enter(None)
 
     def _enter(self, previous: Floats | None) -> None:
-        """Begin the next phase, with the latents that the one before ended with."""
+        """Begin the next phase; `previous` are the last latents of the phase before."""
         self.phase = self._ahead.pop(0)
-        self.step = 0  # the row of its table that comes next
+        self.step = 0
         start = self.phase.begin(self._generator, previous)
-        # By model, the conditioning of a guided step and of one that is not.
+        # By model: the conditioning of a guided step, and that of an unguided one.
         self.conditionings = {name: (rows, rows.conditional()) for name, rows in start.conditionings.items()}
         self._blend = start.blend
         self.latents = deque([start.latents], maxlen=self.table.latents.shape[1])
@@ -86,69 +96,69 @@ class Job:
 
     @property
     def table(self) -> SamplerTable:
+        """The sampler table of its phase."""
         return self.phase.walk.table
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of its phase's latents, (C, h, w)."""
         return self.phase.shape
 
     @property
     def denoiser(self) -> str:
-        """The model that its next step goes to; after the last, the one that took it."""
+        """The model that runs its next step or, after the last step, the model that ran that."""
         return self.phase.walk.denoisers[min(self.step, len(self.table) - 1)]
 
     @property
     def kind(self) -> tuple[str, tuple[int, ...], float | None]:
-        """What it has in common with all that its next step may share a batch with."""
+        """What jobs must have in common to share a batch: model, latent shape and, for some models, the timestep."""
         timestep = float(self.table.timestep[self.step]) if self.denoiser in self.phase.one_timestep else None
         return self.denoiser, self.shape, timestep
 
     @property
     def conditioning(self) -> Conditioning:
-        """Of its next step."""
+        """The conditioning of its next step."""
         return self.conditionings[self.denoiser][0 if self.phase.walk.guided[self.step] else 1]
 
     @property
     def rows(self) -> int:
-        """Rows of a batch that its next step takes."""
-        return self.phase.walk.rows[self.step]
+        """How many rows of a batch its next step takes: 2 if it is guided, else 1."""
+        return self.phase.walk.batch_rows[self.step]
 
     @property
     def finished(self) -> bool:
+        """Whether it has made its last step."""
         return self.step == len(self.table) and not self._ahead
 
     def _cost(self) -> dict[str, int]:
-        """No two phases share a model."""
+        """Return the work that is left, by model. No two phases share a model."""
         cost = self.phase.cost(self.step)
         for phase in self._ahead:
             cost |= phase.cost(0)
         return cost
 
     @property
-    def step_cost(self) -> int:
-        return self.rows * self.phase.pixels
-
-    @property
     def deadline(self) -> float | None:
+        """When it is cancelled if it has not ended, in seconds of the loop's clock."""
         limit = self.settings.deadline_ms
         return None if limit is None else self.arrived + limit / 1000
 
     def scaled(self) -> Floats:
-        """The latents as the model sees them in its next step."""
+        """Return the latents as the model gets them in its next step, (C, h, w)."""
         scaled: Floats = self.latents[0] * self.table.input_scale[self.step]
         return scaled
 
     def after(self, noise_pred: Floats) -> Floats:
-        """The latents after its next step, from what the model made of its rows; (rows, C, h, w) → (C, h, w)."""
+        """Compute the latents after its next step from the model's output for its rows: (rows, C, h, w) → (C, h, w)."""
         self.noise_preds.appendleft(guided(noise_pred, self.phase.guidance_scale, self.phase.guidance_rescale))
         return self.table.advance(self.step, self.latents, self.noise_preds, self.draw())
 
     def waited(self, now: float) -> float:
-        """Seconds since its submission in which it was not part of a step."""
+        """Return the seconds since its submission in which it took part in no step."""
         return now - self.submitted - self.served
 
     def advance(self, latents: Floats) -> None:
-        """Take the next latents; (C, h, w). After a phase's last row the next phase begins."""
+        """Go on to the next step with these latents, (C, h, w). After the last row of a phase the next phase begins."""
         self.step += 1
         self.steps_done += 1
         if self._blend is not None:
@@ -160,7 +170,11 @@ class Job:
             self.cost = self._cost()
 
     def draw(self) -> Floats | None:
-        """This step's noise, the last of as many draws as the scheduler makes; None when it makes none."""
+        """Draw the next step's noise, (C, h, w); None if the sampler draws none.
+
+        A diffusers scheduler may draw more than once and use the last draw only. So many are drawn here too, so that the
+        random numbers after it are the same.
+        """
         noise = None
         for _ in range(self.table.draws[self.step]):
             noise = self._generator.randn(self.shape)

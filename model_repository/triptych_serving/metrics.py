@@ -1,4 +1,4 @@
-"""The loop's own figures: kept here, shown by `stats`, published through whatever `publish` does."""
+"""The loop's own metrics: counted here, shown by the verb `stats`, published to Prometheus by way of Triton."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal["counter", "gauge"]
 
-# name → (kind, help). Prometheus sees them as triptych_<name>.
+# name → (kind, help). Prometheus shows them as triptych_<name>.
 METRICS: dict[str, tuple[Kind, str]] = {
     "waiting": ("gauge", "Requests admitted that have made no step yet"),
     "running": ("gauge", "Requests that have made a step"),
@@ -27,9 +27,10 @@ METRICS: dict[str, tuple[Kind, str]] = {
 
 
 class Metrics:
-    """Current values by name. `flush` hands what changed since the last to `publish(name, value or increment)`.
+    """Hold the current value of each metric, and publish what changed.
 
-    Not at every change: each is a message to Triton's process and back, for which the loop would wait several times a step.
+    `flush` calls `publish(name, value)` for each metric that changed since the last flush, with a gauge's value or a counter's
+    increment. Published at most once a second: every publish is an IPC round trip, and there are several changes a step.
     """
 
     def __init__(self, publish: Callable[[str, float], None] = lambda _name, _value: None) -> None:
@@ -38,19 +39,22 @@ class Metrics:
         self._changed: dict[str, float] = {}
 
     def set(self, name: str, value: float) -> None:
+        """Set a gauge."""
         if self.values[name] != value:
             self.values[name] = self._changed[name] = value
 
     def add(self, name: str, value: float = 1.0) -> None:
+        """Add to a counter."""
         self.values[name] += value
         self._changed[name] = self._changed.get(name, 0.0) + value
 
     @property
     def unpublished(self) -> bool:
-        """Whether anything changed since the last `flush`."""
+        """Whether anything has changed since the last `flush`."""
         return bool(self._changed)
 
     def flush(self) -> None:
+        """Publish what has changed since the last flush."""
         changed, self._changed = self._changed, {}
         for name, value in changed.items():
             self._publish(name, value)

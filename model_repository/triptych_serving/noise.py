@@ -1,8 +1,8 @@
-"""The noise that torch would draw, without torch.
+"""Draw the noise that torch would draw, without torch.
 
 `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))` is MT19937 (seeded with the low 32 bits), uniforms of
-24 bits, and Box–Muller over blocks of 16 (ATen/native/cpu/DistributionTemplates.h, `normal_fill`). A seed therefore means
-here what it means in diffusers.
+24 bits, and Box–Muller over blocks of 16 (ATen/native/cpu/DistributionTemplates.h, `normal_fill`). So a seed gives the same
+noise here as in diffusers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ TWO_PI = np.float32(2 * math.pi)
 
 
 class TorchGenerator:
-    """One image's stream of normal noise; successive draws continue it, as with one `torch.Generator`."""
+    """Draw the noise of one image. Every draw continues where the last one ended, as with one `torch.Generator`."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     @cached_property
     def _bits(self) -> np.random.MT19937:
-        """Seeded when the first noise is drawn: a state of 2.5 kB that a job without noise needs not have."""
+        """The generator's state of 2.5 kB, made at the first draw: the simulator's millions of jobs draw nothing."""
         bits = np.random.MT19937()
         bits._legacy_seeding(self._seed & 0xFFFFFFFF)
         return bits
 
     def randn(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Standard normal values of `shape`, float32, within 1e-6 of torch's. At least 16 values."""
+        """Draw standard normal values of `shape`, float32, within 1e-6 of torch's.
+
+        Raises:
+            ValueError: `shape` has fewer than 16 values, which torch draws in another way.
+        """
         size = math.prod(shape)
         if size < BLOCK:
             raise ValueError(f"shape: {shape} given; legal: at least {BLOCK} values")

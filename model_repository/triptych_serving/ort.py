@@ -1,4 +1,4 @@
-"""Stages on ONNX Runtime: encoders and decoders as they are, and the loop's `Denoiser`."""
+"""Run stages on ONNX Runtime: encoders and decoders, and the loop's `Denoiser`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from .denoiser import Conditioning, Floats, only
 from .manifest import TIMESTEPS
 
-# A small denoiser's operations are too short for threads to share: its batches run in two halves beside each other, each on
-# half of the CPUs. Two, since one guided request has two rows; a large one needs all CPUs for a single row.
+# The operations of a small denoiser are too short to be split over threads. So its batches run as two halves at the same time,
+# each on half of the CPUs; two, since one guided request has two rows. A large denoiser can use all CPUs for a single row.
 LANES = 2
 SMALL_BYTES = 500_000_000
 
 
 def session(path: Path, lanes: int = 1) -> ort.InferenceSession:
-    """An ONNX Runtime session; so many calls at a time share the CPUs that this process may use.
+    """Load a graph; up to `lanes` calls at a time share the CPUs that this process may use.
 
-    Threads do not spin between runs: the stages share these CPUs, and a spinning stage steals from a working one.
+    Threads do not spin between runs: the stages share these CPUs, and a spinning one would slow down a working one.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = math.ceil(len(os.sched_getaffinity(0)) / lanes)
@@ -35,8 +35,8 @@ def session(path: Path, lanes: int = 1) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class Stage:
-    """One ONNX graph, arrays in and arrays out by name; `outputs` where not all of them are wanted."""
+class OrtStage:
+    """One ONNX graph: arrays in and arrays out, by name. `outputs` names those that are wanted; by default all."""
 
     def __init__(self, path: Path, outputs: Iterable[str] = (), lanes: int = 1) -> None:
         self._session = session(path, lanes)
@@ -48,11 +48,11 @@ class Stage:
 
 
 class OrtDenoiser:
-    """`Denoiser` over an exported graph. Bit-equal per row for every batch on the CPU provider (the export checks it)."""
+    """`Denoiser` over an exported graph on the CPU. A row has the same bytes in every batch, which the export checks."""
 
-    def __init__(self, graph: Path | Stage) -> None:
-        self._lanes = 1 if isinstance(graph, Stage) else lanes(graph)
-        self._stage = graph if isinstance(graph, Stage) else Stage(graph, lanes=self._lanes)
+    def __init__(self, graph: Path | OrtStage) -> None:
+        self._lanes = 1 if isinstance(graph, OrtStage) else lanes(graph)
+        self._stage = graph if isinstance(graph, OrtStage) else OrtStage(graph, lanes=self._lanes)
         self._pool = ThreadPoolExecutor(self._lanes)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
         self._one_timestep = not self._stage.inputs[self._timestep]
@@ -77,7 +77,7 @@ class OrtDenoiser:
             self._members, self._arrays = (), {}
 
     def _stack(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
-        """Rows of all requests as one array each; kept while the batch stays the same."""
+        """Concatenate the requests' conditioning, each input to (R, …) float32; kept while the batch stays the same."""
         if self._members != tuple(conditioning):
             self._arrays = {
                 name: np.concatenate([one.arrays[name] for one in conditioning]) for name in self._conditions
@@ -87,11 +87,11 @@ class OrtDenoiser:
 
 
 def lanes(path: Path) -> int:
-    """How many parts of a batch a denoiser runs beside each other."""
+    """Return how many parts of a batch the denoiser in `path` should run at the same time: `LANES` if it is small, else 1."""
     size = sum(os.path.getsize(file) for file in (path, f"{path}_data") if os.path.exists(file))
     return min(LANES, len(os.sched_getaffinity(0))) if size < SMALL_BYTES else 1
 
 
 def _rows(inputs: Mapping[str, Floats], rows: slice) -> dict[str, Floats]:
-    """Some of the rows; a number that is for all rows stays what it is."""
+    """Take some of the rows of each input; a scalar, which is for all rows, stays as it is."""
     return {name: array[rows] if array.ndim else array for name, array in inputs.items()}

@@ -1,22 +1,23 @@
-"""How many rows make a model quick, learnt from its steps."""
+"""How many rows a batch should have: each model's pace (seconds per unit of cost) at each batch size, learnt from its steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# A size's first steps lay out memory for it; so many are needed before it is compared.
+# The first steps of a size are slow, since memory is laid out for it. It is compared with others after this many steps.
 TRUSTED_AFTER = 4
-# Weight of a step that was quicker than its size is known to be, and of one that was slower: something was in its way.
+# Weight of a step in its size's average, if it was quicker than that and if it was slower. A slower step counts for little:
+# most likely something else had the processor.
 QUICKER, SLOWER = 0.5, 0.01
-# A batch that does its work at this share of the best pace is large enough: more rows would only make each other wait.
+# A batch is large enough when it works at this share of the best pace: more rows would only make each other wait.
 ENOUGH = 0.95
-# Of so many batches that are kept smaller one is not, since only batches of a size show what it takes.
-LOOK_AGAIN_EVERY = 64
+# Every 64th capped batch runs uncapped, so that larger sizes are measured again.
+UNCAPPED_EVERY = 64
 
 
 @dataclass
 class _Pace:
-    """Seconds per unit of cost, and the steps that it was learnt from."""
+    """Seconds per unit of cost at one batch size, and the number of steps that it was learnt from."""
 
     seconds: float
     steps: int = 1
@@ -27,15 +28,15 @@ class _Pace:
 
 
 class Paces:
-    """What one model's batches take by their rows, these rounded up to a power of two; at most `largest` rows."""
+    """Learn the paces of one model. Batch sizes are rounded up to a power of two; `largest` is the most rows of a batch."""
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
         self._by_size: dict[int, _Pace] = {}
-        self._smaller = 0  # batches since the last one that was not kept smaller
+        self._capped = 0  # batches that were capped since the last one that ran uncapped
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Take in a step's seconds per unit of cost."""
+        """Update the pace of batches of `rows` rows with a step's seconds per unit of cost."""
         size = _power_of_two(rows)
         if pace := self._by_size.get(size):
             pace.learn(seconds)
@@ -43,18 +44,18 @@ class Paces:
             self._by_size[size] = _Pace(seconds)
 
     def enough(self, there: int) -> int:
-        """The most rows of the next batch, of so many that are there; now and then all, to see what they take."""
+        """Return the most rows that the next batch may have when `there` rows wait; every 64th capped batch is not capped."""
         rows = self.limit(there)
-        self._smaller += rows < there
-        if self._smaller < LOOK_AGAIN_EVERY:
+        self._capped += rows < there
+        if self._capped < UNCAPPED_EVERY:
             return rows
-        self._smaller = 0
+        self._capped = 0
         return self._largest
 
     def limit(self, there: int) -> int:
-        """As many rows as make the model quick, and no more while fewer are there than fill a batch.
+        """Return the smallest number of rows whose pace is close to the best, when `there` rows wait.
 
-        Where more are there throughput counts, and all sizes are seen again.
+        It is `largest` if more rows wait than fill a batch, since throughput counts then, or until that size has been measured.
         """
         known = {size: pace.seconds for size, pace in self._by_size.items() if pace.steps >= TRUSTED_AFTER}
         if there > self._largest or _power_of_two(self._largest) not in known:
@@ -64,5 +65,5 @@ class Paces:
 
 
 def _power_of_two(rows: int) -> int:
-    """The next one that is not smaller."""
+    """Return the smallest power of two that is at least `rows`."""
     return 1 << (rows - 1).bit_length()

@@ -1,4 +1,4 @@
-"""A request's phases, runs of rows over latents of one shape: SDXL has one, Stable Cascade one for Stage C and one for B."""
+"""The phases of a request: steps over latents of one shape. SDXL has one; Stable Cascade has one for Stage C and one for B."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from .walk import Walk
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """What is kept of a picture under a mask: (C, h, w) latents, the one noise that is added to them, (1, h, w) mask."""
+    """Keep the part of a picture that is outside a mask."""
 
-    clean: Floats
-    noise: Floats
-    mask: Floats
+    clean: Floats  # (C, h, w) latents of the picture
+    noise: Floats  # (C, h, w), the same noise at every step
+    mask: Floats  # (1, h, w), 1 where it is painted anew
 
     def apply(self, latents: Floats, table: SamplerTable, row: int) -> Floats:
-        """The latents that go into `row`: what is kept, as noisy as that row wants it, around what is painted."""
+        """Return the latents that go into `row` of the table, (C, h, w).
+
+        Outside the mask they are the picture's, with as much noise as latents have at that row; after the last row with none.
+        """
         kept = table.noised(self.clean, self.noise, row) if row < len(table) else self.clean
         blended: Floats = (np.float32(1) - self.mask) * kept + self.mask * latents
         return blended
@@ -33,15 +36,15 @@ class Blend:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What a phase begins with: latents (C, h, w), every model's conditioning by stage name, and what a mask keeps."""
+    """What a phase begins with."""
 
-    latents: Floats
-    conditionings: Mapping[str, Conditioning]
-    blend: Blend | None = None
+    latents: Floats  # (C, h, w)
+    conditionings: Mapping[str, Conditioning]  # by model
+    blend: Blend | None = None  # for a request with a mask
 
 
 class Outline(NamedTuple):
-    """A phase before there is anything to do it to: its rows, and the shape of its latents."""
+    """What is known of a phase from a request's settings alone."""
 
     walk: Walk
     shape: tuple[int, int, int]  # (C, h, w)
@@ -49,14 +52,17 @@ class Outline(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """Rows of one table over latents of one shape.
+    """A walk through one sampler table over latents of one shape.
 
-    `begin` draws the first latents from the request's stream of noise; it is given the latents that the phase before
-    ended with, or None. `one_timestep` names the models whose batches hold rows of one timestep only.
+    Attributes:
+        begin: draws the first latents from the request's stream of noise; it is given the last latents of the phase before, or
+            None.
+        previews: by model, how to draw a preview of its latents.
+        one_timestep: the models whose batches must have one timestep for all rows.
     """
 
     walk: Walk
-    shape: tuple[int, int, int]  # (C, h, w) of the latents
+    shape: tuple[int, int, int]  # (C, h, w)
     guidance_scale: float
     begin: Callable[[TorchGenerator, Floats | None], Start]
     guidance_rescale: float = 0.0
@@ -66,15 +72,16 @@ class Phase:
 
     @property
     def pixels(self) -> int:
+        """Pixels of the latents, h × w."""
         return self.shape[-2] * self.shape[-1]
 
     def cost(self, step: int) -> dict[str, int]:
-        """What is left before `step` for each model, in rows × latent pixels."""
+        """Return the work that is left before `step`, by model, in rows of a batch × latent pixels."""
         return {denoiser: rows * self.pixels for denoiser, rows in self.walk.remaining[step].items()}
 
 
 def noise_alone(
     walk: Walk, shape: tuple[int, int, int], generator: TorchGenerator, conditionings: Mapping[str, Conditioning]
 ) -> Start:
-    """The start of a phase that has nothing but noise to begin with."""
+    """Return the start of a phase that begins with noise only; it draws the noise."""
     return Start(generator.randn(shape) * np.float32(walk.table.init_noise_sigma), conditionings)

@@ -1,4 +1,4 @@
-"""Which requests step next, and how long the queue is."""
+"""Which jobs step next, and how long the queue is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import NamedTuple
 from .job import Job
 from .paces import Paces
 
-# A second of waiting outweighs this many seconds of remaining work: short requests overtake long ones, but not for ever.
+# A second of waiting makes up for this many seconds of remaining work: short jobs overtake long ones, but not for ever.
 AGEING = 0.5
-# Weight of the newest step in the running estimate of the time per unit of cost.
+# Weight of the newest step in the moving average of seconds per unit of cost.
 SMOOTHING = 0.1
 
 
 class Policy:
-    """Tenants in turn, the shortest remaining first with ageing, one kind of job (`Job.kind`) a batch."""
+    """Pick batches: tenants take turns; of one tenant the job with the least work left goes first, less for its wait.
+
+    All jobs of a batch are of one kind (`Job.kind`). A unit of cost is one row of one latent pixel.
+    """
 
     def __init__(self, max_batch_rows: int, seconds_per_cost: Mapping[str, float]) -> None:
         self.max_batch_rows = max_batch_rows
@@ -26,13 +29,14 @@ class Policy:
         self._turn = 0
 
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:
-        """The next batch, all of one kind: rows for as long as they pay (one request always fits), and whoever has just come.
+        """Return the jobs of the next batch, all of one kind; `now` is in seconds of the loop's clock.
 
-        New jobs make their first step at once where there is room, though that pays less: somebody watches for it.
+        The batch is filled up to the number of rows beyond which more do not pay (`Paces.enough`). Jobs that have made no step
+        yet may go beyond that, up to `max_batch_rows`: their first step is what their users see first. One job always fits.
         """
         there = sum(job.rows for job in jobs)
         queues = self._queues(jobs, now)
-        self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}  # of the others nothing is remembered
+        self._turns = {tenant: self._turns.get(tenant, 0) for tenant in queues}  # tenants without jobs are forgotten
         batch: list[Job] = []
         rows, enough = 0, self.max_batch_rows
         while queues and rows < self.max_batch_rows:
@@ -51,12 +55,12 @@ class Policy:
         return batch
 
     def lasts(self, batch: Collection[Job]) -> bool:
-        """Whether all that is there is in the batch because that pays, and not for one step."""
+        """Return whether this batch, which holds all jobs, would be picked again for the next step."""
         rows = sum(job.rows for job in batch)
         return all(job.steps_done and rows <= self._paces[job.denoiser].limit(rows) for job in batch)
 
     def order(self, jobs: Collection[Job], now: float) -> list[Job]:
-        """Jobs as their turn would come, were nothing else to arrive."""
+        """Return the jobs in the order in which their turn comes if no other arrives."""
         queues = self._queues(jobs, now)
         ordered: list[Job] = []
         while queues:
@@ -65,17 +69,20 @@ class Policy:
         return ordered
 
     def learn(self, denoiser: str, rows: int, cost: int, seconds: float) -> None:
-        """Take the time of a step of so many rows and this cost into the model's estimates."""
+        """Update the estimates of a model with a step of `rows` rows and `cost` that took `seconds`."""
         pace = seconds / cost
         self.seconds_per_cost[denoiser] += SMOOTHING * (pace - self.seconds_per_cost[denoiser])
         self._paces[denoiser].learn(rows, pace)
 
     def seconds(self, cost: Mapping[str, int]) -> float:
-        """The time that work takes, by model, were nothing else to do."""
+        """Estimate the seconds that work takes; `cost` is by model."""
         return sum(self.seconds_per_cost[denoiser] * share for denoiser, share in cost.items())
 
     def remaining(self, jobs: Collection[Job]) -> dict[str, float]:
-        """Estimated seconds until each job is done, by id: its own work and, until then, as much for each of the others."""
+        """Estimate the seconds until each job is done, by id.
+
+        As if all jobs shared the device equally: beside its own work, a job waits for as much of each other's.
+        """
         estimates, before = {}, 0.0
         ordered = sorted((self.seconds(job.cost), job.id) for job in jobs)
         for k, (seconds, id) in enumerate(ordered):
@@ -84,9 +91,9 @@ class Policy:
         return estimates
 
     def _queues(self, jobs: Collection[Job], now: float) -> dict[str, list[_Place]]:
-        """A heap of each tenant's jobs, the most urgent first; the tenant served longest ago first.
+        """Return a heap of each tenant's jobs, the most urgent first; the tenant that was served longest ago comes first.
 
-        Heaps, since a batch takes a few jobs of however many wait.
+        Heaps, since a batch takes a few jobs out of however many wait.
         """
         queues: dict[str, list[_Place]] = {}
         for k, job in enumerate(jobs):
@@ -96,12 +103,12 @@ class Policy:
         return {tenant: queues[tenant] for tenant in sorted(queues, key=lambda tenant: self._turns.get(tenant, 0))}
 
     def _urgency(self, job: Job, now: float) -> float:
-        """Seconds of work left, less the wait; the least is the most urgent."""
+        """Return the job's seconds of work left, less its weighted wait; the smallest is the most urgent."""
         return self.seconds(job.cost) - AGEING * job.waited(now)
 
 
 class _Place(NamedTuple):
-    """A job in its tenant's heap; of equally urgent ones that which came first is ahead."""
+    """A job in its tenant's heap. Of equally urgent jobs the one that came first is ahead."""
 
     urgency: float
     came: int

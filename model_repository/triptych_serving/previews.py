@@ -1,4 +1,4 @@
-"""Small pictures of latents that are still running: a linear map, fitted at export, and no decoder call."""
+"""Draw small pictures of images that are still being made: by a linear map, fitted at export, without the decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from .job import Job
 
 
 def preview(job: Job) -> bytes | None:
-    """A PNG of what a job's latents will be, as far as its newest step tells; None before a step, or without a map."""
+    """Draw a PNG of what a job's image will be, as far as its newest step tells.
+
+    None before its first step, or if the model has no map.
+    """
     card = job.phase.previews.get(job.denoiser)
     if card is None or not job.noise_preds:
         return None
@@ -25,10 +28,10 @@ def preview(job: Job) -> bytes | None:
 
 
 def estimate(job: Job) -> Floats:
-    """The clean latents that the newest prediction means, (C, h, w); the latents themselves where that is not known.
+    """Compute the clean latents that the newest prediction implies, (C, h, w); the latents as they are if that is unknown.
 
-    At signal α and noise σ latents are x = α·x₀ + σ·ε, and the model gave ε, or v = α·ε − σ·x₀ (Salimans and Ho,
-    https://arxiv.org/abs/2202.00512) for latents of unit variance.
+    With signal α and noise σ, latents are x = α·x₀ + σ·ε. The model predicts ε or, of latents scaled to unit variance,
+    v = α·ε − σ·x₀ (Salimans and Ho, https://arxiv.org/abs/2202.00512).
     """
     latents = job.latents[0]
     if job.step == len(job.table):
@@ -45,7 +48,7 @@ def estimate(job: Job) -> Floats:
 
 
 def draw(card: PreviewCard, latents: Floats) -> NDArray[np.uint8]:
-    """(C, h, w) latents as (patch·h, patch·w, 3) pixels."""
+    """Map latents to pixels: (C, h, w) float32 → (patch·h, patch·w, 3) uint8."""
     weights, bias, patch = np.asarray(card.weights, np.float32), np.asarray(card.bias, np.float32), card.patch
     height, width = latents.shape[1:]
     values = np.einsum("chw,ck->hwk", latents, weights) + bias

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from .denoiser import Denoiser
 from .manifest import Manifest
-from .ort import OrtDenoiser
-from .ort import Stage as OrtStage
+from .ort import OrtDenoiser, OrtStage
 from .tensorrt.library import TARGETS
 
 # What only GPUs need is imported where it is used: these imports are a share of every model's start.

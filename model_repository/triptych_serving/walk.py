@@ -1,4 +1,4 @@
-"""The rows one request takes through a sampler's table: which model takes each, and until when it is guided."""
+"""The rows of a sampler table that a request goes through, and for each which model runs it and whether it is guided."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from .tables import SamplerTable
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """R rows of a table, the model that each goes to, and whether it is guided."""
+    """R rows of a sampler table, each a step of the request."""
 
     table: SamplerTable
-    denoisers: tuple[str, ...]  # R stage names
-    guided: NDArray[np.bool_]  # (R,)
+    denoisers: tuple[str, ...]  # (R) the model that runs each
+    guided: NDArray[np.bool_]  # (R,) whether it has classifier-free guidance
 
     def __len__(self) -> int:
         return len(self.table)
 
     @cached_property
-    def rows(self) -> list[int]:
-        """Rows of a batch that each step takes; R."""
+    def batch_rows(self) -> list[int]:
+        """How many rows of a batch each step takes, (R): a guided one 2, unconditional and conditional."""
         return [2 if guided else 1 for guided in self.guided]
 
     @cached_property
     def alike(self) -> list[int]:
-        """Steps from each on, itself counted, that go to the same model with as many rows; R."""
+        """How many steps in a row, from each on and including it, have the same model and as many rows of a batch, (R)."""
         runs: list[int] = []
-        kinds = list(zip(self.denoisers, self.rows, strict=True))
+        kinds = list(zip(self.denoisers, self.batch_rows, strict=True))
         for k in range(len(kinds) - 1, -1, -1):
             runs.append(runs[-1] + 1 if k + 1 < len(kinds) and kinds[k] == kinds[k + 1] else 1)
         return runs[::-1]
 
     @cached_property
     def remaining(self) -> list[Mapping[str, int]]:
-        """Rows that are left for each model, before each step and after the last; R + 1."""
+        """How many rows of batches are left for each model, before each step and after the last, (R + 1)."""
         left = [dict.fromkeys(self.denoisers, 0)]
-        for denoiser, rows in zip(reversed(self.denoisers), reversed(self.rows), strict=True):
+        for denoiser, rows in zip(reversed(self.denoisers), reversed(self.batch_rows), strict=True):
             left.append({**left[-1], denoiser: left[-1][denoiser] + rows})
         return list(reversed(left))

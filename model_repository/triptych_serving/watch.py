@@ -1,4 +1,4 @@
-"""Who waits for news of which job. A watch is a long poll: one question, answered at the job's next event."""
+"""Who waits for news of which job. A watch is a long poll: one request, answered at the job's next event."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ from .job import Clock, Job, Reply, Status
 from .policy import Policy
 from .previews import preview
 
-# An unchanged state is told after this long, so that a watcher knows that the loop lives.
+# After this long an unchanged state is sent as well, so that the client knows that the loop is alive.
 HEARTBEAT_SECONDS = 10.0
-# A watch may overtake its job, which is still being encoded.
+# A watch may arrive before its job, whose prompt is still being encoded: an unknown id is refused only after this long.
 ARRIVAL_SECONDS = 2.0
 # How many ended jobs are remembered for late watchers.
 REMEMBERED = 4096
 
 
 @dataclass(eq=False)
-class Watcher:
-    id: str
+class Watch:
+    """A long poll that waits for its answer."""
+
+    id: str  # of the job
     tenant: str
-    since: int
+    since: int  # the number of the newest event that the client has seen
     reply: Reply
-    preview: bool
-    asked: float
+    preview: bool  # whether a picture is wanted
+    asked: float  # in seconds of the loop's clock
 
 
 @dataclass(eq=False)
 class News:
-    """The state of one job as told last; `seq` grows with every change."""
+    """The newest state of one job; `seq` counts its changes."""
 
     tenant: str
     state: dict[str, Any]
     seq: int = 0
-    left: float | None = None  # when its last watcher disconnected or was answered
+    left: float | None = None  # when a watch of it was last answered or given up, in seconds of the loop's clock
 
 
 class Watchers:
-    """Only ever used from the loop's thread."""
+    """Hold the watches that wait for an answer, and the newest state of each job. For the loop's thread only."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._waiting: list[Watcher] = []
+        self._waiting: list[Watch] = []
         self._news: OrderedDict[str, News] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
 
@@ -56,18 +58,20 @@ class Watchers:
         return len(self._waiting)
 
     def add(self, id: str, tenant: str, since: int, reply: Reply, preview: bool) -> None:
-        self._waiting.append(Watcher(id, tenant, since, reply, preview, self._clock()))
+        """Let `reply` wait for the next event of job `id` after number `since`."""
+        self._waiting.append(Watch(id, tenant, since, reply, preview, self._clock()))
 
     def knows(self, id: str, tenant: str) -> bool:
+        """Return whether this tenant has, or had, a job of this id."""
         return id in self._news and self._news[id].tenant == tenant
 
     def left(self, id: str) -> float | None:
-        """Since when a job that was once watched has no watcher."""
+        """Return since when a job that was watched before has no watch; None if it has one, or never had."""
         news = self._news.get(id)
         return None if news is None or any(w.id == id for w in self._waiting) else news.left
 
     def tell(self, jobs: Mapping[str, Job], policy: Policy) -> None:
-        """Answer every watcher for whom there is news, or who has waited long enough."""
+        """Answer every watch for which there is news, or that has waited long enough."""
         if not self._waiting:
             return
         now = self._clock()
@@ -86,6 +90,7 @@ class Watchers:
             self._news.pop(self._ended.popitem(last=False)[0], None)
 
     def close(self) -> None:
+        """Answer all watches with CANCELLED."""
         for watcher in self._waiting:
             watcher.reply.fail(Cancelled("cancelled: the server stops"))
         self._waiting = []
@@ -107,7 +112,7 @@ class Watchers:
             news.seq += 1
         news.state = {**state, "remaining_s": None if remaining_s is None else round(remaining_s, 3)}
 
-    def _answered(self, watcher: Watcher, job: Job | None, now: float) -> bool:
+    def _answered(self, watcher: Watch, job: Job | None, now: float) -> bool:
         news = self._news[watcher.id] if self.knows(watcher.id, watcher.tenant) else None
         if watcher.reply.is_cancelled():
             watcher.reply.fail(Cancelled("cancelled: the watcher has gone"))
@@ -126,6 +131,6 @@ class Watchers:
 
 
 def _picture(job: Job | None) -> str | None:
-    """A small PNG of a job, in base64."""
+    """Draw a small PNG of a job, in base64; None where it has no preview."""
     picture = None if job is None else preview(job)
     return None if picture is None else base64.b64encode(picture).decode()

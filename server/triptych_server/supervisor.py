@@ -47,11 +47,11 @@ class Event(NamedTuple):
 def prepare(builds: Sequence[Path], repository: Path, *, reproducible: bool = False) -> None:
     """Check the builds against this machine and their manifests, then lay out the model repository."""
     from triptych_serving.assemble import assemble, by_family
-    from triptych_serving.tensorrt.machine import check
+    from triptych_serving.tensorrt.machine import check_engines
 
     manifests = by_family(builds).values()
     for manifest in manifests:
-        check(manifest)
+        check_engines(manifest)
     for manifest in manifests:
         manifest.verify()
     assemble(builds, repository, reproducible=reproducible)

@@ -30,7 +30,7 @@ from diffusers import (
 from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from triptych_export.build import Options, export
+from triptych_export.build import ExportOptions, export
 
 UNET = {
     "addition_embed_type": "text_time",
@@ -108,7 +108,7 @@ def clip_g() -> torch.nn.Module:
     return CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G, projection_dim=1280))
 
 
-def make_sdxl(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
+def make_sdxl(folder: Path, tokenizer: Path) -> tuple[Path, ExportOptions]:
     """SDXL base in fp16; its folder and how to export it."""
     scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     parts: Parts = {
@@ -119,10 +119,10 @@ def make_sdxl(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
     }
     index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     make(folder / "weights", index, parts, scheduler, dict.fromkeys(("tokenizer", "tokenizer_2"), tokenizer))
-    return folder / "weights", Options(samplers=["euler:default"])
+    return folder / "weights", ExportOptions(samplers=["euler:default"])
 
 
-def make_refined(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
+def make_refined(folder: Path, tokenizer: Path) -> tuple[Path, ExportOptions]:
     """The same with its refiner, whose second encoder and VAE are the base's."""
     weights, options = make_sdxl(folder, tokenizer)
     refiner, index = folder / "refiner", json.loads((weights / "model_index.json").read_text())
@@ -143,7 +143,7 @@ def make_refined(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
     return weights, replace(options, refiner=refiner)
 
 
-def make_cascade(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
+def make_cascade(folder: Path, tokenizer: Path) -> tuple[Path, ExportOptions]:
     """Stable Cascade in bf16, as it is published: named by variant, and in shards."""
     prior, decoder, how = folder / "prior", folder / "decoder", {"dtype": torch.bfloat16, "variant": "bf16"}
     stage_c: Parts = {
@@ -163,7 +163,7 @@ def make_cascade(folder: Path, tokenizer: Path) -> tuple[Path, Options]:
     make(decoder, index, stage_b, scheduler, tokenizers, **how)
     if not (decoder / "text_encoder").exists():
         shutil.copytree(prior / "text_encoder", decoder / "text_encoder", copy_function=os.link)
-    return prior, Options(decoder=decoder)
+    return prior, ExportOptions(decoder=decoder)
 
 
 def make(

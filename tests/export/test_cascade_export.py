@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from triptych_export import wuerstchen
-from triptych_export.build import Options, export
+from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
 from triptych_export.samplers import CHECKED
 from triptych_export.tracing import TOLERANCE, run_table, tapped
 from triptych_serving.manifest import Manifest
-from triptych_serving.ort import Stage
+from triptych_serving.ort import OrtStage
 from triptych_serving.tables import SamplerTables, load_tables
 
 from .. import tiny_cascade as tiny_cascades
@@ -58,7 +58,7 @@ def test_stages_are_diffusers_unets_at_every_kind_of_size(tiny_cascade, seed):
     manifest, pipelines = Manifest.load(build), tiny_cascades.load(weights)
     a, b, c, *_ = manifest.model.legal_sizes
     for name, unet in (("prior", pipelines[0].prior), ("decoder", pipelines[1].decoder)):
-        served = Stage(build / manifest.stages[name]["path"])
+        served = OrtStage(build / manifest.stages[name]["path"])
         for height, width in ((a, a), (a, b), (b, a), (c, b), (manifest.model.max_size, a)):
             inputs = random_inputs(manifest.stages[name], {**manifest.model.sizes(height, width), "batch": 2})
             with torch.inference_mode():
@@ -77,7 +77,7 @@ def test_text_encoders_see_no_padding(tiny_cascade, seed):
         if name not in stages:
             continue
         tokens = pipeline.tokenizer(["a fox", ""], padding="max_length", truncation=True, return_tensors="pt")
-        served = Stage(build / stages[name]["path"])(
+        served = OrtStage(build / stages[name]["path"])(
             {"input_ids": tokens.input_ids.numpy(), "attention_mask": tokens.attention_mask.numpy()}
         )
         with torch.inference_mode():
@@ -203,7 +203,7 @@ def an_unknown_class(prior):
 def test_folders_that_do_not_fit_are_refused_by_name(folders, tmp_path, spoil, message):
     spoil(folders)
     with pytest.raises(ExportError, match=message):
-        export(folders, tmp_path / "out", Options(decoder=decoder_of(folders), size=size(PLAIN)))
+        export(folders, tmp_path / "out", ExportOptions(decoder=decoder_of(folders), size=size(PLAIN)))
 
 
 @pytest.mark.parametrize(
@@ -218,25 +218,25 @@ def test_folders_that_do_not_fit_are_refused_by_name(folders, tmp_path, spoil, m
 def test_options_that_do_not_fit_are_refused_by_name(folders, tmp_path, given, message):
     options = {"decoder": decoder_of(folders), "size": size(PLAIN), **given}
     with pytest.raises(ExportError, match=message):
-        export(folders, tmp_path / "out", Options(**options))
+        export(folders, tmp_path / "out", ExportOptions(**options))
 
 
 def test_the_decoders_folder_in_the_priors_place_is_refused(folders, tmp_path):
     with pytest.raises(ExportError, match="a StableCascadeDecoderPipeline; the prior's folder comes first"):
-        export(decoder_of(folders), tmp_path / "out", Options(decoder=folders))
+        export(decoder_of(folders), tmp_path / "out", ExportOptions(decoder=folders))
 
 
 def test_a_decoder_for_sdxl_is_refused(folders, tmp_path):
     change_json(folders / "model_index.json", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(ExportError, match=r"--decoder: .* given; not an option of SDXL folders"):
-        export(folders, tmp_path / "out", Options(decoder=folders))
+        export(folders, tmp_path / "out", ExportOptions(decoder=folders))
 
 
 def test_image_parts_of_a_prior_are_not_looked_at(folders, tmp_path):
     change_json(folders / "model_index.json", image_encoder=["transformers", "X"], feature_extractor=[None, None])
     (decoder_of(folders) / "stage_b_lite.safetensors").write_bytes(b"")
     with pytest.raises(ExportError, match="size: 100 pixels"):  # what is looked at after that
-        export(folders, tmp_path / "out", Options(decoder=decoder_of(folders), size=100))
+        export(folders, tmp_path / "out", ExportOptions(decoder=decoder_of(folders), size=100))
 
 
 def test_a_second_run_makes_only_what_changed(tiny_cascade, tmp_path):
@@ -246,7 +246,7 @@ def test_a_second_run_makes_only_what_changed(tiny_cascade, tmp_path):
     previews = Manifest.load(build).model.previews
     (build / "samplers/prior.npz.xz").write_bytes(b"harmed")
     manifest = export(
-        weights, build, Options(decoder=decoder_of(weights), size=size(PLAIN), prior_num_inference_steps=7)
+        weights, build, ExportOptions(decoder=decoder_of(weights), size=size(PLAIN), prior_num_inference_steps=7)
     )
     assert {path: path.stat().st_mtime_ns for path in build.rglob("*.onnx")} == times
     assert manifest.model.previews == previews

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from triptych_export import sdxl, to_onnx
-from triptych_export.build import Options, export
+from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
 from triptych_export.sdxl_stages import ClipStage
 from triptych_export.stages import StageSpec, TensorSpec
@@ -113,7 +113,7 @@ def test_a_refiner_that_does_not_fit_its_base_is_refused_by_name(refined, tmp_pa
     base, refiner = refined
     spoil(refiner)
     with pytest.raises(ExportError, match=message):
-        export(base, tmp_path / "out", Options(refiner=refiner))
+        export(base, tmp_path / "out", ExportOptions(refiner=refiner))
 
 
 def test_a_refiner_that_cannot_take_the_bases_own_size_is_refused_by_name(refined, tmp_path):
@@ -121,7 +121,7 @@ def test_a_refiner_that_cannot_take_the_bases_own_size_is_refused_by_name(refine
     sample_size = json.loads((base / "unet/config.json").read_text())["sample_size"]
     change_json(base / "unet/config.json", sample_size=sample_size + 1)
     with pytest.raises(ExportError, match=r"refiner unet: takes multiples of \d+ pixels; supported: those that divide"):
-        export(base, tmp_path / "out", Options(refiner=refiner))
+        export(base, tmp_path / "out", ExportOptions(refiner=refiner))
 
 
 def test_only_a_text_encoder_of_its_own_is_exported_with_a_refiner(tiny):
@@ -155,7 +155,7 @@ def test_a_second_run_makes_only_what_changed(tiny, build):
     (build / "samplers/euler-default.npz.xz").write_bytes(b"harmed")
     began = time.monotonic()
     said = []
-    export(weights, build, Options(samplers=SAMPLERS), lambda what, _share: said.append(what))
+    export(weights, build, ExportOptions(samplers=SAMPLERS), lambda what, _share: said.append(what))
     assert time.monotonic() - began < 20
     assert {path: path.stat().st_mtime_ns for path in build.rglob("*.onnx")} == times
     Manifest.load(build).verify()
@@ -192,7 +192,7 @@ def test_weights_are_stored_in_half_where_that_is_exact(tmp_path, dtype, stored)
     types = {t.data_type for t in onnx.load(tmp_path / "model.onnx").graph.initializer if np.prod(t.dims) == 64 * 64}
     assert types == {onnx.TensorProto.DataType.Value(stored)}
     expected = to_onnx.references(module, spec, example)
-    assert to_onnx.check("x", tmp_path / "model.onnx", example, expected) <= 1e-6
+    assert to_onnx.check_graph("x", tmp_path / "model.onnx", example, expected) <= 1e-6
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from triptych_export import samplers
-from triptych_export.build import Options, export
+from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
 from triptych_export.precision import lower
-from triptych_export.sdxl import Sdxl
-from triptych_export.tensorrt.engines import Engines, Target
+from triptych_export.sdxl import SdxlExport
+from triptych_export.tensorrt.engines import Engines, EngineTarget
 from triptych_export.tensorrt.store import EngineStore
 from triptych_export.to_onnx import example_inputs, open_session
 from triptych_server import Server
@@ -76,7 +76,7 @@ def theirs(ours, tmp_path_factory):
 @pytest.fixture(scope="module")
 def build(ours, theirs, tmp_path_factory):
     """Our export of Optimum's."""
-    return exported(theirs, tmp_path_factory.mktemp("build"), Options(samplers=["euler:default"]), ours[1])
+    return exported(theirs, tmp_path_factory.mktemp("build"), ExportOptions(samplers=["euler:default"]), ours[1])
 
 
 def exported(weights, folder, options, other):
@@ -127,7 +127,7 @@ def test_what_is_served_from_optimums_folder_is_diffusers(build, pipeline):
 
 def test_engines_are_built_of_optimums_graphs(build, tmp_path):
     manifest = Manifest.load(build)
-    engines = Engines(EngineStore(tmp_path / "store"), Target("tensorrt-rtx", ("sm89",), {}), build)
+    engines = Engines(EngineStore(tmp_path / "store"), EngineTarget("tensorrt-rtx", ("sm89",), {}), build)
     for name, stage in manifest.stages.items():
         wanted = engines.wanted(name, stage, manifest.model)
         engines.output = tmp_path
@@ -158,7 +158,7 @@ def test_a_refiner_of_optimums_refines_like_diffusers(ours, tmp_path):
     tiny_sdxl.make_refiner(refiner, tmp_path / "base", facts, own_encoder=False, aesthetics=True)
     published = as_published(shutil.copytree(refiner, tmp_path / "published"))
     environment.export(published, tmp_path / "onnx", task="image-to-image")
-    options = Options(samplers=SAMPLERS, refiner=tmp_path / "onnx")
+    options = ExportOptions(samplers=SAMPLERS, refiner=tmp_path / "onnx")
     build = exported(weights, shutil.copytree(own, tmp_path / "build"), options, own)
     assert Manifest.load(build).one_timestep == {"refiner_unet"}
     with Server(build, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
@@ -231,7 +231,7 @@ def our_own(folder):
 
 
 def write_stages(folder, path):
-    for stage in Sdxl.open(folder, Options()).stages(77).values():
+    for stage in SdxlExport.open(folder, ExportOptions()).stages(77).values():
         stage.write(path, [])
 
 

@@ -8,7 +8,7 @@ import pytest
 from triptych_demo import demo_build
 from triptych_export.peers.rebuild import rebuild
 from triptych_serving.manifest import Manifest
-from triptych_serving.ort import Stage
+from triptych_serving.ort import OrtStage
 
 from .rebuilt import examples, of_torch
 
@@ -32,7 +32,7 @@ def test_the_demos_weights_come_out_of_its_graphs(rebuilt, stage, most):
     """Every output of PyTorch's module with them is that of the graph they were taken from; pixels are whole numbers."""
     manifest = Manifest.load(demo_build())
     inputs = examples(manifest.stages[stage]["inputs"])
-    theirs = Stage(manifest.stage_path(stage))(inputs)
+    theirs = OrtStage(manifest.stage_path(stage))(inputs)
     ours = of_torch(rebuilt, stage, inputs)
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():

@@ -11,8 +11,7 @@ import pytest
 from triptych import AsyncClient, Client
 from triptych_serving import runtimes
 from triptych_serving.invariance import example, verify
-from triptych_serving.ort import OrtDenoiser
-from triptych_serving.ort import Stage as OrtStage
+from triptych_serving.ort import OrtDenoiser, OrtStage
 from triptych_serving.tensorrt.device import OutOfMemory
 
 pytestmark = pytest.mark.gpu

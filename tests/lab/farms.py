@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from triptych_demo import demo_build
-from triptych_lab.simulator import CostModel, Device, Farm, Outcome, Planner
+from triptych_lab.simulator import CostModel, Farm, Outcome, Planner, ServerSpec
 from triptych_lab.workload import Arrival
 
 PIXELS = 16 * 16
@@ -27,7 +27,7 @@ def flat(seconds, **stages) -> CostModel:
 
 
 def farm(costs=None, servers=1, *, max_batch_rows=8, max_queue_seconds=1e9, **options) -> Farm:
-    return Farm(Device(costs or cost(), max_batch_rows, max_queue_seconds), servers, **options)
+    return Farm(ServerSpec(costs or cost(), max_batch_rows, max_queue_seconds), servers, **options)
 
 
 def arrival(interval_s, steps=4, **given) -> Arrival:

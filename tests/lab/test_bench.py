@@ -25,7 +25,7 @@ from triptych_lab.bench.capacity import highest_rate
 from triptych_lab.bench.cost import attainable, cost_model, full_rate, measure, write
 from triptych_lab.bench.errors import BenchError
 from triptych_lab.bench.interleave import Samples, interleave
-from triptych_lab.bench.load import Answer, Counted, Run
+from triptych_lab.bench.load import Answer, Counted, Replay
 from triptych_lab.bench.markdown import table
 from triptych_lab.bench.memory import Peak, of_children
 from triptych_lab.bench.peers.environment import MARK, environment
@@ -37,7 +37,7 @@ from triptych_lab.bench.portrait import AtLoad, Portrait, split
 from triptych_lab.bench.report import Ratio, Report
 from triptych_lab.bench.requests import arrivals_at, lateness, same, varied
 from triptych_lab.bench.serving import with_policy
-from triptych_lab.bench.target import Pair, Setting, Target, at_least, at_most, within
+from triptych_lab.bench.target import Setting, Sides, Target, at_least, at_most, within
 from triptych_lab.bench.targets import TARGETS, chosen
 from triptych_lab.bench.targets.vs_diffusers_batch import best_batch
 from triptych_lab.simulator import CostModel, simulate
@@ -60,7 +60,7 @@ def test_sides_are_measured_in_turns():
 
         return measure
 
-    samples = interleave(Pair(side("A", [2.0, 9.0, 4.0]), side("B", [4.0, 3.0, 1.0])), 3)["x"]
+    samples = interleave(Sides(side("A", [2.0, 9.0, 4.0]), side("B", [4.0, 3.0, 1.0])), 3)["x"]
     assert order == ["A", "B"] * 3
     assert samples == Samples((2.0, 9.0, 4.0), (4.0, 3.0, 1.0))
     assert samples.ratio == 9.0 / 3.0, "the median of the repeats' ratios"
@@ -103,7 +103,7 @@ def test_no_two_targets_share_a_ratio():
 def target(name="speed", first=3.0, second=2.0, **options):
     @contextmanager
     def sides(_setting):
-        yield Pair(lambda: {name: first}, lambda: {name: second})
+        yield Sides(lambda: {name: first}, lambda: {name: second})
 
     return Target(name, f"what {name} is", {name: at_least(1.4)}, sides, **options)
 
@@ -373,7 +373,7 @@ def test_lateness_is_by_each_requests_own_solo_time():
 
 
 def test_rows_per_batch_are_those_between_two_readings():
-    run = Run([], [Counted(0, 10, 20), Counted(1, 12, 28), Counted(2, 12, 28), Counted(3, 13, 31)])
+    run = Replay([], [Counted(0, 10, 20), Counted(1, 12, 28), Counted(2, 12, 28), Counted(3, 13, 31)])
     assert list(run.rows_per_batch()) == [(1, 4.0), (3, 3.0)]
 
 
@@ -464,7 +464,7 @@ def test_what_a_device_can_gain_by_batches_is_in_its_times():
 def test_where_a_machine_leaves_no_room_less_is_enough(tmp_path):
     @contextmanager
     def sides(_setting):
-        yield Pair(lambda: {"rate": 1.2}, lambda: {"rate": 1.0}, {"rate": 1.1})
+        yield Sides(lambda: {"rate": 1.2}, lambda: {"rate": 1.0}, {"rate": 1.1})
 
     report = Report(Setting(output=tmp_path, repeats=1))
     assert list(report.measure(Target("rate", "rates", {"rate": at_least(1.5)}, sides))) == ["RATIO rate 1.200 >=1.1"]

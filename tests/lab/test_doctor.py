@@ -13,7 +13,7 @@ import pytest
 
 from triptych.cli import main
 from triptych_lab.doctor import Finding, Level, Ports, examination, examine, gpu, machine, probes, software
-from triptych_lab.doctor.finding import check
+from triptych_lab.doctor.finding import finding
 from triptych_lab.doctor.probes import Output
 
 OK, NOTE, PROBLEM = Level.OK, Level.NOTE, Level.PROBLEM
@@ -313,7 +313,7 @@ def test_clock():
 
 
 def test_a_check_never_raises():
-    @check("x")
+    @finding("x")
     def broken():
         raise RuntimeError("odd")
 

@@ -12,14 +12,14 @@ import pytest
 from triptych.errors import InvalidRequest
 from triptych_lab.bench.errors import BenchError
 from triptych_lab.bench.perf_analyzer import binary, data, results
-from triptych_lab.bench.perf_analyzer.command import Level, Measurement, Mode
+from triptych_lab.bench.perf_analyzer.command import LoadLevel, Measurement, Mode
 from triptych_lab.bench.perf_analyzer.report import write
 from triptych_lab.bench.perf_analyzer.stages import record
-from triptych_lab.bench.perf_analyzer.suite import Loads, Plan, Subject, perform, requests, run, sweep
+from triptych_lab.bench.perf_analyzer.suite import Loads, Subject, Suite, perform, requests, run, sweep
 from triptych_lab.workload import Arrival
 
 RECORDED = Path(__file__).parent / "perf_analyzer"
-FOUR = Level(Mode.CONCURRENCY, 2, 4)
+FOUR = LoadLevel(Mode.CONCURRENCY, 2, 4)
 
 
 def measurement(folder, level=FOUR, model="sdxl"):
@@ -77,11 +77,11 @@ def test_an_older_glibc_is_named(tmp_path):
     [
         (FOUR, "--request-count 4 --concurrency-range 2", "--max-threads"),
         (
-            Level(Mode.RATE, 0.75, 8),
+            LoadLevel(Mode.RATE, 0.75, 8),
             "--request-count 8 --request-rate-range 0.75:0.75 --request-distribution poisson --max-threads 8",
             "-range 2",
         ),
-        (Level(Mode.SCHEDULE, 5, 5), "--fixed-schedule --max-threads 5", "--request-count"),
+        (LoadLevel(Mode.SCHEDULE, 5, 5), "--fixed-schedule --max-threads 5", "--request-count"),
     ],
 )
 def test_a_load_is_spelled_as_perf_analyzer_takes_it(level, wanted, unwanted, tmp_path):
@@ -93,10 +93,10 @@ def test_a_load_is_spelled_as_perf_analyzer_takes_it(level, wanted, unwanted, tm
 
 def test_no_two_loads_share_a_file(tmp_path):
     levels = [
-        Level(Mode.CONCURRENCY, 1, 4),
-        Level(Mode.CONCURRENCY, 2, 4),
-        Level(Mode.RATE, 1, 4),
-        Level(Mode.RATE, 1.5, 4),
+        LoadLevel(Mode.CONCURRENCY, 1, 4),
+        LoadLevel(Mode.CONCURRENCY, 2, 4),
+        LoadLevel(Mode.RATE, 1, 4),
+        LoadLevel(Mode.RATE, 1.5, 4),
     ]
     files = {getattr(measurement(tmp_path, level), name) for level in levels for name in ("csv", "profile", "log")}
     assert len(files) == 3 * len(levels)
@@ -106,7 +106,7 @@ def test_no_two_loads_share_a_file(tmp_path):
 
 
 def test_requests_have_no_seed_that_a_cache_could_know():
-    made = list(requests(Plan.quick().mix, 6))
+    made = list(requests(Suite.quick().mix, 6))
     assert len(made) == 6
     assert all("seed" not in request and request["num_inference_steps"] in (2, 4) for request in made)
 
@@ -195,7 +195,7 @@ def test_the_profile_is_no_json_and_is_read_all_the_same():
 
 
 def test_requests_that_were_sent_late_are_told(tmp_path):
-    result = results.read(recorded(tmp_path, "schedule", Level(Mode.SCHEDULE, 2, 2)))
+    result = results.read(recorded(tmp_path, "schedule", LoadLevel(Mode.SCHEDULE, 2, 2)))
     assert result.delayed == 0.5
 
 
@@ -235,17 +235,17 @@ def test_rates_are_shares_of_the_best_throughput(tmp_path):
     found = list(sweep(perf, Subject("sdxl", "sdxl", tmp_path / "d", Loads((1, 4), (0.5, 0.9), 8)), tmp_path))
     assert len(found) == 4
     assert seen == [
-        Level(Mode.CONCURRENCY, 1, 8),
-        Level(Mode.CONCURRENCY, 4, 16),
-        Level(Mode.RATE, 4.0, 8),
-        Level(Mode.RATE, 7.2, 8),
+        LoadLevel(Mode.CONCURRENCY, 1, 8),
+        LoadLevel(Mode.CONCURRENCY, 4, 16),
+        LoadLevel(Mode.RATE, 4.0, 8),
+        LoadLevel(Mode.RATE, 7.2, 8),
     ]
 
 
 def test_a_run_covers_the_ensemble_its_stages_and_the_workload(tmp_path):
     perf, _ = answered(1.0)
     arrivals = [Arrival(0.1, {"prompt": "a fox"})]
-    found = list(run(perf, TwoStages(), "sdxl", tmp_path / "out", Plan.quick(), arrivals))
+    found = list(run(perf, TwoStages(), "sdxl", tmp_path / "out", Suite.quick(), arrivals))
     assert [(result.measurement.model, result.measurement.level.name) for result in found] == [
         ("sdxl", "concurrency-1"),
         ("sdxl", "concurrency-2"),
@@ -276,7 +276,7 @@ def test_a_library_that_is_too_old_is_known_from_a_failed_run(tmp_path):
 
 
 def test_the_report_is_for_people_and_for_programs(tmp_path):
-    level = Level(Mode.SCHEDULE, 4, 4)
+    level = LoadLevel(Mode.SCHEDULE, 4, 4)
     found = [results.read(recorded(tmp_path)), results.read(recorded(tmp_path, "schedule", level))]
     markdown, as_json = write(tmp_path, found, {"processor": "2 × some"})
     text, document = markdown.read_text(), json.loads(as_json.read_text())

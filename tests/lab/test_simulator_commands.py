@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from triptych.cli import main
-from triptych_lab.simulator import CostModel, Device, Farm, simulate
+from triptych_lab.simulator import CostModel, Farm, ServerSpec, simulate
 from triptych_lab.workload import Mix, load, make
 
 from .farms import planner
@@ -38,7 +38,7 @@ def test_a_workload_is_written_once_and_simulated_as_it_is_made(triptych):
     assert list(load(Path("w.jsonl"))) == list(make(mix, rate=5, count=30, seed=7))
     code, out, _ = triptych("simulate", "--cost", "cost.json", "--workload", "w.jsonl", "--servers", "2", "--json")
     assert code == 0
-    farm = Farm(Device(CostModel.load(Path("cost.json"))), 2)
+    farm = Farm(ServerSpec(CostModel.load(Path("cost.json"))), 2)
     assert json.loads(out) == simulate(make(mix, rate=5, count=30, seed=7), planner(), farm)
 
 

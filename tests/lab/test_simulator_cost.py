@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from triptych.errors import InvalidRequest
 from triptych_lab.simulator import BALANCERS, CostModel, Farm, Planner, simulate
-from triptych_lab.simulator.server import Device
+from triptych_lab.simulator.server import ServerSpec
 
 from .farms import arrival, cost, farm, flat, planner
 
@@ -107,7 +107,7 @@ def test_a_farm_has_1_to_64_servers(servers):
 
 def test_a_balancer_that_nobody_knows_is_refused():
     with pytest.raises(InvalidRequest, match="balancer: 'luck' given; legal: " + ", ".join(BALANCERS)):
-        Farm(Device(cost()), 2, "luck")
+        Farm(ServerSpec(cost()), 2, "luck")
 
 
 def test_what_the_server_would_refuse_is_refused_in_its_words():

@@ -58,15 +58,16 @@ class NotedReply(FakeReply):
 
 
 class Noted(Outcome):
-    """Remembers when each request ended, and how."""
+    """Remembers how each request ended, how many steps it had waited, and when."""
 
     def __init__(self):
         super().__init__()
         self.ends = {}
 
-    def end(self, job, ending, now):
-        super().end(job, ending, now)
-        self.ends[job.id] = (ending, pytest.approx(now, abs=1e-6))
+    def end(self, job, ending, at, solo_s):
+        super().end(job, ending, at, solo_s)
+        waited = job.steps_waited if ending is Ending.COMPLETED else None
+        self.ends[job.id] = (ending, waited, pytest.approx(at, abs=1e-6))
 
 
 def mixed(count, seed, *, rate=25.0):
@@ -98,20 +99,22 @@ def by_the_engine(requests, over):
             try:
                 engine.submit(job(str(k), request, at, replies[str(k)]))
             except Overloaded:
-                ends[str(k)] = Ending.REJECTED, at
+                ends[str(k)] = Ending.REJECTED, None, at
 
-    denoiser = TimedDenoiser(clock, over.device.cost, receive)
-    policy = Policy(over.device.max_batch_rows, over.device.cost.per_cost())
-    limit = over.device.max_queue_seconds
+    denoiser = TimedDenoiser(clock, over.spec.cost, receive)
+    policy = Policy(over.spec.max_batch_rows, over.spec.cost.per_cost())
+    limit = over.spec.max_queue_seconds
     engine = Engine({"unet": denoiser}, policy, Metrics(), max_queue_seconds=limit, clock=clock)
-    while waiting or engine.jobs or not engine._inbox.empty():
-        if not engine.jobs and engine._inbox.empty():
+    while waiting or engine.books.jobs or not engine._inbox.empty():
+        if not engine.books.jobs and engine._inbox.empty():
             clock.now = max(clock.now, waiting[0][1][0])
             receive()
         engine.turn(wait=False)
     for id, reply in replies.items():
-        ending = Ending.COMPLETED if reply.error is None else Ending.EXPIRED
-        ends.setdefault(id, (ending, reply.at))
+        if reply.report:
+            ends[id] = Ending.COMPLETED, reply.report["queue_steps"], reply.at
+        else:
+            ends.setdefault(id, (Ending.EXPIRED, None, reply.at))
     return ends, denoiser.batches
 
 
@@ -146,7 +149,7 @@ def test_the_same_requests_end_the_same_way_at_the_same_time(seed):
     requests = mixed(120, seed)
     theirs, batches = by_the_engine(requests, over)
     ours, rows = by_the_simulator(requests, over)
-    assert {ending for ending, _ in theirs.values()} >= {Ending.COMPLETED}
+    assert {ending for ending, _, _ in theirs.values()} >= {Ending.COMPLETED}
     assert ours == theirs
     assert sum(rows.values()) == len(batches)
     assert {size: sum(made == size for _, made in batches) for size in rows} == dict(rows)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych_lab.bench.policies import OneAtATime
-from triptych_lab.simulator import Device, Farm, simulate
+from triptych_lab.simulator import Farm, ServerSpec, simulate
 from triptych_lab.simulator.balancer import BALANCERS
 from triptych_lab.simulator.outcome import Ending
 from triptych_lab.workload import Mix, make
@@ -47,7 +47,7 @@ def test_every_request_ends_exactly_once(requests, over):
     report = simulate(requests, planner(), over)
     assert report["requests"] == len(requests)
     assert sum(report[ending.value] for ending in Ending) == len(requests)
-    if over.device.max_queue_seconds == 1e9 and not any("deadline_ms" in request.parameters for request in requests):
+    if over.spec.max_queue_seconds == 1e9 and not any("deadline_ms" in request.parameters for request in requests):
         assert report["completed"] == len(requests)
 
 
@@ -60,14 +60,14 @@ def test_no_server_idles_beside_work_and_no_batch_exceeds_its_rows(requests, ove
         now += request.interval_s
         while one.next_event <= now:
             one.advance()
-            assert bool(one.jobs) == (one._batch is not None)
+            assert bool(one.books.jobs) == (one.stretch is not None)
         one.arrive(str(k), planner()(request.parameters), now)
     while one.next_event < math.inf:
         one.advance()
-        assert bool(one.jobs) == (one._batch is not None)
-    assert max(outcome.batches, default=0) <= max(over.device.max_batch_rows, 2)  # one request always fits
-    if over.device.max_queue_seconds == 1e9:
-        work = sum(sum(phase.walk.rows) for request in requests for phase in planner()(request.parameters).phases)
+        assert bool(one.books.jobs) == (one.stretch is not None)
+    assert max(outcome.batches, default=0) <= max(over.spec.max_batch_rows, 2)  # one request always fits
+    if over.spec.max_queue_seconds == 1e9:
+        work = sum(sum(phase.walk.batch_rows) for request in requests for phase in planner()(request.parameters).phases)
         assert sum(rows * count for rows, count in outcome.batches.items()) == work
 
 
@@ -146,8 +146,8 @@ def test_batching_pays_where_the_device_says_so():
 def test_least_requests_spares_the_short_behind_the_long():
     """Every other request is long: turns give all of those to one of two servers."""
     requests = [arrival(0.05, 100 if k % 2 else 1) for k in range(200)]
-    device = Device(flat(0.01), 2)
+    spec = ServerSpec(flat(0.01), 2)
     mean = {
-        name: simulate(requests, planner(), Farm(device, 2, name, OneAtATime))["latency_s"]["p99"] for name in BALANCERS
+        name: simulate(requests, planner(), Farm(spec, 2, name, OneAtATime))["latency_s"]["p99"] for name in BALANCERS
     }
     assert mean["least-requests"] < mean["round-robin"]

@@ -111,7 +111,7 @@ def walk(rows, *, guided=True, refiner_from=None, guided_until=None):
 
 def phase(way, side=4, *, guidance=5.0, name="text_embeds", channels=4, **conditions):
     """A phase that starts from noise alone; `conditions` makes more conditioning from what the phase before ended with."""
-    shape, rows = (channels, side, side), int(max(way.rows))
+    shape, rows = (channels, side, side), int(max(way.batch_rows))
 
     def begin(generator, previous):
         arrays = {name: np.zeros((rows, 2), np.float32)} | {key: make(previous) for key, make in conditions.items()}
@@ -182,7 +182,7 @@ class Loop:
 
     def finish(self):
         self.turn()
-        while self.engine.jobs:
+        while self.engine.books.jobs:
             self.turn()
 
     def ask(self, verb, *args):

@@ -13,7 +13,7 @@ from triptych_serving.denoiser import Conditioning
 from triptych_serving.engines import engine_path, profiles
 from triptych_serving.invariance import example, verify
 from triptych_serving.manifest import Manifest
-from triptych_serving.ort import OrtDenoiser, Stage
+from triptych_serving.ort import OrtDenoiser, OrtStage
 from triptych_serving.tensorrt.denoiser import CAPTURED_ROWS, TensorRTDenoiser
 from triptych_serving.tensorrt.device import DeviceError, OutOfMemory
 from triptych_serving.tensorrt.resident import Resident
@@ -251,7 +251,7 @@ def test_fixed_rows_that_no_profile_holds_are_named(builds):
 def test_stages_give_what_onnx_runtime_gives(builds, family, stage):
     manifest, device = builds[family], SimulatedDevice()
     engine = device.load(engine_path(manifest, stage, MACHINE))
-    ours, theirs = TensorRTStage(device, engine, profiles(manifest, stage)), Stage(manifest.stage_path(stage))
+    ours, theirs = TensorRTStage(device, engine, profiles(manifest, stage)), OrtStage(manifest.stage_path(stage))
     random = np.random.default_rng(1)
     for sizes, batch in ((manifest.model.default_sizes, 1), (manifest.model.sizes(64, 128), 3)):
         inputs = {

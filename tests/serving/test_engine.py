@@ -11,7 +11,7 @@ from triptych_serving.denoiser import only
 from triptych_serving.engine import PUBLISH_SECONDS
 from triptych_serving.errors import Cancelled, Overloaded, StageFailed, Stopping
 from triptych_serving.metrics import Metrics
-from triptych_serving.paces import LOOK_AGAIN_EVERY, TRUSTED_AFTER
+from triptych_serving.paces import TRUSTED_AFTER, UNCAPPED_EVERY
 from triptych_serving.sdxl.walk import BASE
 
 from .loop import STEP_SECONDS, FakeReply, Loop, table
@@ -118,8 +118,8 @@ def test_a_sizes_first_steps_do_not_count_against_it():
 def test_a_size_that_was_slow_for_a_while_is_looked_at_again():
     loop = Loop(max_batch_rows=16)
     know(loop, {2: 1.0, 16: 60.0})
-    rows = [rows_of(loop, under_way=8) for _ in range(LOOK_AGAIN_EVERY)]
-    assert rows == [2] * (LOOK_AGAIN_EVERY - 1) + [16]
+    rows = [rows_of(loop, under_way=8) for _ in range(UNCAPPED_EVERY)]
+    assert rows == [2] * (UNCAPPED_EVERY - 1) + [16]
 
 
 def test_who_has_just_come_begins_at_once_where_there_is_room():
@@ -149,7 +149,7 @@ def test_a_short_request_overtakes_a_long_one_that_runs():
     long, order = loop.submit(steps=50), []
     loop.turn(10)
     short = loop.submit(steps=4)
-    while loop.engine.jobs:
+    while loop.engine.books.jobs:
         loop.turn()
         order += [job for job in (long, short) if job.reply.answers and job not in order]
     assert order == [short, long]
@@ -218,7 +218,7 @@ def test_cancel_frees_the_slot_within_one_step():
     loop.turn()
     assert isinstance(job.reply.error, Cancelled)
     assert reply.report == {"id": job.id, "cancelled": True}
-    assert list(loop.engine.jobs) == [other.id]
+    assert list(loop.engine.books.jobs) == [other.id]
     assert job.step == 3
 
 
@@ -271,7 +271,7 @@ def test_what_is_cut_off_ends_at_its_step_and_what_comes_then_at_once():
     loop.turn()
     assert str(running.reply.error) == "stopped: at step 3 of 50 the server's time to finish was over"
     assert isinstance(late.reply.error, Stopping)
-    assert not loop.engine.jobs
+    assert not loop.engine.books.jobs
 
 
 @pytest.mark.parametrize("verb", ["cancel", "watch"])
@@ -334,7 +334,7 @@ def test_a_gone_client_frees_its_slot():
     loop.turn(2)
     job.reply.gone = True
     loop.turn()
-    assert not loop.engine.jobs
+    assert not loop.engine.books.jobs
     assert job.reply.answers == 1
 
 
@@ -499,7 +499,7 @@ def test_a_request_costs_one_row_once_its_guidance_ended():
     loop.finish()
     assert loop.denoiser.batches == [[2], [2], [2], [1], [1]]
     assert loop.metrics.values["rows_total"] == 8
-    assert not any(loop.engine._pending_cost.values())
+    assert loop.engine.books.estimate == 0
 
 
 def test_guidance_rescale_changes_its_own_image_only():

@@ -37,7 +37,7 @@ def model(family, name, rows):
 @pytest.mark.parametrize(("family", "name"), MODELS)
 def test_halves_are_the_whole(family, name):
     path, examples = model(family, name, (1, 2, 5, 16))
-    whole, halves = ort.OrtDenoiser(ort.Stage(path)), Watched(path)
+    whole, halves = ort.OrtDenoiser(ort.OrtStage(path)), Watched(path)
     for given in examples:
         np.testing.assert_array_equal(halves.predict(*given), whole.predict(*given))
     assert halves.calls == ([1, 1, 1, 2, 3, 8, 8] if LANES == 2 else [1, 2, 5, 16])

@@ -58,7 +58,7 @@ def test_a_request_takes_all_rows_of_the_base():
     made = walk()
     assert len(made.table) == STEPS
     assert set(made.denoisers) == {"unet"}
-    assert made.rows == [2] * STEPS
+    assert made.batch_rows == [2] * STEPS
     assert made.remaining[0] == {"unet": 2 * STEPS}
     assert made.remaining[STEPS] == {"unet": 0}
 
@@ -102,11 +102,11 @@ def test_a_hand_over_that_leaves_a_model_nothing_is_refused():
 @pytest.mark.parametrize(("end", "guided"), [(1.0, 10), (0.7, 7), (0.55, 5), (0.0, 0)])
 def test_guidance_ends_after_its_share_of_the_calls(end, guided):
     made = walk(guidance_end=end)
-    assert made.rows == [2] * guided + [1] * (STEPS - guided)
+    assert made.batch_rows == [2] * guided + [1] * (STEPS - guided)
 
 
 def test_a_distilled_model_takes_one_row_at_any_guidance():
-    assert walk(model=card(guidance_embedding_dim=8), guidance_scale=8.0).rows == [1] * STEPS
+    assert walk(model=card(guidance_embedding_dim=8), guidance_scale=8.0).batch_rows == [1] * STEPS
 
 
 def test_a_picture_starts_at_its_row_with_diffusers_order_of_draws():

@@ -23,16 +23,15 @@ from triptych.cli.app import app
 from triptych_demo import demo_builds
 from triptych_export.calibration import largest_inputs
 from triptych_export.errors import ExportError
-from triptych_export.options import Options
+from triptych_export.options import ExportOptions
 from triptych_export.precision import lower
 from triptych_export.stages import StageSpec, TensorSpec
 from triptych_export.tensorrt import builder, library, profiles
-from triptych_export.tensorrt.engines import Engines, Target, engines_of
-from triptych_export.tensorrt.profiles import Profile
+from triptych_export.tensorrt.engines import Engines, EngineTarget, engines_of
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
 from triptych_export.to_onnx import example_inputs, open_session
 from triptych_serving.assemble import TRITON_STAGES, assemble
-from triptych_serving.engines import Machine, engine_path
+from triptych_serving.engines import Machine, Profile, engine_path
 from triptych_serving.manifest import Manifest, ManifestError
 
 from ..engines import RTX, planned
@@ -47,7 +46,7 @@ def quiet(_phase, _share):
 
 
 def engines_in(folder: Path, *capabilities: str) -> Engines:
-    return Engines(EngineStore(folder / "store"), Target(RTX, capabilities, {}), folder / "build")
+    return Engines(EngineStore(folder / "store"), EngineTarget(RTX, capabilities, {}), folder / "build")
 
 
 def spec_of(facts) -> StageSpec:
@@ -61,7 +60,7 @@ def spec_of(facts) -> StageSpec:
 @pytest.mark.parametrize(("family", "stage"), STAGES)
 def test_every_stage_builds_ahead_of_time(family, stage, tmp_path):
     manifest = Manifest.load(BUILDS[family])
-    engines = Engines(EngineStore(tmp_path / "store"), Target(RTX, ("sm89", "sm120"), {}), manifest.build)
+    engines = Engines(EngineStore(tmp_path / "store"), EngineTarget(RTX, ("sm89", "sm120"), {}), manifest.build)
     wanted = engines.wanted(stage, manifest.stages[stage], manifest.model)
     engines.output = tmp_path / "build"
     files, facts = engines.make(wanted, quiet)
@@ -106,7 +105,7 @@ def test_half_precision_stays_near(family, stage, tmp_path):
 def test_a_unet_in_8_bits_stays_near(tmp_path):
     build, prompts = shutil.copytree(BUILDS["sdxl"], tmp_path / "sdxl"), ("a 3d render of a red apple", "a grey cat")
     manifest = Manifest.load(build)
-    engines = Engines(EngineStore(tmp_path / "store"), Target(RTX, ("sm89",), {"unet": "fp8"}, prompts), build)
+    engines = Engines(EngineStore(tmp_path / "store"), EngineTarget(RTX, ("sm89",), {"unet": "fp8"}, prompts), build)
     wanted = engines.wanted("unet", manifest.stages["unet"], manifest.model)
     largest = largest_inputs(manifest, "unet", prompts, quiet)
     assert len(largest) > 90
@@ -128,14 +127,16 @@ def test_a_unet_in_8_bits_stays_near(tmp_path):
 def test_8_bits_are_for_unets_that_were_calibrated(tmp_path):
     manifest = Manifest.load(BUILDS["sdxl"])
     with pytest.raises(ExportError, match=r"precision of vae_decoder: 'fp8' given; legal: fp32, fp16, bf16$"):
-        engines_of(Options(target=RTX, compute_capabilities=["sm89"], precisions={"vae_decoder": "fp8"}), tmp_path)
+        engines_of(
+            ExportOptions(target=RTX, compute_capabilities=["sm89"], precisions={"vae_decoder": "fp8"}), tmp_path
+        )
     with pytest.raises(ExportError, match=r"node_\w+: no calibration"):
         lower(manifest.stage_path("unet"), tmp_path / "model.onnx", "fp8", spec_of(manifest.stages["unet"]))
 
 
-def job(folder: Path, graph: Path, *capabilities: str) -> builder.Job:
+def job(folder: Path, graph: Path, *capabilities: str) -> builder.EngineSpec:
     profile = Profile("any", {"x": ((1, 4), (2, 4), (4, 4))})
-    return builder.Job("my_stage", RTX, (*capabilities, "sm89")[0], graph, folder / PLAN, (profile,))
+    return builder.EngineSpec("my_stage", RTX, (*capabilities, "sm89")[0], graph, folder / PLAN, (profile,))
 
 
 def small_graph(path: Path, weight_type: int) -> Path:
@@ -348,4 +349,4 @@ def test_tensorrt_proper_says_that_it_needs_the_gpu(tmp_path):
     if library.capabilities_here():
         return
     with pytest.raises(ExportError, match=r"tensorrt: cannot be imported .*pip install tensorrt|has no NVIDIA GPU"):
-        engines_of(Options(target="tensorrt"), tmp_path)
+        engines_of(ExportOptions(target="tensorrt"), tmp_path)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
-class Target(str, Enum):
+class TargetName(str, Enum):
     CPU = "cpu"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
@@ -30,7 +30,7 @@ def export(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Build folder; what is up to date in it is kept")],
-    target: Annotated[Target, typer.Option(help="What will run the model")] = Target.CPU,
+    target: Annotated[TargetName, typer.Option(help="What will run the model")] = TargetName.CPU,
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(help="tensorrt-rtx: GPUs to build for, as 8.9 (repeat); default those that are here"),
@@ -85,11 +85,11 @@ def export(
     _require_exporter()
     # ONNX Runtime's wheels report to their maker unless told not to.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    from triptych_export.build import Options
+    from triptych_export.build import ExportOptions
     from triptych_export.build import export as build
     from triptych_export.errors import ExportError
 
-    options = Options(
+    options = ExportOptions(
         target=target.value,
         compute_capabilities=[
             f"sm{one.lower().removeprefix('sm').replace('.', '')}" for one in compute_capability or ()

@@ -30,7 +30,7 @@ class Source(Protocol):
     def download(self, model: Model, commit: str, file: HubFile, partial: Path, told: Told) -> None: ...
 
 
-class Progress(Protocol):
+class FetchProgress(Protocol):
     """Tells a person what is being done."""
 
     def say(self, text: str) -> None: ...
@@ -51,7 +51,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Download:
     """What is to be done for one model: its record, the files to bring in, and those that no longer belong there."""
 
     model: Model
@@ -79,7 +79,7 @@ def fetch(
     output: Path,
     source: Source,
     consent: Callable[[Sequence[Record]], None],
-    progress: Progress,
+    progress: FetchProgress,
     *,
     free: Callable[[Path], int] = free_bytes,
 ) -> list[Fetched]:
@@ -92,13 +92,13 @@ def fetch(
     Raises:
         FetchError: the hub refuses or cannot be reached, a file differs from what it states, the disk is too small.
     """
-    plans = [_plan(model, output / model.name, source, progress) for model in models]
-    consent([plan.record for plan in plans if plan.needed])
-    _require_room(plans, output, free(output))
-    return [_carry_out(plan, source, progress) for plan in plans]
+    downloads = [_planned(model, output / model.name, source, progress) for model in models]
+    consent([download.record for download in downloads if download.needed])
+    _require_room(downloads, output, free(output))
+    return [_carry_out(download, source, progress) for download in downloads]
 
 
-def verify(models: Sequence[Model], output: Path, progress: Progress) -> list[Fetched]:
+def verify(models: Sequence[Model], output: Path, progress: FetchProgress) -> list[Fetched]:
     """Check, without a network, that `models` are in `output`, every byte of them.
 
     Raises:
@@ -107,7 +107,7 @@ def verify(models: Sequence[Model], output: Path, progress: Progress) -> list[Fe
     return [_verify(model, output / model.name, progress) for model in models]
 
 
-def _verify(model: Model, folder: Path, progress: Progress) -> Fetched:
+def _verify(model: Model, folder: Path, progress: FetchProgress) -> Fetched:
     record = Record.read(folder)
     if record is None or not record.is_of(model):
         what = "not fetched yet" if record is None else f"of another revision, {record.revision}"
@@ -118,7 +118,7 @@ def _verify(model: Model, folder: Path, progress: Progress) -> Fetched:
     return Fetched(model, folder, record)
 
 
-def _plan(model: Model, folder: Path, source: Source, progress: Progress) -> Plan:
+def _planned(model: Model, folder: Path, source: Source, progress: FetchProgress) -> Download:
     """The folder's record where it has a fitting one: then the hub is not even asked."""
     old = Record.read(folder)
     if old and old.is_of(model):
@@ -131,18 +131,18 @@ def _plan(model: Model, folder: Path, source: Source, progress: Progress) -> Pla
         if (folder / file.path).exists():
             progress.say(f"{folder / file.path} {words}: fetching it again")
     stale = {file.path for file in old.files} - {file.path for file in record.files} if old else set()
-    return Plan(model, folder, record, tuple(file for file, _ in faults), tuple(sorted(stale)))
+    return Download(model, folder, record, tuple(file for file, _ in faults), tuple(sorted(stale)))
 
 
-def _faults(folder: Path, record: Record, progress: Progress) -> list[tuple[HubFile, str]]:
+def _faults(folder: Path, record: Record, progress: FetchProgress) -> list[tuple[HubFile, str]]:
     present = sum(_size(folder / file.path) for file in record.files)
     told = progress.task(f"checking {record.model}", present) if present else _unheard
     found = [(file, fault(folder / file.path, file, told)) for file in record.files]
     return [(file, words) for file, words in found if words]
 
 
-def _require_room(plans: Sequence[Plan], output: Path, free: int) -> None:
-    needed = sum(plan.missing_bytes() for plan in plans)
+def _require_room(downloads: Sequence[Download], output: Path, free: int) -> None:
+    needed = sum(download.missing_bytes() for download in downloads)
     if needed and needed + SPARE_BYTES > free:
         raise FetchError(
             f"{output}: {free / 1e9:.2f} GB left on its disk; {(needed + SPARE_BYTES) / 1e9:.2f} GB needed. Make room, or "
@@ -150,16 +150,16 @@ def _require_room(plans: Sequence[Plan], output: Path, free: int) -> None:
         )
 
 
-def _carry_out(plan: Plan, source: Source, progress: Progress) -> Fetched:
-    if plan.needed or plan.stale:
-        with _alone_in(plan.folder):
-            plan.record.write(plan.folder)  # first: a run that goes on later keeps to the same commit
-            for file in plan.needed:
-                _bring(plan, file, source, progress)
-            for path in plan.stale:
-                (plan.folder / path).unlink(missing_ok=True)
-            shutil.rmtree(plan.folder / INCOMPLETE)
-    return Fetched(plan.model, plan.folder, plan.record, tuple(file.path for file in plan.needed))
+def _carry_out(download: Download, source: Source, progress: FetchProgress) -> Fetched:
+    if download.needed or download.stale:
+        with _alone_in(download.folder):
+            download.record.write(download.folder)  # first: a run that goes on later keeps to the same commit
+            for file in download.needed:
+                _bring(download, file, source, progress)
+            for path in download.stale:
+                (download.folder / path).unlink(missing_ok=True)
+            shutil.rmtree(download.folder / INCOMPLETE)
+    return Fetched(download.model, download.folder, download.record, tuple(file.path for file in download.needed))
 
 
 @contextmanager
@@ -181,29 +181,29 @@ def _lock(lock: int, folder: Path) -> None:
         raise FetchError(f"{folder}: another fetch is at work there; wait for it") from None
 
 
-def _bring(plan: Plan, file: HubFile, source: Source, progress: Progress) -> None:
+def _bring(download: Download, file: HubFile, source: Source, progress: FetchProgress) -> None:
     """One file to its final name, which only whole and checked files get."""
-    partial, final = plan.partial(file), plan.folder / file.path
+    partial, final = download.partial(file), download.folder / file.path
     partial.parent.mkdir(exist_ok=True)
     resumed = _size(partial) > 0
-    words = _download(plan, file, source, progress)
+    words = _download(download, file, source, progress)
     if words and resumed:  # the beginning came from an earlier run, and may be what differs
-        words = _download(plan, file, source, progress)
+        words = _download(download, file, source, progress)
     if words:
         raise FetchError(
-            f"{plan.record.repo}: {file.path} {words}. Nothing of it is kept; try again, or ask who runs the hub"
+            f"{download.record.repo}: {file.path} {words}. Nothing of it is kept; try again, or ask who runs the hub"
         )
     final.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(final)
 
 
-def _download(plan: Plan, file: HubFile, source: Source, progress: Progress) -> str:
+def _download(download: Download, file: HubFile, source: Source, progress: FetchProgress) -> str:
     """Complete a partial file; what is wrong with it, after which nothing of it is left."""
-    partial = plan.partial(file)
+    partial = download.partial(file)
     if _size(partial) > file.size:
         partial.unlink()
-    told = progress.task(f"{plan.model.name}/{file.path}", file.size, _size(partial))
-    source.download(plan.model, plan.record.revision, file, partial, told)
+    told = progress.task(f"{download.model.name}/{file.path}", file.size, _size(partial))
+    source.download(download.model, download.record.revision, file, partial, told)
     partial.touch()  # a file of no bytes
     if words := fault(partial, file, _unheard):
         partial.unlink()

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionXLPipeline
 from triptych_export.peers.answering import answer, threads
 
 
-class Pipeline:
+class DiffusersPipeline:
     """The pipeline as its documentation has it, float32; calls of it draw whole batches."""
 
     def __init__(self, weights: str) -> None:
@@ -31,4 +31,4 @@ class Pipeline:
 
 
 if __name__ == "__main__":
-    answer(Pipeline(sys.argv[1]), ("diffusers", "torch", "transformers"))
+    answer(DiffusersPipeline(sys.argv[1]), ("diffusers", "torch", "transformers"))

@@ -24,7 +24,7 @@ from triptych_export.peers.answering import answer, threads
 NEW, OLD = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
-class Pipeline:
+class OptimumPipeline:
     """The pipeline with ONNX Runtime's threads set as Triptych sets them."""
 
     def __init__(self, weights: Path, folder: Path) -> None:
@@ -56,4 +56,4 @@ def export(weights: Path, exported: Path) -> None:
 
 
 if __name__ == "__main__":
-    answer(Pipeline(Path(sys.argv[1]), Path(sys.argv[2])), ("optimum-onnx", "onnxruntime", "diffusers", "torch"))
+    answer(OptimumPipeline(Path(sys.argv[1]), Path(sys.argv[2])), ("optimum-onnx", "onnxruntime", "diffusers", "torch"))

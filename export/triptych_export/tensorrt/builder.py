@@ -11,11 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from triptych_serving.engines import Profile
 from triptych_serving.tensorrt.library import logger, on_one_line
 
 from ..errors import ExportError
 from . import library
-from .profiles import Profile
 
 _NO_GPU = "tensorrt: finds no usable GPU; engines of this target are built on the GPU that serves them (see `triptych doctor`)"
 
@@ -23,7 +23,7 @@ Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class EngineSpec:
     """What to build. `capability` is like "sm89"; `timing_cache` is read and written where TensorRT keeps one."""
 
     stage: str
@@ -43,67 +43,67 @@ class Built:
     peak_bytes: int
 
 
-def build(job: Job, report: Report) -> Built:
-    """Build `job.plan`. `report` is called with the phase that TensorRT is in and the share of it that is over.
+def build(spec: EngineSpec, report: Report) -> Built:
+    """Build `spec.plan`. `report` is called with the phase that TensorRT is in and the share of it that is over.
 
     Raises:
         ExportError: TensorRT refuses the graph or ends without an engine; names the stage and TensorRT's first reason.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, job), daemon=True)
+    process = context.Process(target=_child, args=(theirs, spec), daemon=True)
     process.start()
     theirs.close()
     try:
-        return _follow(ours, job, report)
+        return _follow(ours, spec, report)
     except EOFError:
         process.join()
-        raise ExportError(f"{job.stage}: TensorRT ended without an engine (exit code {process.exitcode})") from None
+        raise ExportError(f"{spec.stage}: TensorRT ended without an engine (exit code {process.exitcode})") from None
     finally:
         process.kill()
         process.join()
 
 
-def _follow(messages: Connection, job: Job, report: Report) -> Built:
+def _follow(messages: Connection, spec: EngineSpec, report: Report) -> Built:
     while True:
         kind, *values = messages.recv()
         if kind == "progress":
             report(*values)
         elif kind == "failed":
-            raise ExportError(f"{job.stage}: {values[0]}")
+            raise ExportError(f"{spec.stage}: {values[0]}")
         else:
             return Built(*values)
 
 
-def _child(messages: Connection, job: Job) -> None:
+def _child(messages: Connection, spec: EngineSpec) -> None:
     try:
         begun = time.monotonic()
-        job.plan.write_bytes(_serialized(job, lambda phase, share: messages.send(("progress", phase, share))))
+        spec.plan.write_bytes(_serialized(spec, lambda phase, share: messages.send(("progress", phase, share))))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         messages.send(("done", time.monotonic() - begun, peak))
     except ExportError as error:
         messages.send(("failed", str(error)))
 
 
-def _serialized(job: Job, report: Report) -> Any:
-    trt = library.load(job.target)
+def _serialized(spec: EngineSpec, report: Report) -> Any:
+    trt = library.load(spec.target)
     log = logger(trt)
     try:
         builder = trt.Builder(log)
     except TypeError:  # what its constructor raises where there is no driver
-        raise ExportError(_NO_GPU if job.target == "tensorrt" else log.take()) from None
-    network = _parsed(trt, builder, log, job.onnx)
+        raise ExportError(_NO_GPU if spec.target == "tensorrt" else log.take()) from None
+    network = _parsed(trt, builder, log, spec.onnx)
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, report)
-    _aim(trt, config, job.capability)
-    for profile in job.profiles:
+    _aim(trt, config, spec.capability)
+    for profile in spec.profiles:
         config.add_optimization_profile(_trt_profile(builder, network, profile))
-    cache = _timing_cache(config, job.timing_cache)
+    cache = _timing_cache(config, spec.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(log.take())
-    if cache is not None and job.timing_cache is not None:
-        job.timing_cache.write_bytes(cache.serialize())
+    if cache is not None and spec.timing_cache is not None:
+        spec.timing_cache.write_bytes(cache.serialize())
     return plan
 
 

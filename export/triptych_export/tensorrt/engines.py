@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from triptych_contract.cards import ModelCard
+from triptych_serving.engines import Profile
 from triptych_serving.manifest import sha256
 
 from .. import precision
 from ..calibration import PROMPTS
 from ..errors import ExportError
-from ..options import Options
+from ..options import ExportOptions
 from ..stages import StageSpec, TensorSpec
 from ..weights import combined
 from . import builder, library
-from .profiles import Profile, profiles
-from .store import PLAN, Engine, EngineKey, EngineStore, default_store
+from .profiles import make_profiles
+from .store import PLAN, EngineKey, EngineStore, StoredEngine, default_store
 
 CODE = ("precision.py", "fp8.py", "calibration.py", "tensorrt/builder.py")
 # The largest magnitudes of a stage's inner numbers; long to find, and asked for only where they are needed.
@@ -32,7 +33,7 @@ Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Target:
+class EngineTarget:
     """What engines are built for. `capabilities` are like "sm89"."""
 
     name: str
@@ -60,13 +61,13 @@ class StageEngines:
 class Engines:
     """Builds the engines of one export into its folder, by way of a store that others may share."""
 
-    def __init__(self, store: EngineStore, target: Target, output: Path) -> None:
+    def __init__(self, store: EngineStore, target: EngineTarget, output: Path) -> None:
         self.store, self.target, self.output = store, target, output
 
     def wanted(self, name: str, facts: Mapping[str, Any], card: ModelCard) -> StageEngines:
         """What the stage `name` needs, from its exported `facts`."""
         spec, chosen = _spec(name, facts), precision.of_stage(name, self.target.precisions)
-        made = profiles(card, name, spec)
+        made = make_profiles(card, name, spec)
         key = EngineKey(
             stage=name,
             onnx=facts["sha256"],
@@ -107,11 +108,13 @@ class Engines:
             graph = Path(scratch) / "model.onnx"
             largest = calibrate() if calibrate and wanted.precision == precision.EIGHTH else None
             precision.lower(wanted.graph, graph, wanted.precision, wanted.spec, largest)
-            job = builder.Job(key.stage, key.target, key.capability, graph, folder / PLAN, wanted.profiles, cache)
-            return asdict(builder.build(job, report))
+            spec = builder.EngineSpec(
+                key.stage, key.target, key.capability, graph, folder / PLAN, wanted.profiles, cache
+            )
+            return asdict(builder.build(spec, report))
 
 
-def _place(target: Path, engine: Engine) -> None:
+def _place(target: Path, engine: StoredEngine) -> None:
     """Give an engine its name in the export's folder: a link to the store's file, or a copy on another disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".new")
@@ -123,7 +126,7 @@ def _place(target: Path, engine: Engine) -> None:
     os.replace(unfinished, target)
 
 
-def engines_of(options: Options, output: Path) -> Engines:
+def engines_of(options: ExportOptions, output: Path) -> Engines:
     """The engines that an export's options ask for.
 
     Raises:
@@ -131,7 +134,7 @@ def engines_of(options: Options, output: Path) -> Engines:
     """
     library.load(options.target)
     for stage, chosen in options.precisions.items():
-        precision.check(stage, chosen)
+        precision.check_precision(stage, chosen)
     capabilities = options.compute_capabilities or library.capabilities_here()
     if not capabilities:
         hint = (
@@ -140,7 +143,7 @@ def engines_of(options: Options, output: Path) -> Engines:
         raise ExportError(f"--target {options.target}: this machine has no NVIDIA GPU to build for; {hint}")
     store = EngineStore(options.engine_store or default_store())
     prompts = tuple(options.calibration_prompts or PROMPTS)
-    return Engines(store, Target(options.target, tuple(capabilities), dict(options.precisions), prompts), output)
+    return Engines(store, EngineTarget(options.target, tuple(capabilities), dict(options.precisions), prompts), output)
 
 
 def _spec(name: str, facts: Mapping[str, Any]) -> StageSpec:

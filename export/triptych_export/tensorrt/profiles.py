@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from triptych_contract.cards import ModelCard
+from triptych_serving.engines import Profile, Shape
 
 from ..errors import ExportError
 from ..stages import StageSpec
@@ -23,15 +21,7 @@ DECODER_BATCHES: tuple[Range, ...] = ((1, 1, 4),)
 TEXT_BATCHES: tuple[Range, ...] = ((1, 2, 16),)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """The range of each input's shape: by name, [smallest, tuned for, largest]."""
-
-    name: str
-    shapes: Mapping[str, tuple[tuple[int, ...], ...]]
-
-
-def profiles(card: ModelCard, stage: str, spec: StageSpec) -> tuple[Profile, ...]:
+def make_profiles(card: ModelCard, stage: str, spec: StageSpec) -> tuple[Profile, ...]:
     """The profiles of a stage, the one for the model's own size and small batches first.
 
     Raises:
@@ -65,8 +55,11 @@ def _profile(spec: StageSpec, name: str, ranges: Dimensions) -> Profile:
     return Profile(name, {tensor: _shapes(tensor, given.shape, ranges) for tensor, given in spec.inputs.items()})
 
 
-def _shapes(tensor: str, shape: tuple[int | str, ...], ranges: Dimensions) -> tuple[tuple[int, ...], ...]:
+def _shapes(tensor: str, shape: tuple[int | str, ...], ranges: Dimensions) -> tuple[Shape, Shape, Shape]:
     unknown = [dim for dim in shape if isinstance(dim, str) and dim not in ranges]
     if unknown:
         raise ExportError(f"{tensor}: dimension {unknown[0]!r}; known: {', '.join(ranges)}")
-    return tuple(tuple(ranges[dim][k] if isinstance(dim, str) else dim for dim in shape) for k in range(3))
+    smallest, tuned_for, largest = (
+        tuple(ranges[dim][k] if isinstance(dim, str) else dim for dim in shape) for k in range(3)
+    )
+    return smallest, tuned_for, largest

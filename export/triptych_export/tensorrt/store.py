@@ -38,7 +38,7 @@ class EngineKey:
 
 
 @dataclass(frozen=True)
-class Engine:
+class StoredEngine:
     """An engine in the store: its file, and what is known about it (seconds, peak_bytes, sha256, bytes and its key)."""
 
     path: Path
@@ -60,7 +60,7 @@ class EngineStore:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
-    def get(self, key: EngineKey, make: Make) -> Engine:
+    def get(self, key: EngineKey, make: Make) -> StoredEngine:
         """The engine of `key`; where it is missing or harmed, `make(folder)` writes PLAN into a new folder and returns facts.
 
         Of several that ask at once one makes it and the others wait. A folder gets its name when it is whole: whoever dies
@@ -92,16 +92,16 @@ class EngineStore:
     def _engines(self) -> Iterator[Path]:
         return self.root.glob(f"[0-9a-f]*/{PLAN}")
 
-    def _find(self, key: EngineKey) -> Engine | None:
+    def _find(self, key: EngineKey) -> StoredEngine | None:
         folder = self.root / key.name
         try:
             facts = json.loads((folder / FACTS).read_text("utf-8"))
             whole = facts["bytes"] == (folder / PLAN).stat().st_size and facts["sha256"] == sha256(folder / PLAN)
         except (OSError, ValueError, KeyError):
             return None
-        return Engine(folder / PLAN, facts) if whole else None
+        return StoredEngine(folder / PLAN, facts) if whole else None
 
-    def _make(self, key: EngineKey, make: Make) -> Engine:
+    def _make(self, key: EngineKey, make: Make) -> StoredEngine:
         unfinished, folder = self.root / f".building-{key.name}", self.root / key.name
         for leftover in (unfinished, folder):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -114,4 +114,4 @@ class EngineStore:
             os.replace(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        return Engine(folder / PLAN, facts)
+        return StoredEngine(folder / PLAN, facts)

@@ -1,4 +1,4 @@
-"""A run beside an earlier one: ratios should not depend on the day."""
+"""Compare a run with an earlier one: ratios should not depend on the day."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from triptych.errors import invalid
 
-# Two runs on one machine may differ by so much.
+# Two runs on one machine may differ by this share.
 SHARE = 0.15
 
 
 @dataclass(frozen=True)
 class Change:
-    """A ratio then and now."""
+    """A ratio in an earlier run and in this one."""
 
     name: str
     then: float
@@ -24,20 +24,20 @@ class Change:
 
     @property
     def agrees(self) -> bool:
-        """Whether they differ by no more than the share, of the smaller."""
+        """Whether the larger is at most 15% above the smaller."""
         return max(self.then, self.now) <= (1 + SHARE) * min(self.then, self.now)
 
     @property
     def line(self) -> str:
-        """`AGAINST name then now`, and a word where they differ."""
+        """The line that is printed: `AGAINST name then now`, and `differs` if they do."""
         return f"AGAINST {self.name} {self.then:.3f} {self.now:.3f}" + ("" if self.agrees else " differs")
 
 
 def load(path: Path) -> Mapping[str, float]:
-    """The ratios of an earlier `report.json`, by name.
+    """Read the ratios of an earlier `report.json`, by name.
 
     Raises:
-        InvalidRequest: it is no report of this benchmark.
+        InvalidRequest: the file is not a report of this benchmark.
     """
     try:
         document: Any = json.loads(path.read_text("utf-8"))
@@ -47,5 +47,5 @@ def load(path: Path) -> Mapping[str, float]:
 
 
 def changes(then: Mapping[str, float], now: Mapping[str, float]) -> Iterator[Change]:
-    """The ratios that both runs have, in the order of this one."""
+    """Yield the ratios that both runs have, in the order of this one."""
     return (Change(name, then[name], value) for name, value in now.items() if name in then)

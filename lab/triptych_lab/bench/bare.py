@@ -1,4 +1,4 @@
-"""The stages of a picture called one after another in this process: what it costs at least, with the same ONNX Runtime."""
+"""Call the stages of a picture one after another in this process: the least that it can cost with the same ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from triptych_serving.images import encode
 from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest
-from triptych_serving.ort import OrtDenoiser, Stage
+from triptych_serving.ort import OrtDenoiser, OrtStage
 
 from .errors import BenchError
 
-# Rows with guidance on: the unconditional and the conditional.
+# Rows of a guided picture: unconditional and conditional.
 GUIDED = 2
-# Loads the files that are its arguments, and says how long that took; importing the library is not part of it.
+# A program that loads the files in its arguments and prints the seconds that took, without those of importing the library.
 _LOAD = """
 import sys, time
 from pathlib import Path
@@ -33,9 +33,10 @@ print(time.monotonic() - began)
 
 
 class BareSdxl:
-    """SDXL's stages on inputs of the right shapes. Nothing is sampled, checked or waited for between them.
+    """Run SDXL's stages on inputs of the right shapes, with nothing in between: no sampling, no checks, no waiting.
 
-    The file is of `picture`, [height, width, 3], where one is given: the noise that is decoded here takes other time to pack.
+    What is decoded here is noise, which takes longer to pack into a PNG than a picture; so `picture`, (height, width, 3) uint8,
+    is packed in its place if it is given.
     """
 
     def __init__(self, build: Path, picture: NDArray[np.uint8] | None = None) -> None:
@@ -47,28 +48,28 @@ class BareSdxl:
         self._decoder = _Call(manifest, "vae_decoder", {**sizes, "batch": 1})
 
     def draw(self, steps: int) -> bytes:
-        """The calls of one guided picture of the model's own size; returns a PNG."""
+        """Make all calls of one guided picture at the model's own size; return a PNG file."""
         self.encode()
         for _ in range(steps):
             self._unet()
         return self.decode()
 
     def encode(self) -> None:
-        """What comes before the steps."""
+        """Make the calls that come before the steps."""
         for encoder in self._encoders:
             encoder()
 
     def decode(self) -> bytes:
-        """What comes after them."""
+        """Make the calls that come after the steps; return a PNG file."""
         decoded = self._decoder()["sample"][0]
         return encode(decoded if self._picture is None else self._picture, "png", {}, "")
 
 
 class _Call:
-    """A stage with what it is called on."""
+    """A stage with the inputs that it is called with."""
 
     def __init__(self, manifest: Manifest, name: str, sizes: Mapping[str, int]) -> None:
-        self._stage = Stage(manifest.stage_path(name))
+        self._stage = OrtStage(manifest.stage_path(name))
         specs = manifest.stages[name]["inputs"]
         self._inputs = {tensor: _example(spec, sizes) for tensor, spec in specs.items()}
 
@@ -77,7 +78,7 @@ class _Call:
 
 
 def _example(spec: Mapping[str, Any], sizes: Mapping[str, int]) -> NDArray[Any]:
-    """Normal noise, or zeros where indices are wanted."""
+    """Make an input of a stage: normal noise, or zeros for integers, which are token ids."""
     shape = [sizes.get(dim, dim) for dim in spec["shape"]]
     if spec["dtype"].startswith("int"):
         return np.zeros(shape, spec["dtype"])
@@ -85,10 +86,10 @@ def _example(spec: Mapping[str, Any], sizes: Mapping[str, int]) -> NDArray[Any]:
 
 
 def load_seconds(build: Path) -> float:
-    """Seconds in which a fresh process loads all ONNX files of a build, and nothing else.
+    """Measure the seconds in which a fresh process loads all ONNX files of a build, and does nothing else.
 
     Raises:
-        BenchError: it does not.
+        BenchError: the process failed.
     """
     manifest = Manifest.load(build)
     files = [str(manifest.stage_path(name)) for name in manifest.stages]

@@ -1,4 +1,4 @@
-"""The highest rate that a server keeps its promise at."""
+"""Find the highest rate at which a server keeps its promise."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from .errors import BenchError
 
 FACTOR = 1.25
 PROBES = 12
-Point = tuple[float, float]  # a rate, and the share of the allowed time that was needed at it
+Point = tuple[float, float]  # a rate, and the time that was needed at it, as a multiple of the time allowed
 
 
 def highest_rate(needed: Callable[[float], float], guess: float) -> float:
-    """The rate at which no more than the allowed time is needed.
+    """Find the highest rate, in requests per second, at which no more than the allowed time is needed.
 
-    From `guess` (requests per second) in steps of a quarter, up while it holds and down while it does not; between the last
-    two by a straight line over the logarithms.
+    It goes from `guess` in steps of a quarter, up while the promise holds or down while it does not, until that changes; then it
+    interpolates between the last two rates, linearly in the logarithms.
 
     Args:
-        needed: runs a rate, and says which share of the allowed time was needed; above 1 the promise is broken.
+        needed: runs a rate, and returns the time needed as a multiple of the time allowed; above 1 the promise is broken.
 
     Raises:
-        BenchError: it holds at no rate that was tried, or at all of them.
+        BenchError: the promise holds at all rates that were tried, or at none.
     """
     last = (guess, needed(guess))
     holds = last[1] <= 1

@@ -1,4 +1,4 @@
-"""The cost file of this machine, for `triptych simulate`: seconds of batches, measured in this process."""
+"""Measure the cost file of this machine for `triptych simulate`: seconds of batches, run in this process."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from .serving import started
 
 ROWS = (1, 2, 4, 8, 16)
 REPEATS = 5
-# Of the picture that shows what a request takes beside its steps; guided.
+# The guided picture that is drawn alone to find out what a request takes beside its steps.
 ALONE: dict[str, Any] = {"prompt": "a 3d render of a red apple", "num_inference_steps": 4, "guidance_scale": 4.0}
 
 
 def measure(build: Path, rows: Sequence[int] = ROWS, repeats: int = REPEATS) -> dict[str, Any]:
-    """Batches of so many rows through each of a build's denoisers at the model's own size, the median of `repeats`.
+    """Time batches of each number of rows in each denoiser of a build, at the model's own size; the median of `repeats`.
 
-    What a request takes beside its steps is measured on a server of its own. `rows` must have the 2 of a guided request.
+    What a request takes beside its steps is measured on a server that is started for that. `rows` must contain 2, the rows of
+    a guided request.
 
     Returns:
-        A document as `CostModel.load` reads it; seconds. On a CPU all stages share the device.
+        A document as `CostModel.load` reads it. `shared` is true: on a CPU all stages share the device.
     """
     manifest = Manifest.load(build)
     names = [name for name in manifest.model.denoisers if name in manifest.stages]
@@ -42,19 +43,19 @@ def measure(build: Path, rows: Sequence[int] = ROWS, repeats: int = REPEATS) -> 
 
 @lru_cache(maxsize=4)
 def measured(build: Path) -> dict[str, Any]:
-    """`measure`, once in a run: what is compared is measured under the same loads."""
+    """`measure`, but only once in a run, so that all comparisons use the same times."""
     return measure(build)
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
-    """Write a cost file, a point a line."""
+    """Write a cost file, one point a line."""
     points = ",\n  ".join(json.dumps(point) for point in document["points"])
     others = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in document.items() if name != "points"]
     path.write_text("{\n" + ",\n".join([*others, f' "points": [\n  {points}\n ]']) + "\n}\n", "utf-8")
 
 
 def cost_model(document: dict[str, Any]) -> CostModel:
-    """A measured document as the simulator takes it."""
+    """Make the simulator's cost model from a measured document."""
     points = (
         (one["denoiser"], one["height"] * one["width"], one["rows"], one["seconds"]) for one in document["points"]
     )
@@ -63,17 +64,17 @@ def cost_model(document: dict[str, Any]) -> CostModel:
 
 
 def full_rate(document: dict[str, Any], steps: float) -> float:
-    """Guided requests per second that a device serves in the batches that suit it best, by its own times.
+    """Return how many guided requests per second a device can serve, in batches of the size at which it is quickest.
 
     Args:
-        document: of `measure`.
-        steps: of a request, in the mean.
+        document: the device's times, as `measure` returns them.
+        steps: the mean steps of a request.
     """
     return 1 / _seconds_of_one(document, steps, GUIDED * min(s / rows for rows, s in _by_rows(document).items()))
 
 
 def attainable(document: dict[str, Any], steps: float) -> float:
-    """How many times as many guided requests a device can serve so as one at a time; arguments as of `full_rate`."""
+    """Return `full_rate` as a multiple of the rate at which the device serves guided requests one at a time."""
     return full_rate(document, steps) * _seconds_of_one(document, steps, _by_rows(document)[GUIDED])
 
 
@@ -95,7 +96,7 @@ def _points(manifest: Manifest, name: str, rows: Sequence[int], repeats: int) ->
 
 
 def _around(build: Path, document: dict[str, Any], repeats: int) -> dict[str, float]:
-    """Seconds after the loop, the decoder's, and all others that a request takes beside its steps, as if before it."""
+    """Measure what a request takes beside its steps: `decode_s` is the decoder's part, `encode_s` all the rest."""
     decode_s = _seconds(BareSdxl(build).decode, repeats)
     with started([build]) as served:
         alone = _seconds(lambda: draw_all(served.url, [ALONE], users=1), repeats)
@@ -104,7 +105,7 @@ def _around(build: Path, document: dict[str, Any], repeats: int) -> dict[str, fl
 
 
 def _seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median; the first time, which warms up, does not count."""
+    """Time `work` and return the median in seconds; a first run, which warms up, does not count."""
     measured = []
     for _ in range(repeats + 1):
         began = time.monotonic()

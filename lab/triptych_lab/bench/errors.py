@@ -1,4 +1,4 @@
-"""What a benchmark cannot go on without."""
+"""The error that ends a measurement."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from triptych.errors import TriptychError
 
 
 class BenchError(TriptychError):
-    """A tool or a peer is missing or failed; the message says which, why and what mends it."""
+    """A tool, a peer or the server is missing or failed; the message says which, why, and what to do."""

@@ -1,4 +1,4 @@
-"""Both sides in turns, A B A B …: whatever slows the machine down for a while slows both."""
+"""Measure both sides in turns, A B A B …, so that whatever slows the machine down for a while slows both."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from .target import Pair
+from .target import Sides
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The figures of both sides, one a repeat."""
+    """The figures of both sides for one ratio, one figure a repeat."""
 
     first: tuple[float, ...]
     second: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """The median of the repeats' ratios: both sides of a repeat have the same requests and the same minutes."""
+        """The median of the repeats' ratios: the sides of one repeat have the same requests and run right after each other."""
         return median(self._ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The smallest and the largest ratio of one repeat."""
+        """The smallest and the largest of the repeats' ratios."""
         return min(self._ratios), max(self._ratios)
 
     @property
@@ -31,9 +31,9 @@ class Samples:
         return [one / other for one, other in zip(self.first, self.second, strict=True)]
 
 
-def interleave(pair: Pair, repeats: int) -> dict[str, Samples]:
-    """Measure both sides `repeats` times in turns; samples by the ratio's name."""
-    rounds = [(pair.first(), pair.second()) for _ in range(repeats)]
+def interleave(sides: Sides, repeats: int) -> dict[str, Samples]:
+    """Measure both sides `repeats` times, in turns; return the samples by the name of the ratio."""
+    rounds = [(sides.first(), sides.second()) for _ in range(repeats)]
     return {name: Samples(_column(rounds, 0, name), _column(rounds, 1, name)) for name in rounds[0][0]}
 
 

@@ -1,4 +1,4 @@
-"""Requests to a running server: at their own times, or by so many users who each wait for their picture."""
+"""Send requests to a running server: at set times, or by a number of users who each wait for their picture."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from triptych_lab.workload import Arrival
 
 from .errors import BenchError
 
-# How often the loop's counters are read while they are watched.
+# Seconds between two readings of the loop's counters.
 WATCH_S = 0.25
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request. Times in seconds; `latency_s` counts from when it was due, not from when it was sent.
+    """One answered request. `latency_s` counts from when the request was due, not from when it was sent.
 
-    (A sender that falls behind would otherwise hide the wait that it makes: Tene's "coordinated omission".)
+    Otherwise a sender that falls behind would hide the wait that it causes (Tene's "coordinated omission").
     """
 
     due_s: float
     latency_s: float
     parameters: Mapping[str, Any] = field(repr=False)
-    timings: Mapping[str, float] = field(repr=False)  # the server's, in milliseconds
+    timings: Mapping[str, float] = field(repr=False)  # as the server reports them, in milliseconds
 
 
 @dataclass(frozen=True)
 class Counted:
-    """The loop's counters at a time, in seconds since the start."""
+    """The loop's counters, read `at_s` seconds after the start."""
 
     at_s: float
     batches: float
@@ -47,34 +47,35 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Run:
-    """All answers of a replay, in the order of the requests, and the loop's counters meanwhile."""
+class Replay:
+    """All answers, in the order of the requests, and the loop's counters meanwhile."""
 
     answers: Sequence[Answer]
     counters: Sequence[Counted]
 
     @property
     def latencies_s(self) -> list[float]:
+        """The latency of each request, in seconds."""
         return [answer.latency_s for answer in self.answers]
 
     def rows_per_batch(self) -> Iterator[tuple[float, float]]:
-        """Mean rows of the batches between two readings, at the later's time."""
+        """Yield, for each two successive readings, the later's time and the mean rows of the batches in between."""
         for before, after in zip(self.counters, self.counters[1:], strict=False):
             if after.batches > before.batches:
                 yield after.at_s, (after.rows - before.rows) / (after.batches - before.batches)
 
 
-def replay(url: str, arrivals: Iterable[Arrival], model: str = "sdxl") -> Run:
-    """Send each request when it is due, whatever became of those before it: an open loop.
+def replay(url: str, arrivals: Iterable[Arrival], model: str = "sdxl") -> Replay:
+    """Send each request when it is due, whether or not those before it are answered: an open loop.
 
     Raises:
-        BenchError: a request failed; half a measurement is none.
+        BenchError: a request failed, which spoils the measurement.
     """
     return asyncio.run(_replay(url, list(arrivals), model))
 
 
 def draw_all(url: str, requests: Sequence[Mapping[str, Any]], users: int, model: str = "sdxl") -> float:
-    """Seconds that `users` take for all requests, each sending the next when its last is answered: a closed loop.
+    """Measure the seconds that `users` take for all requests. Each sends one when its last is answered: a closed loop.
 
     Raises:
         BenchError: a request failed.
@@ -83,12 +84,12 @@ def draw_all(url: str, requests: Sequence[Mapping[str, Any]], users: int, model:
 
 
 def pixels(url: str, request: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """The picture of one request, [height, width, 3]."""
+    """Draw one request; return its pixels, (height, width, 3) uint8."""
     with Client(url) as client:
         return np.asarray(client.generate(**request).image.convert("RGB"))
 
 
-async def _replay(url: str, arrivals: Sequence[Arrival], model: str) -> Run:
+async def _replay(url: str, arrivals: Sequence[Arrival], model: str) -> Replay:
     async with AsyncClient(url, model=model) as client:
         began = time.monotonic()
         due = accumulate(arrival.interval_s for arrival in arrivals)
@@ -99,7 +100,7 @@ async def _replay(url: str, arrivals: Sequence[Arrival], model: str) -> Run:
             answers = await asyncio.gather(*sent)
         finally:
             watching.cancel()
-    return Run(answers, counters)
+    return Replay(answers, counters)
 
 
 async def _send(client: AsyncClient, began: float, due: float, parameters: Mapping[str, Any]) -> Answer:
@@ -116,7 +117,7 @@ async def _draw(client: AsyncClient, parameters: Mapping[str, Any]) -> Mapping[s
 
 
 async def _watch(client: AsyncClient, began: float, counters: list[Counted]) -> None:
-    """Read the counters until cancelled; a server that does not answer costs readings, never the measurement."""
+    """Read the counters until cancelled. A reading that fails is left out, and does not spoil the measurement."""
     while True:
         with contextlib.suppress(TriptychError):
             stats = await client.stats()

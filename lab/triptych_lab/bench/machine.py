@@ -1,4 +1,4 @@
-"""What a measurement was made on: without it a figure means nothing."""
+"""Describe the machine that was measured: without it a figure means nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PACKAGES = ("triptych", "onnxruntime", "numpy", "torch", "diffusers", "optimum-o
 
 
 def facts() -> dict[str, str]:
-    """Processor, number of them that may be used, system and versions of what is installed."""
+    """Return the processor, how many of them may be used, the system, and the versions of installed packages."""
     cpus = len(os.sched_getaffinity(0))
     return {"processor": f"{cpus} × {_processor()}", "system": platform.platform(), **versions()}
 
 
 def versions() -> Mapping[str, str]:
-    """Versions of the packages that matter, of those that are installed."""
+    """Return the versions of those of `PACKAGES` that are installed."""
     found = {}
     for package in PACKAGES:
         try:

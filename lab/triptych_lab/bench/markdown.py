@@ -1,4 +1,4 @@
-"""Markdown as the reports need it."""
+"""Write Markdown for the reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; what is a number stands to the right."""
+    """Write a table; columns of numbers are aligned to the right."""
     lines = [[_cell(value) for value in row] for row in rows]
     right = [bool(lines) and all(_is_number(line[column]) for line in lines) for column in range(len(header))]
     rule = ["---:" if aligned else "---" for aligned in right]
@@ -14,7 +14,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    """Three significant digits; a bar would end the cell."""
+    """Write a cell: floats with three significant digits, bars escaped, since a bare one would end the cell."""
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
 

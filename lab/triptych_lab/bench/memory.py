@@ -1,16 +1,16 @@
-"""Memory of a server, and of its client, while something runs."""
+"""Watch the memory of a server and its client while something runs."""
 
 from __future__ import annotations
 
 import threading
 
-READ_S = 0.25
+READ_S = 0.25  # seconds between two readings
 
 
 class Peak:
-    """The most bytes, while the block lasts, of this process's `children` and of its `own`.
+    """Find the most bytes during a block: of this process's `children`, all together, and of its `own`.
 
-    Shared pages of children are counted once (PSS): the stubs map the same libraries.
+    Pages that children share count once (PSS): Triton's stubs map the same libraries.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Peak:
 
 
 def of_children() -> float:
-    """Bytes of all processes below this one, without what ended while being asked."""
+    """Sum up the bytes of all processes below this one, leaving out those that end meanwhile."""
     import psutil
 
     total = 0.0

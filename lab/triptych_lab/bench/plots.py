@@ -1,5 +1,7 @@
-"""Plots of a portrait. Colours are Okabe and Ito's, which people who see colours differently tell apart; lines differ in
-their marks as well."""
+"""Draw the plots of a portrait.
+
+The colours are Okabe and Ito's, which colour-blind people can tell apart; lines differ in their dashes and marks as well.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ INCHES, DPI = (7.2, 4.0), 150
 FONT: Any = {"font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left"}
 WORDS = {"loop": "Triptych's loop", "same-step": "same-step batches", "one-at-a-time": "one request at a time"}
 DASHES = {"loop": "-", "same-step": "--", "one-at-a-time": ":"}
-# Of the longest measured latency: where what only the simulator says is cut off.
+# The latency axis ends at this multiple of the longest measured latency; simulated curves are cut off there.
 HEADROOM = 1.35
 
 
 def draw(portrait: Portrait, folder: Path) -> list[Path]:
-    """Draw all plots as PNG files; nothing where matplotlib is not installed (`triptych[bench]`)."""
+    """Draw all plots into PNG files and return their paths; none if matplotlib is not installed (`triptych[bench]`)."""
     if find_spec("matplotlib") is None:
         return []
     return [
@@ -34,7 +36,7 @@ def draw(portrait: Portrait, folder: Path) -> list[Path]:
 
 
 def latency_over_load(axes: Any, portrait: Portrait) -> None:
-    """Mean by load: what the simulator has for each policy, and p95 and mean as measured."""
+    """Plot latency by load: for each policy the simulated mean, and for the loop the measured mean and p95."""
     for (policy, curve), colour in zip(portrait.foretold.items(), COLOURS, strict=False):
         foretold = {"linestyle": DASHES[policy], "color": colour, "label": f"{WORDS[policy]}, mean, simulated"}
         axes.plot([load for load, _ in curve], [mean for _, mean in curve], **foretold)
@@ -54,7 +56,7 @@ def latency_over_load(axes: Any, portrait: Portrait) -> None:
 
 
 def rows_per_batch(axes: Any, rows: Sequence[tuple[float, float]]) -> None:
-    """Mean rows of the batches over time."""
+    """Plot the mean rows of a batch over time."""
     times, counts = [at for at, _ in rows], [count for _, count in rows]
     axes.fill_between(times, counts, step="pre", color=COLOURS[0], alpha=0.15, linewidth=0)
     axes.step(times, counts, where="pre", color=COLOURS[0])
@@ -69,7 +71,7 @@ def rows_per_batch(axes: Any, rows: Sequence[tuple[float, float]]) -> None:
 
 
 def where_time_goes(axes: Any, parts: Mapping[int, Mapping[str, float]]) -> None:
-    """A bar for each number of steps, its parts one after the other; the fewest steps above."""
+    """Plot a bar for each number of steps, made up of its parts; the fewest steps at the top."""
     names, left = [f"{steps} steps" for steps in parts], [0.0] * len(parts)
     for part, colour, hatch in zip(PARTS, COLOURS, HATCHES, strict=True):
         widths = [seconds[part] for seconds in parts.values()]
@@ -94,7 +96,7 @@ def _saved(path: Path, fill: Callable[[Any], None]) -> Path:
 
 @contextmanager
 def _figure() -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes, without a display and without pyplot's global state."""
+    """Make a figure with its axes, without a display and without pyplot's global state."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

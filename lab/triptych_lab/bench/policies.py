@@ -1,4 +1,4 @@
-"""What other servers do, as policies of the same loop: peers that differ from it in nothing else."""
+"""How other servers batch, as policies of the same loop: peers that differ from it in nothing else."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from triptych_serving.policy import Policy
 
 
 class OneAtATime(Policy):
-    """First come, first served, each to its end before the next begins: a pipeline behind a queue, Triton's tutorial."""
+    """Serve one request to its end before the next begins, first come, first served: as a pipeline behind a queue does."""
 
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:  # noqa: ARG002 - no ageing
-        """The request that came first; `jobs` are in the order of their coming."""
+        """Return the job that came first; `jobs` are in the order of their arrival."""
         return [next(iter(jobs))] if jobs else []
 
 
 class SameStep(Policy):
-    """Batches of requests that begin together and stay together: a dynamic batcher in front of a whole pipeline.
+    """Batch requests that begin together and stay together: as a dynamic batcher in front of a whole pipeline does.
 
-    The request that came first takes along those that are alike: the same steps, model, latent size and rows all the way.
+    The request that came first takes along those with the same steps, models, latent size and rows from start to end.
     """
 
     def pick(self, jobs: Collection[Job], now: float) -> list[Job]:  # noqa: ARG002 - no ageing
-        """The batch under way; else a new one around the request that came first."""
+        """Return the batch under way, or else a new one around the job that came first."""
         if running := [job for job in jobs if job.steps_done]:
             return running
         if not jobs:
@@ -33,11 +33,11 @@ class SameStep(Policy):
         return alike[: max(1, self.max_batch_rows // first.rows)]
 
 
-# By the name that the command line has for each; `loop` is the product's.
+# By their names on the command line; `loop` is the policy that serves.
 POLICIES: Mapping[str, type[Policy]] = {"loop": Policy, "same-step": SameStep, "one-at-a-time": OneAtATime}
 
 
 def _course(job: Job) -> tuple[object, ...]:
-    """All that decides a job's batches from its start to its end."""
+    """Return what two jobs must have in common to share all their steps."""
     walk = job.phase.walk
-    return job.num_steps, job.shape, walk.denoisers, tuple(walk.rows)
+    return job.num_steps, job.shape, walk.denoisers, tuple(walk.batch_rows)

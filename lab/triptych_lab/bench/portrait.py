@@ -1,4 +1,4 @@
-"""A server under rising load: what the plots show."""
+"""Measure and simulate a server under rising load: the figures of the plots."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from triptych_lab.simulator import Device, Farm, Planner, simulate
+from triptych_lab.simulator import Farm, Planner, ServerSpec, simulate
 from triptych_lab.workload import Arrival
 from triptych_serving.policy import Policy
 
 from .cost import cost_model, full_rate, measured
-from .load import Answer, Run, replay
+from .load import Answer, Replay, replay
 from .policies import POLICIES
 from .requests import STEPS, count_at, mixed
 from .serving import started
 from .target import Setting
 
-# Shares of what full batches carry.
+# Loads, as shares of the rate that this machine can serve in full batches.
 LOADS = (0.3, 0.5, 0.7, 0.85, 1.0)
 SHOWN = 0.85
 FORETOLD_LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -31,7 +31,7 @@ PARTS = ("encoding", "queue", "steps", "decoding and file")
 
 @dataclass(frozen=True)
 class AtLoad:
-    """Latencies in seconds at one load, and the rate (requests per second) that it means here."""
+    """Measured latencies at one load; `rate` is in requests per second."""
 
     load: float
     rate: float
@@ -41,8 +41,14 @@ class AtLoad:
 
 @dataclass(frozen=True)
 class Portrait:
-    """Latency by load, measured, and foretold for each policy; rows per batch over time (s) at one of the loads; mean seconds
-    of a request by part, by its steps."""
+    """The figures of all plots.
+
+    Attributes:
+        latencies: measured, one for each load.
+        foretold: by policy, simulated pairs of (load, mean latency in seconds).
+        rows: pairs of (seconds since the start, mean rows of a batch), measured at the load `SHOWN`.
+        parts: by number of steps, the mean seconds of each of `PARTS` of a request.
+    """
 
     latencies: Sequence[AtLoad]
     foretold: Mapping[str, Sequence[tuple[float, float]]]
@@ -50,11 +56,12 @@ class Portrait:
     parts: dict[int, dict[str, float]]
 
     def to_json(self) -> dict[str, Any]:
+        """Return it for the JSON report."""
         return asdict(self)
 
 
 def take(setting: Setting) -> Portrait:
-    """Run the loads on a server of their own."""
+    """Start a server, run all loads on it, and simulate them for each policy."""
     full = full_rate(measured(setting.build), fmean(STEPS))
     with started(setting.builds) as served:
         rates = {load: load * full for load in LOADS}
@@ -65,8 +72,8 @@ def take(setting: Setting) -> Portrait:
 
 
 def foretell(setting: Setting, policy: type[Policy], full: float) -> Iterator[tuple[float, float]]:
-    """Loads, and the mean seconds that the simulator has for each, as far as a policy carries them."""
-    planner, farm = Planner(setting.build), Farm(Device(cost_model(measured(setting.build))), policy=policy)
+    """Yield loads with the simulated mean latency in seconds, up to the load at which it exceeds 10 s; `full` is load 1."""
+    planner, farm = Planner(setting.build), Farm(ServerSpec(cost_model(measured(setting.build))), policy=policy)
     for load in FORETOLD_LOADS:
         mean = simulate(_arrivals(setting, load * full), planner, farm)["latency_s"]["mean"]
         if mean > LONGEST_S:
@@ -75,16 +82,16 @@ def foretell(setting: Setting, policy: type[Policy], full: float) -> Iterator[tu
 
 
 def _arrivals(setting: Setting, rate: float) -> Sequence[Arrival]:
-    """What is measured and what is simulated are the same requests."""
+    """Make the requests to simulate: the same as those that are measured."""
     return mixed(rate, count_at(setting, rate), seed=SEED)
 
 
-def _at(load: float, rate: float, run: Run) -> AtLoad:
+def _at(load: float, rate: float, run: Replay) -> AtLoad:
     return AtLoad(load, rate, fmean(run.latencies_s), float(np.percentile(run.latencies_s, 95)))
 
 
 def split(answers: Sequence[Answer]) -> dict[int, dict[str, float]]:
-    """Mean seconds of each part of a request's time on the server, by its steps."""
+    """Return the mean seconds of each of `PARTS` of a request's time on the server, by its number of steps."""
     steps = sorted({int(answer.parameters["num_inference_steps"]) for answer in answers})
     return {
         count: _means([answer for answer in answers if answer.parameters["num_inference_steps"] == count])

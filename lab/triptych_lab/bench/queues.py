@@ -1,4 +1,4 @@
-"""Many small pictures through one server, with so many requests in flight."""
+"""Draw many small pictures on one server, with a given number of requests in flight."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .load import draw_all
 from .memory import Peak
 from .requests import same
 
-# Little work for the model, so that what a queue costs is not lost in it.
+# Little work for the model, so that the cost of a queue shows.
 SMALL = {"num_inference_steps": 2, "height": 64, "width": 64}
 
 
 @dataclass(frozen=True)
 class QueueRun:
-    """Seconds for a picture, and the most bytes meanwhile of the server's processes and of this one, the client's."""
+    """Mean seconds for a picture, and the most bytes meanwhile of the server's processes and of this one, the client."""
 
     seconds: float
     server_bytes: float
@@ -22,13 +22,13 @@ class QueueRun:
 
 
 class Queues:
-    """Runs of the same pictures at different depths of the queue."""
+    """Draw the same pictures at different depths of the queue."""
 
     def __init__(self, url: str, pictures: int) -> None:
         self._url, self._requests = url, same(pictures, **SMALL)
 
     def run(self, depth: int) -> QueueRun:
-        """Draw all, `depth` of them in flight at any time until the last have been sent."""
+        """Draw all pictures, keeping `depth` requests in flight until the last has been sent."""
         with Peak() as peak:
             seconds = draw_all(self._url, self._requests, depth)
         return QueueRun(seconds / len(self._requests), peak.children, peak.own)

@@ -1,4 +1,4 @@
-"""All ratios of a run: lines as they come, JSON for programs, Markdown with plots for people."""
+"""The ratios of a run: printed as they come, then written as JSON for programs and as Markdown with plots for people."""
 
 from __future__ import annotations
 
@@ -32,18 +32,21 @@ class Ratio:
 
     @property
     def value(self) -> float:
+        """The ratio itself: the median over the repeats."""
         return self.samples.ratio
 
     @property
     def holds(self) -> bool:
+        """Whether it is within its bound."""
         return self.bound.holds(self.value)
 
     @property
     def line(self) -> str:
-        """`RATIO name value target`."""
+        """The line that is printed: `RATIO name value target`."""
         return f"RATIO {self.name} {self.value:.3f} {self.bound}"
 
     def to_json(self) -> dict[str, Any]:
+        """Return it for the JSON report."""
         return {
             "name": self.name,
             "value": self.value,
@@ -57,8 +60,13 @@ class Ratio:
 
 @dataclass
 class Report:
-    """What is measured so far. By target: `skipped` why it was not tried, `failed` why it came to nothing,
-    `seconds` what it took, with all that it sets up."""
+    """What has been measured so far.
+
+    Attributes:
+        meanings: by ratio, what is divided by what.
+        skipped, failed: by target, why it was not tried, or why it could not be measured.
+        seconds: by target, how long it took, with starting and stopping servers and peers.
+    """
 
     setting: Setting
     facts: Mapping[str, str] = field(default_factory=machine.facts)
@@ -71,31 +79,31 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether all that was tried could be measured, and no ratio misses its target."""
+        """Whether all targets that were tried could be measured, and all ratios are within their bounds."""
         return not self.failed and all(ratio.holds for ratio in self.ratios)
 
     def measure(self, target: Target) -> Iterator[str]:
-        """Measure a target; a line for each of its ratios. One that cannot be measured is noted and left out."""
+        """Measure a target, and yield a line for each of its ratios; if that is not possible, note why and yield nothing."""
         if target.needs_weights and self.setting.builds and self.setting.weights is None:
             self.skipped[target.name] = NO_WEIGHTS
             return
         began = time.monotonic()
         try:
-            with target.sides(self.setting) as pair:
-                samples = interleave(pair, self.setting.repeats)
+            with target.sides(self.setting) as sides:
+                samples = interleave(sides, self.setting.repeats)
         except BenchError as error:
             self.failed[target.name] = str(error)
             return
         finally:
             self.seconds[target.name] = time.monotonic() - began
         for name, bound in target.bounds.items():
-            ratio = Ratio(name, samples[name], bound.eased(pair.eased.get(name, bound.low)))
+            ratio = Ratio(name, samples[name], bound.eased(sides.eased.get(name, bound.low)))
             self.ratios.append(ratio)
             self.meanings[name] = target.what
             yield ratio.line
 
     def write(self) -> tuple[Path, Path]:
-        """Write `report.md` with its plots, and `report.json`; returns their paths."""
+        """Write `report.md` with its plots, and `report.json`; return the paths of both."""
         folder = self.setting.output
         folder.mkdir(parents=True, exist_ok=True)
         markdown, document = folder / "report.md", folder / "report.json"
@@ -105,6 +113,7 @@ class Report:
         return markdown, document
 
     def to_json(self) -> dict[str, Any]:
+        """Return all of it for `report.json`."""
         return {
             "facts": dict(self.facts),
             "repeats": self.setting.repeats,

@@ -1,4 +1,4 @@
-"""What the measurements ask for; always the same."""
+"""The requests that are measured with; the same ones in every run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .load import draw_all
 from .target import Setting
 
 STEPS = (4, 20, 50)
-# Mixed requests come for so long, and are so many at least.
+# Mixed requests arrive for so many seconds, but there are at least so many.
 RUN_S, FEWEST = 15.0, 24
-# Of eight users no two ask for the same.
+# Eight users, no two of whom ask for the same.
 USERS = 8
 VARIED = tuple(
     {"num_inference_steps": steps, "guidance_scale": guidance}
@@ -26,24 +26,25 @@ SAME = {"num_inference_steps": 20, "guidance_scale": 4.0}
 
 
 def varied(count: int) -> list[dict[str, Any]]:
-    """Requests with different steps and guidance."""
+    """Make requests that differ in steps, guidance and seed."""
     return [{**_prompt(k), **VARIED[k % USERS]} for k in range(count)]
 
 
 def same(count: int, **settings: Any) -> list[dict[str, Any]]:
-    """Requests that differ in their seeds only."""
+    """Make requests that differ in their seeds only."""
     return [{**_prompt(k), **(settings or SAME)} for k in range(count)]
 
 
 def mixed(rate: float, count: int, seed: int = 0, steps: Sequence[int] = STEPS) -> list[Arrival]:
-    """Poisson arrivals of these steps; `rate` in requests per second."""
+    """Make Poisson arrivals with these numbers of steps, each as likely; `rate` is in requests per second."""
     return list(make(Mix({"num_inference_steps": tuple(steps)}), rate=rate, count=count, seed=seed))
 
 
 def arrivals_at(setting: Setting, share: float, steps: Sequence[int] = STEPS) -> Callable[[int], list[Arrival]]:
-    """Arrivals for each repeat: those of the setting's workload at their own times, or mixed ones for some seconds.
+    """Return a function that makes the arrivals of each repeat.
 
-    The mixed ones come at `share` of the rate that this machine carries in full batches; they are others in each repeat.
+    They are those of the setting's workload, at their own times; without one, mixed requests at `share` of the rate that this
+    machine can serve in full batches, different ones in each repeat.
     """
     if setting.workload:
         given = list(load(setting.workload))
@@ -53,17 +54,22 @@ def arrivals_at(setting: Setting, share: float, steps: Sequence[int] = STEPS) ->
 
 
 def count_at(setting: Setting, rate: float) -> int:
-    """Requests of a run at so many a second."""
+    """Return how many requests a run at `rate` per second has."""
     return setting.count(max(FEWEST, round(rate * RUN_S)))
 
 
 def solo_seconds(url: str, steps: Sequence[int] = STEPS) -> dict[int, float]:
-    """Seconds of a picture alone on an idle server, by its steps: the better of two."""
+    """Measure the seconds of a picture alone on an idle server, by its steps: the better of two."""
     return {count: min(_alone(url, count) for _ in range(2)) for count in steps}
 
 
 def lateness(latencies: Sequence[float], arrivals: Sequence[Arrival], solo: Mapping[int, float], share: float) -> float:
-    """What `share` of the requests kept to, as a multiple of what each takes alone (`solo`, seconds by steps)."""
+    """Return the multiple of its solo time within which `share` of the requests were answered.
+
+    Args:
+        latencies: seconds, one for each of `arrivals`.
+        solo: seconds that a request takes alone, by its steps.
+    """
     alone = (solo[arrival.parameters["num_inference_steps"]] for arrival in arrivals)
     multiples = sorted(latency / seconds for latency, seconds in zip(latencies, alone, strict=True))
     return multiples[math.ceil(share * len(multiples)) - 1]

@@ -1,4 +1,4 @@
-"""Servers for measurements: free ports, no cache, and where asked for another policy in the loop."""
+"""Start servers for measurements: on free ports, without a cache, and if wanted with another policy in the loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .errors import BenchError
 
 ROOT = Path(__file__).parents[2]
 STARTS = 3
-# The model's module takes the name when it is loaded, and so the last of two meanings.
+# Appended to the loop's model.py. Its `Policy` is looked up after the whole module has run, so the later import wins.
 _OTHER_POLICY = """
 
 # Of the benchmark: the same loop under another policy.
@@ -38,10 +38,10 @@ class Served:
 
 @contextmanager
 def started(builds: Sequence[Path] = (), policy: type[Policy] | None = None) -> Iterator[Served]:
-    """A server of `builds` (default: the demo) until the end of the block; with `policy` in the place of the loop's own.
+    """Run a server of `builds` (default: the demo) until the end of the block; `policy` replaces the loop's own.
 
     Raises:
-        BenchError: it does not start.
+        BenchError: the server does not start.
     """
     chosen = list(builds) or demo_builds()
     fill: Callable[[Sequence[Path], Path], None] = prepare if policy is None else partial(with_policy, policy)
@@ -52,7 +52,7 @@ def started(builds: Sequence[Path] = (), policy: type[Policy] | None = None) -> 
 
 
 def _start(make: Callable[[], Server], starts: int = STARTS) -> Server:
-    """A started server. Triton's stubs give up waiting for each other where a machine is too busy, so more than one try."""
+    """Start a server, trying again if it fails: on a busy machine Triton's stubs may give up waiting for each other."""
     try:
         return make().start()
     except ServerError as error:
@@ -62,7 +62,7 @@ def _start(make: Callable[[], Server], starts: int = STARTS) -> Server:
 
 
 def with_policy(policy: type[Policy], builds: Sequence[Path], repository: Path) -> None:
-    """Prepare a model repository whose loop runs under `policy`."""
+    """Prepare a model repository in which the loop has this policy."""
     prepare(builds, repository)
     model = repository / "denoise/1/model.py"
     model.write_text(model.read_text("utf-8") + _OTHER_POLICY.format(root=str(ROOT), policy=policy), "utf-8")

@@ -1,4 +1,4 @@
-"""What is to be shown: a name, two sides that are measured in turns, and the bounds of their ratios."""
+"""A target of the benchmark: a name, two sides that are measured in turns, and the bounds of their ratios."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from triptych_demo import demo_build
 
-# One measurement: a figure for each of a target's ratios, by the ratio's name.
+# Measures one side once; returns a figure for each of the target's ratios, by the ratio's name.
 Side = Callable[[], Mapping[str, float]]
 
 
-class Pair(NamedTuple):
+class Sides(NamedTuple):
     """The two sides of a target; a ratio is the first's figure ÷ the second's.
 
-    `eased` are lower bounds, by ratio, that are enough on this machine: where its model leaves no room for more.
+    `eased` are smaller lower bounds, by ratio, for a machine on which the model's own times allow no more.
     """
 
     first: Side
@@ -31,9 +31,10 @@ class Pair(NamedTuple):
 class Setting:
     """What a run of the benchmark was asked for.
 
-    `weights` is the folder in diffusers layout that the first build was exported from; the demo needs none.
-    `workload` is a file of requests, in the place of those drawn by chance where a latency is measured. `load` is the share
-    of the rate that this machine carries in full batches.
+    Attributes:
+        weights: the folder in diffusers layout that the first build was exported from; the demo needs none.
+        workload: a file of requests to measure latencies with, instead of random ones.
+        load: the rate of random requests, as a share of what this machine can serve in full batches.
     """
 
     builds: tuple[Path, ...] = ()
@@ -46,28 +47,28 @@ class Setting:
 
     @property
     def build(self) -> Path:
-        """What is compared: the first build."""
+        """The build that is compared with others: the first."""
         return self.builds[0] if self.builds else demo_build()
 
     def count(self, requests: int) -> int:
-        """So many requests, or a few where only the harness is tried."""
+        """Return `requests`, or a few if the run is only to show that the benchmark works."""
         return min(requests, 3) if self.quick else requests
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Where a ratio should lie, the ends included; `aim` is what is hoped for."""
+    """Where a ratio should lie, both ends included; `aim` is what we hope for."""
 
     low: float = -math.inf
     high: float = math.inf
     aim: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether `value` lies there; what is no number does not."""
+        """Return whether `value` lies there; a NaN does not."""
         return self.low <= value <= self.high
 
     def eased(self, low: float) -> Bound:
-        """The same where less is enough."""
+        """Return a bound with this lower end, if that is smaller than its own."""
         return replace(self, low=min(self.low, low))
 
     def __str__(self) -> str:
@@ -77,27 +78,27 @@ class Bound:
 
 
 def at_least(limit: float, aim: float | None = None) -> Bound:
-    """A ratio that is the better the larger it is."""
+    """Bound a ratio that is better the larger it is."""
     return Bound(low=limit, aim=aim)
 
 
 def at_most(limit: float) -> Bound:
-    """A ratio that is the better the smaller it is."""
+    """Bound a ratio that is better the smaller it is."""
     return Bound(high=limit)
 
 
 def within(share: float) -> Bound:
-    """A ratio that should be 1, give or take `share`."""
+    """Bound a ratio that should be 1, give or take `share`."""
     return Bound(1 - share, 1 + share)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One comparison. `sides` sets both up, servers and all, and takes them down; `what` says what is divided by what."""
+    """One comparison; `what` says what is divided by what. `sides` starts what both sides need, and stops it at the end."""
 
     name: str
     what: str
     bounds: Mapping[str, Bound]
-    sides: Callable[[Setting], AbstractContextManager[Pair]]
+    sides: Callable[[Setting], AbstractContextManager[Sides]]
     needs_weights: bool = False
     asked_for: bool = False  # measured only where it is named

@@ -1,4 +1,4 @@
-"""`triptych bench`: how fast this machine serves, beside what it could be served with otherwise."""
+"""`triptych bench`: measure how fast this machine serves, compared with other ways to serve."""
 
 from __future__ import annotations
 
@@ -78,20 +78,20 @@ def _cost(setting: Setting, path: Path) -> None:
 
 def _perf_analyzer(console: Console, setting: Setting, url: str | None, as_json: bool) -> None:
     from triptych_lab.bench.machine import facts
-    from triptych_lab.bench.perf_analyzer import Plan, find, run
+    from triptych_lab.bench.perf_analyzer import Suite, find, run
     from triptych_lab.bench.perf_analyzer.report import write
     from triptych_lab.bench.perf_analyzer.stages import TritonModels
     from triptych_lab.bench.perf_analyzer.suite import perform
     from triptych_lab.workload import load
 
-    binary, plan, folder = find(), Plan.quick() if setting.quick else Plan(), setting.output / "perf_analyzer"
+    binary, suite, folder = find(), Suite.quick() if setting.quick else Suite(), setting.output / "perf_analyzer"
     results = []
     with _server(setting.builds, url) as (address, ensembles):
-        perf = perform(binary, address, plan.timeout_s)
+        perf = perform(binary, address, suite.timeout_s)
         # A workload is written for one ensemble: the first.
         scheduled = {ensembles[0]: list(load(setting.workload, ensembles[0]))} if setting.workload else {}
         for ensemble in ensembles:
-            for result in run(perf, TritonModels(address), ensemble, folder, plan, scheduled.get(ensemble, ())):
+            for result in run(perf, TritonModels(address), ensemble, folder, suite, scheduled.get(ensemble, ())):
                 console.print(f"{result.measurement.model} {result.measurement.level.name}: {result.mean_s:.3f} s")
                 results.append(result)
     _show(write(folder, results, {"models": ", ".join(ensembles), **facts()}), as_json)
@@ -99,7 +99,7 @@ def _perf_analyzer(console: Console, setting: Setting, url: str | None, as_json:
 
 @contextmanager
 def _server(builds: Sequence[Path], url: str | None) -> Iterator[tuple[str, list[str]]]:
-    """A server's gRPC address and its ensembles; one of its own answers nothing from a cache."""
+    """Yield the gRPC address and the ensembles of the server at `url`, or of one that is started here, without a cache."""
     from triptych import Client
     from triptych_lab.bench.serving import started
 
@@ -124,7 +124,7 @@ def _ratios(console: Console, setting: Setting, only: list[str], against: Path |
             if not as_json:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
-        report.write()  # whoever stops here has what was measured
+        report.write()  # so that a run that is stopped leaves what it has measured
     for name, reason in {**report.skipped, **report.failed}.items():
         console.print(f"not measured: {name}: {reason}", style="red" if name in report.failed else "yellow")
     report.portrait = None if only else take(setting)

@@ -1,4 +1,4 @@
-"""`triptych doctor`: what of this machine works, and what to do about the rest."""
+"""`triptych doctor`: check what works on this machine, and say what to do about the rest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def doctor(
 
 
 def _shown(findings: Iterable[Finding], console: Console) -> list[Finding]:
-    """Each as soon as it is there."""
+    """Print each finding at once; return all."""
     seen = []
     for finding in findings:
         seen.append(finding)

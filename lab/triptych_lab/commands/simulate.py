@@ -1,4 +1,4 @@
-"""`triptych simulate`: what servers would do with a workload, from measured times of their batches."""
+"""`triptych simulate`: predict what servers do with a workload, from measured times of their batches."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def simulate(
     from triptych.errors import invalid
     from triptych_demo import demo_build
     from triptych_lab.bench.policies import POLICIES
-    from triptych_lab.simulator import CostModel, Device, Farm, Planner
+    from triptych_lab.simulator import CostModel, Farm, Planner, ServerSpec
     from triptych_lab.simulator import simulate as run
     from triptych_lab.workload import Mix, load, make
 
     if policy not in POLICIES:
         raise invalid("--policy", repr(policy), ", ".join(POLICIES))
-    device = Device(CostModel.load(cost), max_batch_rows, max_queue_seconds)
+    spec = ServerSpec(CostModel.load(cost), max_batch_rows, max_queue_seconds)
     planner = Planner(build or demo_build(), max_size=max_size)
     arrivals = load(workload, planner.model) if workload else make(Mix(), rate=rate, count=n, seed=seed)
-    report = run(arrivals, planner, Farm(device, servers, balancer, POLICIES[policy]), slo=slo, warmup_s=warmup)
+    report = run(arrivals, planner, Farm(spec, servers, balancer, POLICIES[policy]), slo=slo, warmup_s=warmup)
     sys.stdout.write((json.dumps(report) if as_json else _words(report)) + "\n")
 
 

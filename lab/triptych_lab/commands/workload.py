@@ -1,4 +1,4 @@
-"""`triptych workload`: a file of requests and intervals, for `triptych simulate` and `triptych bench`."""
+"""`triptych workload`: write a file of requests with their times, for `triptych simulate` and `triptych bench`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _choice(text: str) -> tuple[str, Sequence[Any]]:
 
 
 def _value(text: str) -> Any:
-    """A number where it reads as one, else a text."""
+    """Read a value as JSON if it is, as a number; else as text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What this machine has for Triptych, what it lacks, and what to do about it."""
+"""Check what of Triptych works on this machine, and say what to do about the rest."""
 
 from triptych_lab.doctor.examination import Ports, examine
 from triptych_lab.doctor.finding import Finding, Level

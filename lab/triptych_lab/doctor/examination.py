@@ -1,4 +1,4 @@
-"""All checks, on this machine."""
+"""Run all checks on this machine."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ class Ports:
 
     @property
     def options(self) -> dict[str, int]:
-        """By the options of `serve` that set them."""
+        """The ports by the options of `triptych serve` that set them."""
         return {"--http-port": self.http, "--grpc-port": self.grpc, "--metrics-port": self.metrics}
 
 
 def examine(builds: Path, ports: Ports) -> Iterator[Finding]:
-    """Look at everything; nothing is started but `tritonserver --help`, `nvidia-smi` and imports."""
+    """Run all checks, yielding each finding at once. They start only `tritonserver --help`, `nvidia-smi` and imports.
+
+    Args:
+        builds: the folder that exports are to go to.
+    """
     yield software.system()
     yield software.python()
     yield software.packages()

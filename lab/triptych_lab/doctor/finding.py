@@ -1,4 +1,4 @@
-"""What a check says, and the wrapper that keeps one from raising."""
+"""What a check finds, and the decorator that makes a check of a function."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Level(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it is, what was found, what to do ("" where there is nothing to do)."""
+    """The result of one check; `advice` is "" if there is nothing to do."""
 
     check: str
     level: Level
@@ -29,14 +29,18 @@ class Finding:
     advice: str = ""
 
     def to_json(self) -> dict[str, str]:
+        """Return its fields for a JSON report."""
         return {**asdict(self), "level": self.level.value}
 
 
 Said = tuple[Level, str] | tuple[Level, str, str]
 
 
-def check(name: str) -> Callable[[Callable[P, Said]], Callable[P, Finding]]:
-    """Make a check of a function that says (level, found) or (level, found, advice): one that never raises."""
+def finding(name: str) -> Callable[[Callable[P, Said]], Callable[P, Finding]]:
+    """Make a check called `name` of a function that returns (level, found) or (level, found, advice).
+
+    A check never raises: what its function raises becomes a note.
+    """
 
     def wrap(look: Callable[P, Said]) -> Callable[P, Finding]:
         @functools.wraps(look)

@@ -1,4 +1,4 @@
-"""Checks of GPUs and what runs on them. None of it is needed on the CPU path, so nothing here is a problem."""
+"""Checks of GPUs and of what runs on them. The CPU path needs none of it, so their findings are notes, never problems."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from triptych_lab.doctor import probes
-from triptych_lab.doctor.finding import Level, Said, check
+from triptych_lab.doctor.finding import Level, Said, finding
 from triptych_serving.tensorrt.library import CUDA_HINT, RTX_BINDINGS
 
 QUERY = "name,driver_version,compute_cap,memory.total"
-OLDEST = 7.5  # Turing, which TensorRT since 10.5 and TensorRT-RTX begin at
-DRIVER = 580  # of CUDA 13, which Triton's containers have since 25.08
+OLDEST = 7.5  # Turing, the oldest that TensorRT since 10.5 and TensorRT-RTX support
+DRIVER = 580  # the first with CUDA 13, which Triton's containers have since 25.08
 NONE = "none: cpu target only"
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", RTX_BINDINGS)}
 LOAD = "import sys; from triptych_serving.tensorrt import library; print(library.load(sys.argv[1]).__version__)"
@@ -21,7 +21,7 @@ LOAD = "import sys; from triptych_serving.tensorrt import library; print(library
 
 @dataclass(frozen=True)
 class Gpu:
-    """A line of nvidia-smi; `capability` is None where the driver does not say, `memory_mib` likewise."""
+    """A line of nvidia-smi; None for what the driver does not say."""
 
     name: str
     driver: str
@@ -30,7 +30,7 @@ class Gpu:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The export's targets that fit it, best first."""
+        """The export targets that fit it, the best first."""
         if self.capability is None or self.capability < OLDEST:
             return ()
         return ("tensorrt-rtx", "tensorrt") if "RTX" in self.name else ("tensorrt",)
@@ -41,9 +41,9 @@ class Gpu:
         return f"{', '.join(facts)}: {' or '.join(self.targets) or 'cpu only'}"
 
 
-@check("gpus")
+@finding("gpus")
 def gpus(output: Callable[[Sequence[str]], probes.Output] = probes.output) -> Said:
-    """GPUs, driver and the TensorRT target that fits, as nvidia-smi has them."""
+    """List GPUs, driver and the export targets that fit, by what nvidia-smi says."""
     try:
         said = output(["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"])
     except (FileNotFoundError, PermissionError):
@@ -78,16 +78,16 @@ def _parse(line: str) -> Gpu:
 
 
 def _number(text: str) -> float | None:
-    """nvidia-smi writes [N/A] for what it does not know."""
+    """Read a number; None for [N/A], which nvidia-smi writes for what it does not know."""
     return float(text) if text.replace(".", "", 1).isdigit() else None
 
 
-@check("tensorrt")
+@finding("tensorrt")
 def tensorrt(
     importable: Callable[[str], bool] = probes.importable,
     output: Callable[[Sequence[str]], probes.Output] = probes.output,
 ) -> Said:
-    """Whether TensorRT and TensorRT-RTX load as serving loads them, each in a process of its own: a broken one may crash."""
+    """Load TensorRT and TensorRT-RTX as serving loads them, each in a process of its own: a broken one may crash."""
     there = [target for target, modules in MODULES.items() if any(map(importable, modules))]
     if not there:
         return Level.NOTE, "neither TensorRT nor TensorRT-RTX is installed; only GPU targets need one"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from triptych_lab.doctor import probes
-from triptych_lab.doctor.finding import Level, Said, check
+from triptych_lab.doctor.finding import Level, Said, finding
 
 MB, GB = 10**6, 10**9
 BUILD_BYTES = 15 * GB  # full-size SDXL: 7 GB of weights and a build of the same size
@@ -20,9 +20,9 @@ CGROUP = "/sys/fs/cgroup"
 DAY_S = 86_400
 
 
-@check("disk for builds")
+@finding("disk for builds")
 def disk(folder: Path, free: Callable[[Path], int] = probes.free_bytes) -> Said:
-    """Room where exports go."""
+    """Measure the room in the folder for exports."""
     left = free(folder)
     found = f"{left / GB:.1f} GB left in {folder}"
     if left < BUILD_BYTES:
@@ -30,9 +30,9 @@ def disk(folder: Path, free: Callable[[Path], int] = probes.free_bytes) -> Said:
     return Level.OK, found
 
 
-@check("temporary files")
+@finding("temporary files")
 def temporary(find: Callable[[], str] = tempfile.gettempdir, free: Callable[[Path], int] = probes.free_bytes) -> Said:
-    """Room where a running server keeps its repository and its cache of images."""
+    """Measure the room for a running server's repository and its cache of images."""
     try:
         folder = Path(find())
     except FileNotFoundError as error:
@@ -46,9 +46,9 @@ def temporary(find: Callable[[], str] = tempfile.gettempdir, free: Callable[[Pat
     return Level.OK, found
 
 
-@check("shared memory")
+@finding("shared memory")
 def shared_memory(free: Callable[[Path], int] = probes.free_bytes) -> Said:
-    """Room for what Triton and its models hand each other."""
+    """Measure the shared memory, through which Triton and its models pass tensors."""
     folder = Path("/dev/shm")  # noqa: S108 - only looked at
     left = free(folder)
     found, mend = f"{left / MB:.0f} MB left in {folder}", "docker run --shm-size=1g, or a larger tmpfs there"
@@ -59,9 +59,9 @@ def shared_memory(free: Callable[[Path], int] = probes.free_bytes) -> Said:
     return Level.OK, found
 
 
-@check("memory")
+@finding("memory")
 def memory(read: Callable[[str], str | None] = probes.read) -> Said:
-    """What is available, within the container's limit."""
+    """Measure the memory that is available, within the container's limit."""
     left = _available(read)
     found = f"{left / GB:.1f} GB available"
     if left < MEMORY_BYTES:
@@ -85,9 +85,9 @@ def _available(read: Callable[[str], str | None]) -> int:
     return available
 
 
-@check("processors")
+@finding("processors")
 def processors(usable: Callable[[], int] = probes.processors, read: Callable[[str], str | None] = probes.read) -> Said:
-    """As many threads are started as there are processors to use, which a quota does not tell."""
+    """Compare the processors that may be used with the CPU quota: as many threads start as there are processors."""
     count = usable()
     quota, _, period = (read(f"{CGROUP}/cpu.max") or "max 100000").strip().partition(" ")
     if quota.isdigit() and (share := int(quota) / int(period)) < count:
@@ -96,14 +96,14 @@ def processors(usable: Callable[[], int] = probes.processors, read: Callable[[st
     return Level.OK, str(count)
 
 
-@check("ports")
+@finding("ports")
 def ports(
     host: str,
     wanted: Mapping[str, int],
     refusal: Callable[[str, int], str] = probes.refusal,
     holder: Callable[[int], str] = probes.holder,
 ) -> Said:
-    """Whether `serve` can have its ports; `wanted` is option → port, 0 for any."""
+    """Try the ports that `triptych serve` would listen on; `wanted` is option → port, 0 for any free one."""
     given = {option: port for option, port in wanted.items() if port}
     refused = {option: why for option, port in given.items() if (why := refusal(host, port))}
     if not refused:
@@ -118,7 +118,7 @@ def ports(
 
 
 def _who(port: int, holder: Callable[[int], str]) -> str:
-    """Only root sees the processes of others, and psutil comes with the server's extra."""
+    """Say who holds a port, if that can be seen: only root sees others' processes, and psutil may be missing."""
     try:
         found = holder(port)
     except Exception:
@@ -126,9 +126,9 @@ def _who(port: int, holder: Callable[[int], str]) -> str:
     return f"taken by {found}" if found else ""
 
 
-@check("open files")
+@finding("open files")
 def open_files(limits: Callable[[], tuple[int, int]] = probes.open_files) -> Said:
-    """The limit for one process; each connection takes one."""
+    """Look at the limit of open files for one process; each connection takes one."""
     soft, hard = limits()
     if soft < 0:
         return Level.OK, "no limit"
@@ -138,9 +138,9 @@ def open_files(limits: Callable[[], tuple[int, int]] = probes.open_files) -> Sai
     return (Level.OK, found) if soft >= ROOMY_OPEN_FILES else (Level.NOTE, found, f"few for many clients: {mend}")
 
 
-@check("clock")
+@finding("clock")
 def clock(now: Callable[[], float] = time.time, installed: Callable[[], float] = probes.installed) -> Said:
-    """A clock that was never set is behind the installation. Certificates and the names of pictures go by it."""
+    """Look for a clock that was never set, and so is behind the installation: certificates and file names go by it."""
     now_s, installed_s = now(), installed()
     found = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
     if now_s < installed_s - DAY_S:

@@ -1,4 +1,4 @@
-"""How the checks look at this machine. Tests put their own in these functions' places."""
+"""How the checks look at this machine. Tests pass others in place of these functions."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-PATIENCE_S = 20
+COMMAND_TIMEOUT_S = 20
 
 
 class Output(NamedTuple):
-    """What a command wrote, both streams, and its exit code."""
+    """A command's exit code, and what it wrote to both streams."""
 
     code: int
     text: str
 
 
 def output(command: Sequence[str]) -> Output:
-    """Run a command that answers at once.
+    """Run a command that should answer at once.
 
     Raises:
-        OSError: it is not there.
-        subprocess.TimeoutExpired: it does not answer in 20 s.
+        OSError: it is missing, or cannot be run.
+        subprocess.TimeoutExpired: it has not ended within 20 s.
     """
     done = subprocess.run(  # noqa: S603 - our own command lines
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=PATIENCE_S,
+        timeout=COMMAND_TIMEOUT_S,
         text=True,
         errors="replace",
         check=False,
@@ -45,7 +45,7 @@ def output(command: Sequence[str]) -> Output:
 
 
 def version_of(package: str) -> str | None:
-    """An installed package's version, None where it is not there."""
+    """Return the version of an installed package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -53,12 +53,12 @@ def version_of(package: str) -> str | None:
 
 
 def importable(module: str) -> bool:
-    """Whether a module is there, without importing it."""
+    """Return whether a module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def providers() -> tuple[str, list[str]]:
-    """onnxruntime's version and its execution providers.
+    """Return onnxruntime's version and its execution providers.
 
     Raises:
         ImportError: it cannot be loaded.
@@ -69,7 +69,7 @@ def providers() -> tuple[str, list[str]]:
 
 
 def find_triton() -> Path:
-    """The folder of the Triton that `serve` would start.
+    """Find the folder of the Triton that `triptych serve` would start.
 
     Raises:
         ServerError: there is none.
@@ -80,7 +80,7 @@ def find_triton() -> Path:
 
 
 def system() -> tuple[str, str, str | None]:
-    """As ("Linux", "x86_64", "glibc 2.36"); None on a system with another C library."""
+    """Return system, architecture and C library, as ("Linux", "x86_64", "glibc 2.36"); None for other libraries than glibc."""
     libc = None
     with contextlib.suppress(ValueError, OSError):
         libc = os.confstr("CS_GNU_LIBC_VERSION")
@@ -88,13 +88,13 @@ def system() -> tuple[str, str, str | None]:
 
 
 def processors() -> int:
-    """How many this process may use, as far as the system tells."""
+    """Count the processors that this process may use, as far as the system tells."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def open_files() -> tuple[int, int]:
-    """The limit and how far it can be raised; -1 is none."""
+    """Return the limit of open files and how far it can be raised; -1 stands for no limit."""
     import resource
 
     soft, hard = (-1 if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -102,18 +102,18 @@ def open_files() -> tuple[int, int]:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes left on the disk of a folder that may not exist yet."""
+    """Return the bytes left on the disk of a folder, which need not exist yet."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     return shutil.disk_usage(there).free
 
 
 def installed() -> float:
-    """When this file was written, in seconds since 1970."""
+    """Return when this file was installed, in seconds since 1970."""
     return Path(__file__).stat().st_mtime
 
 
 def read(path: str) -> str | None:
-    """A file of /proc or /sys; None where it cannot be read."""
+    """Read a file of /proc or /sys; None if that is not possible."""
     try:
         return Path(path).read_text()
     except OSError:
@@ -121,7 +121,7 @@ def read(path: str) -> str | None:
 
 
 def refusal(host: str, port: int) -> str:
-    """Why a port cannot be listened on, "" where it can."""
+    """Return why a port cannot be listened on, "" if it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton
         try:
@@ -132,7 +132,7 @@ def refusal(host: str, port: int) -> str:
 
 
 def holder(port: int) -> str:
-    """Who listens on a port, as "tritonserver (process 12)"; "" where that cannot be seen."""
+    """Return who listens on a port, as "tritonserver (process 12)"; "" if that cannot be seen."""
     import psutil
 
     for connection in psutil.net_connections("tcp"):

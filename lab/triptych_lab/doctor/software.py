@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from triptych_lab.doctor import probes
-from triptych_lab.doctor.finding import Level, Said, check
+from triptych_lab.doctor.finding import Level, Said, finding
 
-PYTHONS = ((3, 10), (3, 12))  # that the CPU path is tried on; the wheel's Triton needs a stub for each
+PYTHONS = ((3, 10), (3, 12))  # the CPU path is tested on these, and the wheel's Triton has a stub for each
 GLIBC = (2, 35)
 # Package → lowest version, and the first that is too new.
 SERVER: dict[str, tuple[tuple[int, ...], tuple[int, ...] | None]] = {
@@ -26,9 +26,9 @@ INSTALL = "pip install 'triptych[server]'"
 EXPORT_INSTALL = "pip install 'triptych[export]'"
 
 
-@check("system")
+@finding("system")
 def system(facts: Callable[[], tuple[str, str, str | None]] = probes.system) -> Said:
-    """Linux on x86-64 with a recent glibc, which the wheel's Triton is linked to."""
+    """Look for Linux on x86-64 with a recent glibc, which the wheel's Triton is linked to."""
     name, architecture, libc = facts()
     found = f"{name} {architecture}, {libc or 'no glibc'}"
     if (name, architecture) != ("Linux", "x86_64"):
@@ -38,18 +38,18 @@ def system(facts: Callable[[], tuple[str, str, str | None]] = probes.system) -> 
     return Level.OK, found
 
 
-@check("python")
+@finding("python")
 def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Said:
-    """One that the wheel has a stub for and that the CPU path is tried on."""
+    """Look for a Python that the wheel's Triton has a stub for."""
     found = ".".join(map(str, version))
     if PYTHONS[0] <= version[:2] <= PYTHONS[1]:
         return Level.OK, found
     return Level.PROBLEM, found, "Triton's Python backend is served with Python 3.10 … 3.12: make a .venv with one"
 
 
-@check("packages")
+@finding("packages")
 def packages(version_of: Callable[[str], str | None] = probes.version_of) -> Said:
-    """What `triptych serve` imports, by version."""
+    """Compare the packages that `triptych serve` imports with the versions that it needs."""
     versions = {package: version_of(package) for package in SERVER}
     wrong = [
         f"{package} {_words(package, version)}" for package, version in versions.items() if _unfit(package, version)
@@ -70,22 +70,22 @@ def _words(package: str, version: str | None) -> str:
     return f"{version or 'is missing'} (needed: {legal})"
 
 
-@check("exporter")
+@finding("exporter")
 def exporter(version_of: Callable[[str], str | None] = probes.version_of) -> Said:
-    """What `triptych export` imports; nothing that serving needs."""
+    """Look for the packages that `triptych export` imports; serving needs none of them."""
     versions = {package: version_of(package) for package in EXPORTER}
     if missing := [package for package, version in versions.items() if version is None]:
         return Level.NOTE, f"without {', '.join(missing)}", f"to export weights of your own: {EXPORT_INSTALL}"
     return Level.OK, ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
-@check("triton")
+@finding("triton")
 def triton(
     find: Callable[[], Path] = probes.find_triton,
     output: Callable[[Sequence[str]], probes.Output] = probes.output,
     version_of: Callable[[str], str | None] = probes.version_of,
 ) -> Said:
-    """Whether the Triton that `serve` would start is there and its libraries load. It has no `--version`."""
+    """Run the Triton that `serve` would start, to see that its libraries load: `--help`, since it has no `--version`."""
     try:
         binary = find() / "bin/tritonserver"
     except Exception as error:  # a ServerError that says what to do, or psutil is missing
@@ -103,8 +103,9 @@ def triton(
     )
 
 
-@check("onnxruntime")
+@finding("onnxruntime")
 def onnxruntime(providers: Callable[[], tuple[str, list[str]]] = probes.providers) -> Said:
+    """Load ONNX Runtime and look for its CPU provider."""
     try:
         version, names = providers()
     except ImportError as error:
@@ -116,7 +117,7 @@ def onnxruntime(providers: Callable[[], tuple[str, list[str]]] = probes.provider
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers at the front of a version, as (2, 35) of "glibc 2.35" and (1, 26, 4) of "1.26.4"."""
+    """Return the numbers of a version: (2, 35) for "glibc 2.35", (1, 26, 4) for "1.26.4"."""
     found = re.search(r"\d+(\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
 

@@ -1,4 +1,4 @@
-"""Who gets a request, of several servers."""
+"""Choose the server that gets a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Loaded(Protocol):
     """A server as a balancer sees it."""
 
     def outstanding(self, now: float) -> int:
-        """Requests sent to it and not answered at `now`, in seconds."""
+        """Count the requests that were sent to it and are not answered at `now` (virtual seconds)."""
         ...
 
 
@@ -19,13 +19,13 @@ Balancer = Callable[[Sequence[Loaded], float], int]
 
 
 def round_robin() -> Balancer:
-    """Each in its turn, as gRPC's client does with `dns:///`."""
+    """Make a balancer that takes the servers in turn, as gRPC's `round_robin` does."""
     turns = count()
     return lambda servers, _now: next(turns) % len(servers)
 
 
 def least_requests() -> Balancer:
-    """The one with the fewest requests under way; of equals the one that came first after the last."""
+    """Make a balancer that takes the server with the fewest requests under way; of equal ones, in turn."""
     turns = count()
 
     def choose(servers: Sequence[Loaded], now: float) -> int:

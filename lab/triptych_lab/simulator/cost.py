@@ -1,12 +1,12 @@
-"""A device's time for a batch, from measured points.
+"""How long a device takes for a batch, from measured points. A cost file is
 
     {
       "points": [{"denoiser": "unet", "height": 16, "width": 16, "rows": 2, "seconds": 0.016}, …],
       "encode_s": 0.012, "decode_s": 0.034, "shared": true
     }
 
-`height` and `width` are of latents. `encode_s` and `decode_s` are a request's seconds before and after the loop, alone;
-`shared` says that they take the loop's device, as on a CPU, and not one of their own.
+`height` and `width` are those of the latents. `encode_s` and `decode_s` are the seconds that a request takes before and after
+the loop when it is alone. `shared` says that this work runs on the loop's device, as on a CPU, and not on another.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FIELDS = ("denoiser", "height", "width", "rows", "seconds")
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds of a batch by its rows, at one latent size: straight lines between the measured points."""
+    """Seconds of a batch by its rows, at one latent size: linear between the measured points."""
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
 
     def __call__(self, rows: float) -> float:
-        """Seconds; below the first point what that takes, beyond the last on along the last line."""
+        """Return seconds. Below the first point they are that point's; beyond the last, the last line goes on."""
         if rows <= self.rows[0]:
             return self.seconds[0]
         if len(self.rows) == 1:
@@ -46,10 +46,10 @@ class Curve:
 
 
 class CostModel:
-    """Seconds of a batch by denoiser, rows and latent pixels, as measured.
+    """Estimate the seconds of a batch by denoiser, rows and latent pixels.
 
-    Of points measured more than once the median counts, and no batch takes less than a smaller one. A latent size that was
-    not measured costs as many rows of the nearest measured size as have its pixels in all.
+    If a point was measured more than once, the median counts. No batch takes less than a smaller one. At a latent size that was
+    not measured, a batch takes as long as one with as many pixels in all at the nearest measured size.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CostModel:
         decode_s: float = 0.0,
         shared: bool = False,
     ) -> None:
-        """`points` are (denoiser, latent pixels, rows, seconds)."""
+        """Take measured points, each (denoiser, latent pixels, rows, seconds)."""
         self.encode_s, self.decode_s, self.shared = encode_s, decode_s, shared
         measured: dict[str, dict[int, dict[int, list[float]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(list))
@@ -75,14 +75,14 @@ class CostModel:
         """Read a file of measured points.
 
         Raises:
-            InvalidRequest: names the field and the point.
+            InvalidRequest: something in it is wrong; names the field and the point.
         """
         document = _document(path)
         points = [_point(k, point) for k, point in enumerate(document["points"])]
         return cls(points, **_stages(document))
 
     def seconds(self, denoiser: str, rows: int, pixels: int) -> float:
-        """Seconds of one batch of `rows` rows of latents of `pixels` pixels each.
+        """Estimate the seconds of one batch of `rows` rows, each of `pixels` latent pixels.
 
         Raises:
             InvalidRequest: no point of this denoiser was measured.
@@ -93,7 +93,7 @@ class CostModel:
         return self._known[key]
 
     def per_cost(self) -> dict[str, float]:
-        """Seconds per row and latent pixel, by denoiser: of two rows of the largest size, what a server warms up with."""
+        """Estimate seconds per row and latent pixel, by denoiser, as a server does when it warms up: two rows, largest size."""
         sizes = {name: max(curves) for name, curves in self.curves.items()}
         return {name: self.seconds(name, 2, pixels) / (2 * pixels) for name, pixels in sizes.items()}
 
@@ -127,7 +127,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _point(k: int, point: Any) -> tuple[str, int, int, float]:
-    """One measured point as (denoiser, latent pixels, rows, seconds)."""
+    """Check point `k` of a file; return (denoiser, latent pixels, rows, seconds)."""
     if not isinstance(point, dict) or not isinstance(point.get("denoiser"), str):
         raise invalid(f"points[{k}]", json.dumps(point), "an object with " + ", ".join(FIELDS))
     height, width, rows = (_whole(f"points[{k}].{name}", point.get(name)) for name in ("height", "width", "rows"))

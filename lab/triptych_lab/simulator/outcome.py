@@ -1,4 +1,4 @@
-"""What came of the requests: latencies, goodput, rejections, batches."""
+"""Count what became of the requests: latencies, goodput, rejections, batches."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import heapq
 from array import array
 from collections import Counter
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .server import SimulatedJob
+from triptych_serving.job import Job
 
 SLO = 5.0
 QUANTILES = (50, 95, 99)
 
 
 class Ending(str, Enum):
+    """How a request ended: answered, refused by admission, or past its deadline."""
+
     COMPLETED = "completed"
     REJECTED = "rejected"
     EXPIRED = "expired"
 
 
 class Outcome:
-    """Tallies of one run. Latencies are from arrival to answer, in seconds.
+    """Counts of one run. Latencies are from arrival to answer, in seconds.
 
-    A request is good that is answered within `slo` times its solo time: what it takes alone on an idle server. Requests that
-    came before `warmup_s` are served and not counted.
+    A request is good if it is answered within `slo` times its solo time, which is what it takes alone on an idle server.
+    Requests that arrive before `warmup_s` are served but not counted.
     """
 
     def __init__(self, *, slo: float = SLO, warmup_s: float = 0.0) -> None:
         self.slo, self.warmup_s = slo, warmup_s
         self.endings: Counter[Ending] = Counter()
-        self.batches: Counter[int] = Counter()  # by their rows
+        self.batches: Counter[int] = Counter()  # by number of rows
         self.latencies = array("d")
-        self.waits = array("d")  # from the loop's door to the first step
+        self.waits = array("d")  # from submission to the loop to the first step
         self.good = 0
-        self.found = 0  # requests under way that the counted ones found when they came, summed
+        self.found = 0  # sum over the counted requests of how many others were under way when they arrived
         self._under_way = 0
-        self._ends: list[float] = []  # of those still to be answered; a heap
+        self._ends: list[float] = []  # a heap: when each request that is under way ends, as far as that is known
 
     def arrive(self, now: float) -> None:
-        """Note an arrival, and what it found: times do not go back from one arrival to the next."""
+        """Count an arrival, and the requests that are under way then. Calls must be in the order of time."""
         while self._ends and self._ends[0] <= now:
             heapq.heappop(self._ends)
             self._under_way -= 1
@@ -50,29 +51,32 @@ class Outcome:
             self.found += self._under_way
         self._under_way += 1
 
-    def end(self, job: SimulatedJob, ending: Ending, now: float) -> None:
-        """Note the end of a request, which may lie ahead."""
-        heapq.heappush(self._ends, now)
+    def end(self, job: Job, ending: Ending, at: float, solo_s: float) -> None:
+        """Count the end of a request. `at` may lie in the future; `solo_s` is what it would take alone, in seconds."""
+        heapq.heappush(self._ends, at)
         if job.arrived < self.warmup_s:
             return
         self.endings[ending] += 1
         if ending is Ending.COMPLETED:
-            latency = now - job.arrived
+            latency = at - job.arrived
             self.latencies.append(latency)
             self.waits.append((job.started or 0.0) - job.submitted)
-            self.good += latency <= self.slo * job.solo_s
+            self.good += latency <= self.slo * solo_s
 
-    def step(self, rows: int, times: int) -> None:
-        """Note a batch of so many rows that was run so many times."""
-        self.batches[rows] += times
+    def step(self, rows: int) -> None:
+        """Count a batch of so many rows."""
+        self.batches[rows] += 1
 
     @property
     def counted(self) -> int:
-        """Requests that have ended."""
+        """How many requests are counted, those of the warm-up left out."""
         return sum(self.endings.values())
 
     def report(self, *, seconds: float, utilisation: float, servers: int) -> dict[str, Any]:
-        """Figures of a run whose counted requests came within `seconds`; `utilisation` is the loops' share of the time."""
+        """Report on a run whose counted requests arrived within `seconds`; docs/capacity.md explains the fields.
+
+        `utilisation` is the share of the time in which the servers made steps.
+        """
         batches, rows = sum(self.batches.values()), sum(rows * count for rows, count in self.batches.items())
         return {
             "servers": servers,
@@ -96,7 +100,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _spread(seconds: array[float]) -> dict[str, float]:
-    """Mean and quantiles; nothing where nothing was measured."""
+    """Return mean and quantiles; nothing if there are no values."""
     if not seconds:
         return {}
     values = np.frombuffer(seconds)

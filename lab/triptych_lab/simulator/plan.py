@@ -1,4 +1,4 @@
-"""From a request's inputs to what the loop does for it, by the code that serves: a build's card and sampler tables."""
+"""Work out from a request's inputs what the loop has to do for it, with the serving code: a build's card and sampler tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from triptych_serving.phase import Phase, Start
 from triptych_serving.pipeline import Pipeline
 from triptych_serving.pipelines import pipeline
 
-# What has no part in the time that a request takes.
+# Inputs that do not change how long a request takes.
 INDIFFERENT = ("prompt", "negative_prompt", "seed", "output_format")
 PROMPT = "a"
 # The latents of a simulated job.
@@ -26,46 +26,46 @@ NOTHING: Floats = np.zeros((1, 1, 1), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A request's settings, and its phases without their arrays."""
+class PlannedRequest:
+    """A request's settings, and its phases without arrays."""
 
     settings: Settings
     phases: Sequence[Phase]
 
 
 class Planner:
-    """Plans for requests to one build; equal requests share one."""
+    """Plan requests to one build. Requests that take the same time share one plan."""
 
     def __init__(self, build: Path, *, max_size: int | None = None) -> None:
-        """`max_size` lifts the build's limit of sizes, in pixels: for planning with another build's sampler tables.
+        """Read a build. `max_size`, in pixels, raises its limit: to plan for large pictures with a small model's tables.
 
         Raises:
-            InvalidRequest: `build` is no folder that `triptych export` made.
+            InvalidRequest: `build` is not a folder that `triptych export` made.
         """
         self._pipeline = _pipeline(build, max_size)
-        self._plans: dict[tuple[tuple[str, Any], ...], Plan] = {}
+        self._plans: dict[tuple[tuple[str, Any], ...], PlannedRequest] = {}
 
     @property
     def model(self) -> str:
-        """The ensemble that serves the build."""
+        """The name of the ensemble that serves the build."""
         return self._pipeline.manifest.family
 
-    def __call__(self, parameters: Mapping[str, Any]) -> Plan:
-        """The plan of one request, given by the ensemble's input names.
+    def __call__(self, parameters: Mapping[str, Any]) -> PlannedRequest:
+        """Plan one request; `parameters` are by the ensemble's input names.
 
         Raises:
-            InvalidRequest: the server would refuse it, in the server's words.
+            InvalidRequest: the server would refuse it; with the server's words.
         """
         key = tuple((name, _hashable(value)) for name, value in parameters.items() if name not in INDIFFERENT)
         if key not in self._plans:
             self._plans[key] = self._plan(dict(key))
         return self._plans[key]
 
-    def _plan(self, parameters: Mapping[str, Any]) -> Plan:
+    def _plan(self, parameters: Mapping[str, Any]) -> PlannedRequest:
         if "init_image" in parameters:
             raise invalid("init_image", "a picture", "requests that begin with noise")
         settings = self._pipeline.parse({"prompt": PROMPT, "seed": 0, **parameters})
-        return Plan(settings, [Phase(*outline, 1.0, _begin) for outline in self._pipeline.outline(settings)])
+        return PlannedRequest(settings, [Phase(*outline, 1.0, _begin) for outline in self._pipeline.outline(settings)])
 
 
 def _begin(_generator: TorchGenerator, _previous: Floats | None) -> Start:

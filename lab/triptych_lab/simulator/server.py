@@ -1,21 +1,22 @@
-"""One server in virtual time: the loop's admission, batches and accounts as `triptych_serving.engine` has them."""
+"""One server in virtual time: it keeps the same books as the serving engine, and a cost model says how long a step takes."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+from triptych_serving.books import Batch, Books
 from triptych_serving.denoiser import Floats
-from triptych_serving.job import Job, Status
+from triptych_serving.errors import Overloaded
+from triptych_serving.job import Job
 from triptych_serving.phase import Phase
 from triptych_serving.policy import Policy
 
 from .cost import CostModel
 from .outcome import Ending, Outcome
-from .plan import NOTHING, Plan
+from .plan import NOTHING, PlannedRequest
 
 
 class _NoReply:
@@ -32,204 +33,173 @@ class _NoReply:
 NO_REPLY = _NoReply()
 
 
-class SimulatedJob(Job):
-    """A job that knows what it would take alone on an idle server, in seconds."""
-
-    solo_s = 0.0
-
-
 @dataclass(frozen=True)
-class Device:
-    """What a server runs on, and its limits as in `denoise/config.pbtxt`."""
+class ServerSpec:
+    """What a server can do: the times of its device, and the limits that `denoise/config.pbtxt` sets."""
 
     cost: CostModel
     max_batch_rows: int = 16
     max_queue_seconds: float = 600.0
-    _solo: dict[Plan, float] = field(default_factory=dict, repr=False)
+    _solo: dict[PlannedRequest, float] = field(default_factory=dict, repr=False)
 
-    def solo(self, plan: Plan) -> float:
-        """Seconds that a request takes alone on an idle server."""
-        if plan not in self._solo:
-            self._solo[plan] = self.cost.encode_s + sum(map(self._steps, plan.phases)) + self.cost.decode_s
-        return self._solo[plan]
+    def solo(self, request: PlannedRequest) -> float:
+        """Return the seconds that a request takes alone on an idle server."""
+        if request not in self._solo:
+            self._solo[request] = self.cost.encode_s + sum(map(self._steps, request.phases)) + self.cost.decode_s
+        return self._solo[request]
 
     def _steps(self, phase: Phase) -> float:
-        steps = zip(phase.walk.denoisers, phase.walk.rows, strict=True)
+        steps = zip(phase.walk.denoisers, phase.walk.batch_rows, strict=True)
         return sum(self.cost.seconds(denoiser, rows, phase.pixels) for denoiser, rows in steps)
 
 
-class Batch(NamedTuple):
-    """Steps under way, all of the same jobs: one, or as many as nothing but an arrival can change."""
+class Stretch(NamedTuple):
+    """Steps that are under way, all with the same batch: one, or as many as only an arrival could change."""
 
-    jobs: Sequence[SimulatedJob]
-    denoiser: str
-    rows: int
-    cost: int  # of a step
-    began: float
+    batch: Batch
     first_s: float
     step_s: float  # of each step after the first
-    steps: int = 1
+    steps: int
 
     @property
-    def seconds(self) -> float:
-        return self.first_s + self.step_s * (self.steps - 1)
+    def last_began(self) -> float:
+        """When its last step begins, in virtual seconds."""
+        return self.batch.began if self.steps == 1 else self.batch.began + self.first_s + self.step_s * (self.steps - 2)
 
     @property
-    def last(self) -> Batch:
-        """Its last step."""
-        done = self.first_s + self.step_s * (self.steps - 2)
-        return self if self.steps == 1 else self._replace(began=self.began + done, first_s=self.step_s, steps=1)
+    def last_s(self) -> float:
+        """Seconds that its last step takes."""
+        return self.first_s if self.steps == 1 else self.step_s
 
-    def until(self, time: float) -> Batch:
-        """As much of it as has begun before `time`."""
-        more = math.ceil((time - self.began - self.first_s) / self.step_s)
+    @property
+    def ends(self) -> float:
+        """When its last step ends."""
+        return self.batch.began + (self.first_s + self.step_s * (self.steps - 1))
+
+    def until(self, time: float) -> Stretch:
+        """Cut it down to the steps that begin before `time`; the first step always stays."""
+        more = math.ceil((time - self.batch.began - self.first_s) / self.step_s)
         return self._replace(steps=max(1, min(self.steps, 1 + more)))
 
 
 class SimulatedServer:
-    """A loop under a clock that its events set. Times are in seconds since the start."""
+    """A server whose clock jumps from event to event. All times are in seconds since the start of the simulation."""
 
-    def __init__(self, device: Device, policy: Policy, outcome: Outcome) -> None:
-        self.device, self.policy, self.outcome = device, policy, outcome
-        self.jobs: dict[str, SimulatedJob] = {}
+    def __init__(self, spec: ServerSpec, policy: Policy, outcome: Outcome) -> None:
+        self.spec, self.outcome = spec, outcome
+        self.books = Books(policy, spec.max_queue_seconds)
         self.busy_s = 0.0
-        self._encoding: deque[SimulatedJob] = deque()  # on their way to the loop, in the order of their arrival there
-        self._answers: deque[float] = deque()  # when what is being decoded will be answered, the next first
-        self._pending_cost: Counter[str] = Counter()
-        self._hurried = 0  # jobs with a deadline
-        self._batch: Batch | None = None
-        self._owed_s, self._owed_at = 0.0, 0.0  # of the device, to encoders and decoder, and as of when
+        self.stretch: Stretch | None = None  # what runs now
+        self._solo_s: dict[str, float] = {}  # by job id: what the request would take alone
+        self._encoding: deque[Job] = deque()  # being encoded, in the order in which they will be at the loop
+        self._answers: deque[float] = deque()  # when each request that is being decoded will be answered
+        # Encoders and decoder need this much of the device's time that it has not given them yet, as of `_owed_at`.
+        self._owed_s, self._owed_at = 0.0, 0.0
 
     def outstanding(self, now: float) -> int:
-        """Requests that came here and are not answered at `now`."""
+        """Count the requests that arrived here and are not answered at `now`."""
         self._forget_answered(now)
-        return len(self.jobs) + len(self._encoding) + len(self._answers)
+        return len(self.books.jobs) + len(self._encoding) + len(self._answers)
 
-    def arrive(self, id: str, plan: Plan, now: float) -> None:
-        """A request comes, and will be at the loop once it is encoded."""
-        self._owe(self.device.cost.encode_s, now)
-        at = now + self.device.cost.encode_s
-        job = SimulatedJob(id, plan.settings, plan.phases, NO_REPLY, arrived=now, submitted=at)
-        job.solo_s = self.device.solo(plan)
-        self._encoding.append(job)
-        if self._batch is not None:
-            self._batch = self._batch.until(at)
+    def arrive(self, id: str, request: PlannedRequest, now: float) -> None:
+        """Take a request at `now`. It will be at the loop once it is encoded."""
+        self._owe(self.spec.cost.encode_s, now)
+        at = now + self.spec.cost.encode_s
+        self._encoding.append(Job(id, request.settings, request.phases, NO_REPLY, arrived=now, submitted=at))
+        self._solo_s[id] = self.spec.solo(request)
+        if self.stretch is not None:
+            self.stretch = self.stretch.until(at)
 
     @property
     def next_event(self) -> float:
-        """When `advance` has something to do; infinity where nothing is under way."""
-        if self._batch is not None:
-            return self._batch.began + self._batch.seconds
+        """When `advance` has something to do; infinity if nothing is under way."""
+        if self.stretch is not None:
+            return self.stretch.ends
         return self._encoding[0].submitted if self._encoding else math.inf
 
     def advance(self) -> None:
-        """Take in what arrived until the next event, end the step under way, begin the next."""
+        """Go to the next event: end the steps under way, let in what has arrived by then, begin the next step."""
         now = self.next_event
-        if self._batch is not None and self._batch.steps > 1:
-            self._batch = self._end_all_but_one(self._batch)
-        self._receive(now)  # during the last step: it is not accounted for yet
-        if self._batch is not None:
-            self._end_step(self._batch, now)
-        self._drop_late(now)
-        self._begin_step(now)
+        if self.stretch is None:
+            self._receive(now)
+        else:
+            self._make_all_but_last(self.stretch)
+            self._receive(now)  # admitted during the last step, so before that one is accounted for
+            self._make_last(self.stretch, now)
+        for job in self.books.late(now):
+            self._end(job, Ending.EXPIRED, now)
+        self._begin(now)
 
     def _receive(self, now: float) -> None:
         while self._encoding and self._encoding[0].submitted <= now:
             job = self._encoding.popleft()
-            if self.policy.seconds(self._pending_cost) > self.device.max_queue_seconds:
-                self.outcome.end(job, Ending.REJECTED, job.submitted)
+            try:
+                self.books.admit(job)
+            except Overloaded:
+                self.outcome.end(job, Ending.REJECTED, job.submitted, self._solo_s.pop(job.id))
             else:
-                self._pending_cost.update(job.cost)
-                self.jobs[job.id] = job
-                self._hurried += job.deadline is not None
+                self.books.enter(job)
 
-    def _drop_late(self, now: float) -> None:
-        if not self._hurried:
-            return
-        late = [job for job in self.jobs.values() if job.deadline is not None and now >= job.deadline]
-        for job in late:
-            self._remove(job)
-            self.outcome.end(job, Ending.EXPIRED, now)
-
-    def _begin_step(self, now: float) -> None:
+    def _begin(self, now: float) -> None:
         self._rest(now)
-        self._batch = None
-        jobs = cast("list[SimulatedJob]", self.policy.pick(self.jobs.values(), now))
-        if not jobs:
+        self.stretch = None
+        batch = self.books.begin(now)
+        if batch is None:
             return
-        for job in jobs:
-            if job.started is None:
-                job.started, job.status = now, Status.RUNNING
-        denoiser, rows, pixels = jobs[0].denoiser, sum(job.rows for job in jobs), jobs[0].phase.pixels
-        step_s = self.device.cost.seconds(denoiser, rows, pixels)
-        batch = Batch(jobs, denoiser, rows, rows * pixels, now, step_s + self._owed_s, step_s, self._steps_alike(jobs))
+        step_s = self.spec.cost.seconds(batch.denoiser, batch.rows, batch.jobs[0].phase.pixels)
+        steps = min(map(_steps_alike, batch.jobs)) if self.books.only_one_batch(batch) else 1
+        stretch = Stretch(batch, step_s + self._owed_s, step_s, steps)
         self._owed_s = 0.0
-        self._batch = batch.until(self._encoding[0].submitted) if self._encoding else batch
+        self.stretch = stretch.until(self._encoding[0].submitted) if self._encoding else stretch
 
-    def _steps_alike(self, jobs: Sequence[SimulatedJob]) -> int:
-        """Steps that nothing but an arrival can keep from being this batch again: there is nobody else to take turns with."""
-        alone = len(jobs) == len(self.jobs) and not self._hurried and len({job.settings.tenant for job in jobs}) == 1
-        return min(map(_alike, jobs)) if alone and self.policy.lasts(jobs) else 1
+    def _make_all_but_last(self, stretch: Stretch) -> None:
+        """Account for all steps but the last. None of them ends a phase, so the jobs need only count them."""
+        made = stretch.steps - 1
+        for job in stretch.batch.jobs:
+            job.step += made
+            job.steps_done += made
+        for k in range(made):
+            self._account(stretch.batch, stretch.step_s if k else stretch.first_s)
 
-    def _end_all_but_one(self, batch: Batch) -> Batch:
-        """Let all steps but the last have been made; none of them ends a phase. Returns the last."""
-        done, last = batch.steps - 1, batch.last
-        seconds = last.began - batch.began
-        for job in batch.jobs:
-            job.step += done
-            job.steps_done += done
-            job.served += seconds
-        self.policy.learn(batch.denoiser, batch.rows, batch.cost, batch.first_s)
-        for _ in range(done - 1):
-            self.policy.learn(batch.denoiser, batch.rows, batch.cost, batch.step_s)
-        self._account(batch, done, seconds)
-        return last
-
-    def _end_step(self, batch: Batch, now: float) -> None:
-        for job in batch.jobs:
+    def _make_last(self, stretch: Stretch, now: float) -> None:
+        jobs = stretch.batch.jobs
+        for job in jobs:
             job.advance(NOTHING)
-            job.served += batch.seconds
-        self.policy.learn(batch.denoiser, batch.rows, batch.cost, batch.seconds)
-        self._account(batch, 1, batch.seconds)
-        for job in batch.jobs:
+        self._account(stretch.batch, stretch.last_s)
+        for job in jobs:
             if job.finished:
-                self._complete(job, now)
+                answered = now + self.spec.cost.decode_s
+                self._owe(self.spec.cost.decode_s, now)
+                self._forget_answered(now)
+                self._answers.append(answered)
+                self._end(job, Ending.COMPLETED, answered)
 
-    def _account(self, batch: Batch, steps: int, seconds: float) -> None:
-        self._pending_cost[batch.denoiser] -= batch.cost * steps
+    def _account(self, batch: Batch, seconds: float) -> None:
+        self.books.end(batch, seconds)
         self.busy_s += seconds
-        self.outcome.step(batch.rows, steps)
+        self.outcome.step(batch.rows)
 
-    def _complete(self, job: SimulatedJob, now: float) -> None:
-        answered = now + self.device.cost.decode_s
-        self._owe(self.device.cost.decode_s, now)
-        self._remove(job)
-        self._forget_answered(now)
-        self._answers.append(answered)
-        self.outcome.end(job, Ending.COMPLETED, answered)
+    def _end(self, job: Job, ending: Ending, at: float) -> None:
+        self.books.leave(job)
+        self.outcome.end(job, ending, at, self._solo_s.pop(job.id))
 
     def _forget_answered(self, now: float) -> None:
         while self._answers and self._answers[0] <= now:
             self._answers.popleft()
 
-    def _remove(self, job: SimulatedJob) -> None:
-        del self.jobs[job.id]
-        self._pending_cost.subtract(job.cost)
-        self._hurried -= job.deadline is not None
-
     def _owe(self, seconds: float, now: float) -> None:
-        """Work beside the loop on its device: the next step takes that much longer, or idle time pays for it."""
-        if self.device.cost.shared:
+        """Add work of encoders or decoder on a shared device: idle time pays for it, or the next step takes so much longer."""
+        if self.spec.cost.shared:
             self._rest(now)
             self._owed_s += seconds
 
     def _rest(self, now: float) -> None:
-        """Let idle time since the last account pay for what is owed; the time of a step is the step's."""
-        if self._batch is None:
+        """Let the idle time since the last call pay for what is owed. The time of a step pays for nothing else."""
+        if self.stretch is None:
             self._owed_s = max(0.0, self._owed_s - (now - self._owed_at))
         self._owed_at = now
 
 
-def _alike(job: SimulatedJob) -> int:
-    """Steps of a job, from its next on, that go to the same model with as many rows."""
+def _steps_alike(job: Job) -> int:
+    """Count how many steps of a job, from the next on, have the same model and as many rows."""
     return job.phase.walk.alike[job.step]

@@ -1,4 +1,4 @@
-"""The whole: requests in the order in which they come, a balancer, servers; one virtual clock."""
+"""Simulate a farm: requests in the order of their arrival, a balancer, servers, one virtual clock."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from triptych_serving.policy import Policy
 from .balancer import BALANCERS
 from .outcome import SLO, Outcome
 from .plan import Planner
-from .server import Device, SimulatedServer
+from .server import ServerSpec, SimulatedServer
 
 MAX_SERVERS = 64
 
 
 @dataclass(frozen=True)
 class Farm:
-    """Servers that are alike, behind one balancer."""
+    """Equal servers behind one balancer; `policy` makes the policy of each, from its most rows and seconds per cost."""
 
-    device: Device
+    spec: ServerSpec
     servers: int = 1
     balancer: str = "round-robin"
     policy: Callable[[int, dict[str, float]], Policy] = Policy
@@ -36,30 +36,30 @@ class Farm:
             raise invalid("balancer", repr(self.balancer), ", ".join(BALANCERS))
 
     def start(self, outcome: Outcome) -> list[SimulatedServer]:
-        """Its servers, idle."""
+        """Make its servers, all idle; they count into `outcome`."""
         return [
-            SimulatedServer(self.device, self.policy(self.device.max_batch_rows, self.device.cost.per_cost()), outcome)
+            SimulatedServer(self.spec, self.policy(self.spec.max_batch_rows, self.spec.cost.per_cost()), outcome)
             for _ in range(self.servers)
         ]
 
 
 class Events:
-    """Whose turn comes next: a heap of the servers that have one."""
+    """The servers' next events, the earliest first, in a heap."""
 
     def __init__(self, servers: Sequence[SimulatedServer]) -> None:
         self._servers = servers
         self._heap: list[tuple[float, int]] = []
 
     def note(self, k: int) -> None:
-        """Server `k` has got something to do, or something to do earlier."""
+        """Note that server `k` has a next event, or an earlier one than noted before."""
         heapq.heappush(self._heap, (self._servers[k].next_event, k))
 
     def run(self, until: float) -> float:
-        """Let everything happen that happens by `until`; returns the time of the last event, -inf where none was."""
+        """Let all events up to the time `until` happen; return the time of the last one, -inf if there was none."""
         heap, servers, last = self._heap, self._servers, -math.inf
         while heap and heap[0][0] <= until:
             time, k = heapq.heappop(heap)
-            if time != servers[k].next_event:  # noted again since, for an earlier time
+            if time != servers[k].next_event:  # out of date: an earlier event was noted since
                 continue
             last = time
             servers[k].advance()
@@ -71,17 +71,17 @@ class Events:
 def simulate(
     arrivals: Iterable[Arrival], planner: Planner, farm: Farm, *, slo: float = SLO, warmup_s: float = 0.0
 ) -> dict[str, Any]:
-    """Serve `arrivals` to the last and report.
+    """Serve all `arrivals` and report.
 
     Args:
-        slo: a request is good that is answered within so many times its solo time.
-        warmup_s: requests of so many first seconds are served and not counted.
+        slo: a request is good if it is answered within this many times its solo time.
+        warmup_s: requests of the first so many seconds are served but not counted.
 
     Returns:
-        Figures as `Outcome.report` has them, in seconds and requests per second.
+        The report of `Outcome.report`, in seconds and requests per second.
 
     Raises:
-        InvalidRequest: a request that the build would refuse, or a model that was not measured.
+        InvalidRequest: the build would refuse a request, or a model that it needs was not measured.
     """
     outcome = Outcome(slo=slo, warmup_s=warmup_s)
     servers = farm.start(outcome)
@@ -98,15 +98,15 @@ def _serve(
     choose: Callable[[Sequence[SimulatedServer], float], int],
     outcome: Outcome,
 ) -> tuple[float, float]:
-    """Run all events; returns when the last request came and when the last step ended, in seconds."""
+    """Run all events; return when the last request arrived and when the last event was, in virtual seconds."""
     events, now = Events(servers), 0.0
     for number, arrival in enumerate(arrivals):
         now += arrival.interval_s
         events.run(now)
-        plan, k = planner(arrival.parameters), choose(servers, now)
+        request, k = planner(arrival.parameters), choose(servers, now)
         outcome.arrive(now)
         before = servers[k].next_event
-        servers[k].arrive(str(number), plan, now)
+        servers[k].arrive(str(number), request, now)
         if servers[k].next_event != before:
             events.note(k)
     return now, max(now, events.run(math.inf))

@@ -1,4 +1,4 @@
-"""Requests and when they come: a file that a simulation and a real run read alike, and the makers of such files."""
+"""Workloads, requests with their times of arrival: files that simulations and real runs read, and how to make them."""
 
 from triptych_lab.workload.arrivals import ARRIVALS, Arrivals, bursts, constant, poisson
 from triptych_lab.workload.files import Arrival, load, save

@@ -1,4 +1,4 @@
-"""When requests come: endless streams of seconds between one arrival and the next, at a mean rate, repeatable by seed."""
+"""When requests arrive: endless streams of the seconds between two arrivals, at a mean rate, repeatable by seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from triptych.errors import invalid
 
-# A burst's mean number of requests, and the share of the time between bursts' starts that a burst lasts.
+# The mean number of requests in a burst, and the mean share of the time in which there is a burst.
 BURST_REQUESTS = 10.0
 BURST_SHARE = 0.1
 
@@ -15,24 +15,24 @@ Arrivals = Callable[[float, random.Random], Iterator[float]]
 
 
 def constant(rate: float, _choose: random.Random) -> Iterator[float]:
-    """The same interval always; `rate` in requests per second."""
+    """Yield the same interval for ever; `rate` in requests per second."""
     interval = 1 / _checked(rate)
     while True:
         yield interval
 
 
 def poisson(rate: float, choose: random.Random) -> Iterator[float]:
-    """A Poisson process: exponential intervals; `rate` in requests per second. What many independent users make."""
+    """Yield the exponential intervals of a Poisson process, as many independent users make; `rate` in requests per second."""
     _checked(rate)
     while True:
         yield choose.expovariate(rate)
 
 
 def bursts(rate: float, choose: random.Random) -> Iterator[float]:
-    """An interrupted Poisson process of the mean `rate` (requests per second): busy for a tenth of the time, else silent.
+    """Yield the intervals of an interrupted Poisson process: bursts for a tenth of the time, else silence.
 
-    Busy and silent periods are exponential, and a busy one has ten requests in the mean. Kuczura, "The Interrupted Poisson
-    Process As An Overflow Process", Bell System Technical Journal 52 (1973).
+    `rate` is the mean in requests per second. Bursts and silences last exponentially long; a burst has ten requests in the
+    mean. Kuczura, "The Interrupted Poisson Process As An Overflow Process", Bell System Technical Journal 52 (1973).
     """
     _checked(rate)
     busy = BURST_SHARE * BURST_REQUESTS / rate

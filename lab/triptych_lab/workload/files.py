@@ -1,4 +1,4 @@
-"""Workload files: JSON lines, a request each, with the seconds since the one before.
+"""Workload files: JSON lines, one request each, with the seconds since the request before.
 
     {"interval_s": 0.412, "prompt": "a 3d render of a fox", "seed": 3, "num_inference_steps": 20}
 
@@ -23,17 +23,18 @@ MAX_INTERVAL_S = 1e6
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request: seconds since the one before it, and what it asks for, by the ensemble's input names."""
+    """One request: the seconds since the request before it, and its inputs by the ensemble's names."""
 
     interval_s: float
     parameters: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the object that stands for it in a file."""
         return {INTERVAL: self.interval_s, **self.parameters}
 
 
 def save(path: Path, arrivals: Iterable[Arrival]) -> int:
-    """Write a workload; returns the number of requests."""
+    """Write a workload; return the number of requests."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for arrival in arrivals:
@@ -43,10 +44,10 @@ def save(path: Path, arrivals: Iterable[Arrival]) -> int:
 
 
 def load(path: Path, model: str = "sdxl") -> Iterator[Arrival]:
-    """Read a workload for `model`, line by line: a file may be longer than memory. Blank lines are passed over.
+    """Read a workload for the ensemble `model`, line by line, since a file may not fit into memory. Blank lines are skipped.
 
     Raises:
-        InvalidRequest: names file, line and field; also where the file holds no request.
+        InvalidRequest: a line is wrong, and names file, line and field; or the file holds no request.
     """
     count = 0
     with path.open(encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Workloads by chance: what is asked for, in what shares, and when."""
+"""Make random workloads: what is asked for, in what shares, and when."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Mix:
-    """What requests ask for: of each input one of the values, each as likely as the others; a value twice is twice as likely."""
+    """What requests ask for: each input gets one of its values, all as likely; one that is listed twice is twice as likely."""
 
     choices: Mapping[str, Sequence[Any]] = field(default_factory=lambda: {"num_inference_steps": (4, 20, 50)})
 
@@ -30,7 +30,7 @@ class Mix:
                 raise invalid(name, "no value", "at least one to choose from")
 
     def draw(self, choose: random.Random) -> dict[str, Any]:
-        """One request's inputs."""
+        """Draw the inputs of one request."""
         prompt = f"{choose.choice(STYLES)} {choose.choice(SUBJECTS)}"
         chosen = {name: choose.choice(values) for name, values in self.choices.items()}
         return {"prompt": prompt, "seed": choose.randint(0, MAX_SEED), **chosen}
@@ -39,12 +39,12 @@ class Mix:
 def make(
     mix: Mix, *, rate: float, count: int | None = None, arrivals: str = "poisson", seed: int = 0
 ) -> Iterator[Arrival]:
-    """`count` requests (None: for ever) at `rate` a second; the same arguments make the same requests.
+    """Make `count` requests (None: endlessly many) at `rate` per second. The same arguments make the same requests.
 
-    Inputs and intervals have streams of their own: another rate brings the same requests faster or slower.
+    Inputs and intervals have random numbers of their own: with another rate the same requests come faster or slower.
 
     Raises:
-        InvalidRequest: an unknown kind of arrivals, or a rate that is none.
+        InvalidRequest: `arrivals` is unknown, or `rate` is not above 0.
     """
     if arrivals not in ARRIVALS:
         raise invalid("arrivals", repr(arrivals), ", ".join(ARRIVALS))

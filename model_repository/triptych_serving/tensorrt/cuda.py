@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Bytes, Context, DeviceError, DeviceLost, Engine, Graph, Memory, OutOfMemory, Shape, Tensor
+from .device import Bytes, Context, DeviceError, DeviceLost, Graph, Memory, OutOfMemory, Shape, Tensor, TensorRTEngine
 from .library import CUDA, CUDA_HINT, imported, load, logger
 
-GPU = 0  # CUDA_VISIBLE_DEVICES says which one that is
-# After these CUDA's documentation has the process ended: the context is damaged for good.
+GPU = 0  # CUDA_VISIBLE_DEVICES decides which one that is
+# Errors after which, by CUDA's documentation, the process must end: its context is damaged for good.
 STICKY = (
     "cudaErrorAssert",
     "cudaErrorContained",
@@ -38,7 +38,7 @@ STICKY = (
 
 
 class CudaDevice:
-    """The GPU that CUDA shows first. A process makes one and keeps it.
+    """`Device` on the first GPU that CUDA shows. A process makes one and keeps it.
 
     Raises:
         LibraryMissing: TensorRT or cuda-python is not installed.
@@ -49,17 +49,17 @@ class CudaDevice:
         self.trt, self._cudart = load(target), imported(CUDA, CUDA_HINT)
         self.log = logger(self.trt)
         self._done(self._cudart.cudaSetDevice(GPU))
-        flags = self._cudart.cudaStreamNonBlocking  # else it would wait for the stream that libraries use by default
+        flags = self._cudart.cudaStreamNonBlocking  # else it would wait for the default stream, which libraries use
         self.stream = self._done(self._cudart.cudaStreamCreateWithFlags(flags))
         self.runtime = self.trt.Runtime(self.log)
 
-    def load(self, plan: Path) -> Engine:
+    def load(self, plan: Path) -> TensorRTEngine:
         return CudaEngine(self, plan)
 
     def allocate(self, nbytes: int, what: str) -> Memory:
         error, address = self._cudart.cudaMallocAsync(nbytes, self.stream)
         if error == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
-            self._cudart.cudaGetLastError()  # or TensorRT would find it there
+            self._cudart.cudaGetLastError()  # clears the error, which TensorRT would take for its own
             free, total = self._done(self._cudart.cudaMemGetInfo())
             raise OutOfMemory(what, nbytes, free, total)
         self._done((error,))
@@ -88,7 +88,7 @@ class CudaDevice:
         self._done(self._cudart.cudaStreamSynchronize(self.stream))
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        # Only this thread is kept from calls that cannot be captured.
+        # Thread-local: other threads may go on with calls that cannot be captured.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._done(self._cudart.cudaStreamBeginCapture(self.stream, mode))
         try:
@@ -106,7 +106,7 @@ class CudaDevice:
         self._done(self._cudart.cudaGraphLaunch(executable, self.stream))
 
     def refusal(self, what: str) -> Exception:
-        """What TensorRT refused, and why as far as it says so."""
+        """Make the error for something that TensorRT refused: DeviceLost or DeviceError, with the reason that it logged."""
         error = self._cudart.cudaGetLastError()[0]
         if error.name in STICKY:
             return DeviceLost(f"GPU: {what}: {self._words(error)}")
@@ -118,10 +118,10 @@ class CudaDevice:
         self._done(self._cudart.cudaMemcpyAsync(target, source, nbytes, kind, self.stream))
 
     def _done(self, result: tuple[Any, ...]) -> Any:
-        """What a call of CUDA returned beside its error: one value, or a list of other than one.
+        """Return what a CUDA call returned after its error code: the value if it is one, else a list.
 
         Raises:
-            DeviceLost: no later call will do any better.
+            DeviceLost: it failed, and so will all later calls.
             DeviceError: this call failed.
         """
         error, *values = result
@@ -134,7 +134,7 @@ class CudaDevice:
 
 
 class CudaGraph:
-    """An instantiated graph; lives as long as the process."""
+    """`Graph` that lives as long as the process."""
 
     def __init__(self, device: CudaDevice, executable: Any) -> None:
         self._device, self._executable = device, executable
@@ -144,7 +144,7 @@ class CudaGraph:
 
 
 class CudaEngine:
-    """A plan on the GPU, with one piece of memory for the activations of all its contexts."""
+    """`TensorRTEngine` with one piece of memory for the activations of all its contexts."""
 
     def __init__(self, device: CudaDevice, plan: Path) -> None:
         self.device, self.name = device, f"{plan.parent.name}/{plan.name}"
@@ -185,7 +185,7 @@ class CudaEngine:
 
 
 class CudaContext:
-    """A context of one profile."""
+    """`Context` of one profile."""
 
     def __init__(self, engine: CudaEngine, context: Any) -> None:
         self._engine, self._context = engine, context

@@ -1,4 +1,4 @@
-"""The loop's `Denoiser` on TensorRT: padded batches, one captured graph for each, conditioning that stays on the device."""
+"""The loop's `Denoiser` on TensorRT: padded batches, a captured graph for each batch size, conditioning kept on the device."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ import numpy as np
 from ..denoiser import Conditioning, Floats, only
 from ..engines import Profile
 from ..manifest import TIMESTEPS
-from .device import Device, Engine, Shape
+from .device import Device, Shape, TensorRTEngine
 from .lost import ends_the_process_if_lost
 from .resident import Resident
 from .runner import Runner
 
-# A batch of the model's own size is padded to the next of these; each has a graph.
+# A batch at the model's own size is padded to the next of these numbers of rows, each of which has a graph.
 CAPTURED_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
-REQUEST_ROWS = 2  # a guided one's, the most that a request has
+REQUEST_ROWS = 2  # of a guided request, the most that one has
 
 
 class TensorRTDenoiser:
-    """`Denoiser` over an engine.
+    """`Denoiser` over a TensorRT engine.
 
-    A row's bytes may depend on the number of rows that it is run with: TensorRT has other kernels for other shapes. With
-    `fixed_rows` every call has so many, padded where there are fewer, and rows of one request are never in two calls.
+    The bytes of a row may depend on how many rows it is run with, since TensorRT has different kernels for different shapes.
+    With `fixed_rows` every call has that many rows, padded if there are fewer. The rows of one request are never split over
+    two calls.
 
     Args:
-        inputs: the stage's tensor specs in the manifest.
-        sizes: the named dimensions at the model's own size; its batches are captured here, before any request.
-        most_rows: that the loop puts into a batch.
+        inputs: the stage's inputs as the manifest has them.
+        sizes: the named dimensions at the model's own size. Graphs are captured at that size, before any request.
+        most_rows: the most rows that the loop puts into a batch.
+
+    Raises:
+        ValueError: no profile of the engine holds the two rows of a guided request.
+        DeviceError: the device refuses something, or there is too little memory.
     """
 
     def __init__(
         self,
         device: Device,
-        engine: Engine,
+        engine: TensorRTEngine,
         profiles: Sequence[Profile],
         inputs: Mapping[str, Mapping[str, Any]],
         sizes: Mapping[str, int],
@@ -56,7 +61,8 @@ class TensorRTDenoiser:
                 f"rows: {self._most_rows} given; legal: {REQUEST_ROWS} or more, in one of profiles {names}"
             )
         captured = [self._shapes(self._own, n) for n in self._rows]
-        kernels = "none" if fixed_rows else "lazy"  # compiled behind our back, kernels change bytes in the middle
+        # With fixed rows bytes must not change: kernels that are compiled in the background would change them midway.
+        kernels = "none" if fixed_rows else "lazy"
         self._runner = Runner(device, engine, profiles, captured, kernels=kernels)
         self._resident = Resident(device, self._conditions)
         self._gathered: tuple[Conditioning, ...] = ()
@@ -78,7 +84,7 @@ class TensorRTDenoiser:
             self._gathered = ()
 
     def _shapes(self, tails: Mapping[str, Shape], rows: int) -> dict[str, Shape]:
-        """The inputs' shapes with so many rows."""
+        """Return the inputs' shapes with `rows` rows; `tails` are their shapes without the first dimension."""
         shapes = {name: (rows, *tail) for name, tail in tails.items()}
         return {**shapes, self._timestep: ()} if self._one_timestep else shapes
 
@@ -86,10 +92,10 @@ class TensorRTDenoiser:
         return (self._fixed,) if self._fixed else [n for n in CAPTURED_ROWS if n < most_rows] + [most_rows]
 
     def _most(self, tails: Mapping[str, Shape]) -> int:
-        """The most rows of this size that a profile holds.
+        """Return the most rows of this size that a call may have.
 
         Raises:
-            ValueError: none does.
+            ValueError: no profile holds even one.
         """
         if self._fixed:
             return self._fixed
@@ -101,7 +107,7 @@ class TensorRTDenoiser:
     def _calls(
         self, conditioning: Sequence[Conditioning], most: int
     ) -> Iterator[tuple[slice, tuple[Conditioning, ...]]]:
-        """The rows that each call takes, and whose they are; requests are not split."""
+        """Split a batch into calls of at most `most` rows, no request over two of them: the rows of each, and whose they are."""
         members: list[Conditioning] = []
         begin = end = 0
         for one in conditioning:
@@ -123,16 +129,19 @@ class TensorRTDenoiser:
         return self._runner.fetch({"out_sample": sample.shape})["out_sample"]
 
     def _padded(self, rows: int, tails: Mapping[str, Shape]) -> int:
-        """How many rows a call of so many is run with."""
+        """Return how many rows a call of `rows` rows is padded to."""
         if self._fixed:
             return self._fixed
         return next((n for n in self._rows if n >= rows), rows) if tails == self._own else rows
 
     def _gather(self, members: tuple[Conditioning, ...], rows: int) -> None:
-        """Bring all rows' conditioning side by side, the last one's again where the batch is padded; if it is not there yet."""
+        """Copy the conditioning of all rows into the engine's inputs, unless it is there from the last step.
+
+        A padded batch repeats that of its last row.
+        """
         if (members, rows) == (self._gathered, self._gathered_rows):
             return
-        self._gathered = ()  # whatever comes in between
+        self._gathered = ()  # a failure below would leave the inputs half written
         slots = [(one, k) for one in members for k in range(len(one))]
         slots += slots[-1:] * (rows - len(slots))
         for slot, (one, k) in enumerate(slots):
@@ -147,5 +156,5 @@ def _any_holds(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> bool
 
 
 def _padded(array: Floats, rows: int) -> Floats:
-    """With its last row again and again."""
+    """Pad an array to `rows` rows by repeating its last row."""
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

@@ -1,8 +1,8 @@
-"""What we ask of a GPU: memory, copies, engines and captured graphs, all on one stream.
+"""The interface to a GPU: memory, copies, engines and captured graphs, all on one stream.
 
-Everything happens on the device in the order in which it was asked for, some time before `synchronize` returns. So memory may
-be freed as soon as its last use has been asked for, and page-locked arrays that are copied from or to belong to the device
-until then.
+Calls only enqueue work. The device does it in the order of the calls, and all of it is done when `synchronize` returns. So
+memory may be freed as soon as its last use is enqueued; but a page-locked array that is copied from or to must be left alone
+until `synchronize` returns.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Bytes = NDArray[np.uint8]
 
 
 class DeviceError(Exception):
-    """The GPU, its driver or TensorRT refuse something; later calls may succeed."""
+    """The GPU, its driver or TensorRT refused a call; later calls may succeed."""
 
 
 class OutOfMemory(DeviceError):
-    """Says how much was asked for, and how much there was; in bytes."""
+    """There is too little GPU memory. The message says how much was asked for and how much is free."""
 
     def __init__(self, what: str, asked: int, free: int, total: int) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class OutOfMemory(DeviceError):
 
 
 class DeviceLost(Exception):
-    """An error after which CUDA answers every call of this process with an error: only a new process helps."""
+    """CUDA answers every later call of this process with an error: only a new process helps."""
 
 
 def _size(count: int) -> str:
@@ -49,6 +49,11 @@ class Memory:
     nbytes: int
 
     def part(self, offset: int, nbytes: int) -> Memory:
+        """Return a part of it; both numbers are in bytes.
+
+        Raises:
+            ValueError: the part does not lie inside.
+        """
         if offset < 0 or offset + nbytes > self.nbytes:
             raise ValueError(f"bytes {offset} to {offset + nbytes} of a piece of {self.nbytes}")
         return Memory(self.address + offset, nbytes)
@@ -56,76 +61,96 @@ class Memory:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An engine's input or output; `dtype` is NumPy's."""
+    """The type of an engine's input or output."""
 
     dtype: np.dtype[Any]
     is_input: bool
 
 
 class Graph(Protocol):
-    """Work that was captured once and starts at one call, on the addresses and shapes that it was captured with."""
+    """Captured work that starts with one call, on the addresses and shapes that it was captured with."""
 
-    def launch(self) -> None: ...
+    def launch(self) -> None:
+        """Enqueue the work."""
+        ...
 
 
 class Context(Protocol):
-    """One execution of an engine, in one profile. Once it has been captured it must not be bound anew."""
+    """An execution context of an engine, for one profile. Once it is captured, its shapes and memory must not change."""
 
     def set_shape(self, name: str, shape: Shape) -> None:
-        """Of an input."""
+        """Set the shape of an input."""
         ...
 
     def shape(self, name: str) -> Shape:
-        """Of any tensor, once all inputs have theirs."""
+        """Return the shape of any tensor; all inputs must have theirs."""
         ...
 
     def set_memory(self, name: str, memory: Memory) -> None:
-        """Where an input is read, or an output written."""
+        """Set where an input is read or an output is written."""
         ...
 
-    def enqueue(self) -> None: ...
+    def enqueue(self) -> None:
+        """Enqueue one run."""
+        ...
 
 
-class Engine(Protocol):
-    """One plan on the device. Its contexts share the memory for what is between inputs and outputs: one runs at a time."""
+class TensorRTEngine(Protocol):
+    """A TensorRT engine on the device. Its contexts share one memory for activations, so that only one may run at a time."""
 
     @property
-    def tensors(self) -> Mapping[str, Tensor]: ...
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its inputs and outputs, by name."""
+        ...
 
     def context(self, profile: int, kernels: str) -> Context:
-        """`kernels` says when TensorRT-RTX compiles kernels for the very shapes: "eager", "lazy" or "none"."""
+        """Make a context for the profile of this index.
+
+        `kernels` says when TensorRT-RTX compiles kernels for exact shapes: at once ("eager"), in the background ("lazy") or
+        never ("none").
+        """
         ...
 
 
 class Device(Protocol):
-    """A GPU with one stream. For one thread at a time."""
+    """A GPU with one stream, to be used by one thread at a time. Every method may raise DeviceError or DeviceLost."""
 
-    def load(self, plan: Path) -> Engine: ...
-
-    def allocate(self, nbytes: int, what: str) -> Memory:
-        """Raises OutOfMemory; `what` is for its message."""
+    def load(self, plan: Path) -> TensorRTEngine:
+        """Load an engine from its file."""
         ...
 
-    def free(self, memory: Memory) -> None: ...
+    def allocate(self, nbytes: int, what: str) -> Memory:
+        """Allocate memory.
+
+        Raises:
+            OutOfMemory: there is too little; its message names `what`.
+        """
+        ...
+
+    def free(self, memory: Memory) -> None:
+        """Free memory, once all that is enqueued by now is done."""
+        ...
 
     def page_locked(self, nbytes: int) -> Bytes:
-        """Host memory that copies from and to without waiting; lives as long as the device."""
+        """Allocate page-locked host memory, (nbytes,) uint8, for copies that do not block; it lives as long as the device."""
         ...
 
     def upload(self, array: NDArray[Any], memory: Memory) -> None:
-        """C-contiguous host array → device. An array that is not page-locked is free to change at once."""
+        """Copy a C-contiguous host array to the device. One that is not page-locked may be changed at once afterwards."""
         ...
 
-    def copy(self, source: Memory, target: Memory) -> None: ...
+    def copy(self, source: Memory, target: Memory) -> None:
+        """Copy all of `source` to the beginning of `target`."""
+        ...
 
     def download(self, memory: Memory, array: NDArray[Any]) -> None:
-        """Device → page-locked array."""
+        """Copy from the device to a page-locked array."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until all that was asked for is done."""
+        """Wait until all that is enqueued is done."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """What `work` enqueues, as a graph; it is not run. It must neither allocate, free nor wait."""
+        """Capture what `work` enqueues as a graph, without running it. `work` must not allocate, free or wait."""
         ...

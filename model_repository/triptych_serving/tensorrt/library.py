@@ -1,4 +1,4 @@
-"""Loads TensorRT, or TensorRT-RTX, whichever wheel it comes in. The two share one Python interface."""
+"""Load TensorRT or TensorRT-RTX, from whichever wheel is installed. The two have the same Python interface."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 TARGETS = ("tensorrt", "tensorrt-rtx")
 # TensorRT-RTX on PyPI: its Python bindings in one wheel, the libraries that they need in another, made for ONNX Runtime.
 RTX_BINDINGS, RTX_LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
-# In the order in which they need each other.
+# In loading order: each needs those before it.
 RTX_FILES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
 CUDA, CUDA_HINT = "cuda.bindings.runtime", "pip install 'cuda-bindings>=13'"
-MOST_TEXT = 400
+MOST_TEXT = 400  # characters of an error
 
 
 class LibraryMissing(Exception):
-    """TensorRT, or what it needs, is not there: `missing` says what, `mend` what to do."""
+    """TensorRT, or something that it needs, is missing: `missing` says what, `mend` what to do about it."""
 
     def __init__(self, missing: str, mend: str) -> None:
         super().__init__(f"{missing}; {mend}" if mend else missing)
@@ -28,7 +28,7 @@ class LibraryMissing(Exception):
 
 @functools.cache
 def load(target: str) -> Any:
-    """The module of a target: `tensorrt`, `tensorrt_rtx`, or `tensorrt_rtx_bindings` with libraries from beside it.
+    """Import the module of a target: `tensorrt`, `tensorrt_rtx`, or `tensorrt_rtx_bindings` with ONNX Runtime's libraries.
 
     Raises:
         LibraryMissing: it is not installed; says what to install.
@@ -43,10 +43,10 @@ def load(target: str) -> Any:
 
 
 def imported(module: str, hint: str) -> Any:
-    """A module.
+    """Import a module.
 
     Raises:
-        LibraryMissing: it cannot be imported; `hint` says what mends that.
+        LibraryMissing: it cannot be imported; `hint` says what to do about it.
     """
     try:
         return importlib.import_module(module)
@@ -55,7 +55,7 @@ def imported(module: str, hint: str) -> Any:
 
 
 def _preload_libraries(hint: str) -> None:
-    """The bindings ask the loader for libraries by name; those that are loaded already satisfy it from any folder."""
+    """Load the libraries that the bindings need: the loader then finds them by name, whatever folder they are in."""
     spec = importlib.util.find_spec(RTX_LIBRARIES)
     if spec is None or not spec.submodule_search_locations:
         raise LibraryMissing(f"{RTX_LIBRARIES}: not installed", hint)
@@ -68,7 +68,7 @@ def _preload_libraries(hint: str) -> None:
 
 
 def logger(trt: Any) -> Any:
-    """A logger of TensorRT's that keeps the errors: the first is the reason, those after it are its consequences."""
+    """Make a TensorRT logger that keeps errors. The first is the cause, later ones follow from it."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -80,7 +80,7 @@ def logger(trt: Any) -> Any:
                 self.errors.append(message)
 
         def take(self) -> str:
-            """The first error since it was asked last."""
+            """Return the first error since the last call, and forget all."""
             errors, self.errors = self.errors, []
             return on_one_line(errors[0]) if errors else "TensorRT gives no reason"
 
@@ -88,5 +88,5 @@ def logger(trt: Any) -> Any:
 
 
 def on_one_line(error: str) -> str:
-    """An error of TensorRT's, whose own first line names a place and whose next ones say what is wrong there."""
+    """Join the lines of a TensorRT error: the first only names a place in its source, the next say what is wrong."""
     return " ".join(error.split())[:MOST_TEXT]

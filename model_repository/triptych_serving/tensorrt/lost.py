@@ -1,4 +1,4 @@
-"""A process that CUDA no longer answers ends, so that the supervisor starts a new one."""
+"""End the process once CUDA no longer answers it, so that the supervisor starts a new one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def ends_the_process_if_lost() -> Iterator[None]:
-    """End the process, at once and without finalizers, which would only ask CUDA again, where the device is lost."""
+    """End the process at once if the block raises DeviceLost; without finalizers, which would only call CUDA again."""
     try:
         yield
     except DeviceLost as error:

@@ -1,7 +1,7 @@
-"""What of TensorRT this machine has, and whether a build can be served on it.
+"""Find out which TensorRT and GPU this machine has, and whether a build can be served on it.
 
-`python -m triptych_serving.tensorrt.machine TARGET` prints the answer as JSON: asking CUDA takes memory of the GPU for as long
-as a process lives, and a broken driver may end it.
+`python -m triptych_serving.tensorrt.machine TARGET` prints the answer as JSON. A process that asks CUDA holds GPU memory until
+it ends, and a broken driver may crash it, so `probe` has another process ask.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..manifest import Manifest, ManifestError
 from .library import CUDA, CUDA_HINT, TARGETS, LibraryMissing, imported, load
 
 DRIVER_HINT = "install NVIDIA's driver, or start the container with --gpus all (see `triptych doctor`)"
-PATIENCE_S = 60
+PROBE_TIMEOUT_S = 60
 
 
 def here(target: str) -> Machine:
-    """TensorRT and the GPU that CUDA shows first.
+    """Ask for TensorRT's version and the first GPU that CUDA shows, in this process.
 
     Raises:
-        LibraryMissing: says what is not there, and what mends that.
+        LibraryMissing: TensorRT, the driver or a GPU is missing; says which and what to do.
     """
     trt, cudart = load(target), imported(CUDA, CUDA_HINT)
     error, count = cudart.cudaGetDeviceCount()
@@ -39,16 +39,16 @@ def here(target: str) -> Machine:
 
 
 def probe(target: str) -> Machine:
-    """`here`, asked in a process of its own.
+    """Ask `here` in another process.
 
     Raises:
-        LibraryMissing: says what is not there, and what mends that.
+        LibraryMissing: as `here`, or the process crashed or did not answer in PROBE_TIMEOUT_S seconds.
     """
     command = [sys.executable, "-m", __name__, target]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
-        raise LibraryMissing(f"the driver does not answer in {PATIENCE_S} s", DRIVER_HINT) from None
+        raise LibraryMissing(f"the driver does not answer in {PROBE_TIMEOUT_S} s", DRIVER_HINT) from None
     try:
         answer = json.loads(done.stdout)
     except ValueError:
@@ -59,11 +59,11 @@ def probe(target: str) -> Machine:
     return Machine(**answer)
 
 
-def check(manifest: Manifest) -> None:
-    """Whether a build can be served here, as far as that can be said without reading its files.
+def check_engines(manifest: Manifest) -> None:
+    """Refuse a build that cannot be served here, as far as its manifest tells; its files are not read.
 
     Raises:
-        ManifestError: names the target or the engine, what is missing and what mends it.
+        ManifestError: TensorRT or a GPU is missing, or an engine does not fit; names it and what to do.
     """
     if manifest.target not in TARGETS:
         return
@@ -79,7 +79,11 @@ def check(manifest: Manifest) -> None:
 
 
 def facts(target: str, *, reproducible: bool) -> dict[str, str]:
-    """What an image's bytes depend on beside files and packages, for receipts."""
+    """Return what the bytes of an image depend on beside files and packages, for receipts; empty for the CPU.
+
+    Raises:
+        LibraryMissing: as `probe`.
+    """
     if target not in TARGETS:
         return {}
     found = probe(target)
@@ -91,7 +95,7 @@ def facts(target: str, *, reproducible: bool) -> dict[str, str]:
 
 
 def _driver(version: int, wanted: int) -> str:
-    """Numbers as CUDA gives them, 13050 being 13.5."""
+    """Say in words what is wrong with the driver. Versions are as CUDA gives them: 13050 is 13.5."""
     if not version:
         return "no NVIDIA driver"
     return f"the NVIDIA driver is of CUDA {_dotted(version)}, and {wanted // 1000}.x is needed"

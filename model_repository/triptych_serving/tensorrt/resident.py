@@ -1,4 +1,4 @@
-"""Requests' conditioning on the device: uploaded at its first step, kept until the request ends."""
+"""Keep the conditioning of requests on the device: uploaded at the first step that needs it, freed when the phase ends."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from ..denoiser import Conditioning
 from .device import Device, DeviceError, Memory
 
-# Conditioning beyond this is uploaded again when it is needed; SDXL's takes 1.3 MB a guided request.
+# The most bytes kept; what was dropped is uploaded again when it is needed. SDXL takes 1.3 MB for a guided request.
 LIMIT_BYTES = 1 << 30
 
 
 class Resident:
-    """Conditionings by identity, those used longest ago dropped first; of each the arrays `names`.
+    """Hold the arrays `names` of conditionings on the device; above the limit, those that were used longest ago are dropped.
 
-    Memory is freed in the order of the stream: what was asked of it before is done before.
+    Freeing is enqueued on the stream like all else, so that steps which still read the memory are done before.
     """
 
     def __init__(self, device: Device, names: Sequence[str], limit_bytes: int = LIMIT_BYTES) -> None:
@@ -29,14 +29,20 @@ class Resident:
         return len(self._memory)
 
     def __getitem__(self, conditioning: Conditioning) -> Mapping[str, Memory]:
-        """Its arrays on the device, by name. Good for what is asked for before the next call."""
+        """Return its arrays on the device, by name, uploading them if needed.
+
+        The next call may free them, so enqueue whatever reads them before.
+
+        Raises:
+            DeviceError: the device refuses, or has too little memory; nothing of it is kept.
+        """
         if conditioning not in self._memory:
             self._upload(conditioning)
         self._memory.move_to_end(conditioning)
         return self._memory[conditioning]
 
     def release(self, conditioning: Conditioning) -> None:
-        """Free it, where it is here."""
+        """Free its memory, if it has any here."""
         for memory in self._memory.pop(conditioning, {}).values():
             self.nbytes -= memory.nbytes
             self._device.free(memory)

@@ -1,4 +1,4 @@
-"""One engine with its memory: host arrays in, a run in the narrowest profile, host arrays out."""
+"""Run one engine: upload host arrays, run in the narrowest profile that holds their shapes, download the outputs."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Profile, narrowest
-from .device import Bytes, Context, Device, Engine, Graph, Shape
+from .device import Bytes, Context, Device, Graph, Shape, TensorRTEngine
 
 Shapes = Mapping[str, Shape]  # of the inputs, by name
 
 
 class Runner:
-    """Runs an engine at the shapes of its `profiles`; at those in `captured` as one CUDA graph each.
+    """Run an engine at any shapes that its `profiles` hold; those in `captured` run as a CUDA graph each.
 
-    Everything is allocated here, once: memory for each tensor at its largest, page-locked arrays to copy from and to, a context
-    for each profile, and one for each graph, since a context that was captured must not change.
+    Everything is allocated in the constructor: memory for each tensor at its largest, page-locked arrays to copy from and to, a
+    context for each profile, and one for each graph, since a captured context must not change.
 
     Args:
-        kernels: what `Engine.context` takes, for shapes that are not captured; captured ones have kernels of their own.
+        kernels: as in `TensorRTEngine.context`, for shapes that are not captured. Those that are get "eager" kernels.
 
     Raises:
-        OutOfMemory: says for which tensor.
-        DeviceError: the device or the engine refuse something.
+        OutOfMemory: there is too little memory; names the tensor.
+        DeviceError: the device or the engine refuses something.
     """
 
     def __init__(
         self,
         device: Device,
-        engine: Engine,
+        engine: TensorRTEngine,
         profiles: Sequence[Profile],
         captured: Sequence[Shapes] = (),
         *,
@@ -48,19 +48,19 @@ class Runner:
         self._host: dict[str, Bytes] = {name: device.page_locked(size) for name, size in nbytes.items()}
         for context in self._contexts:
             self._give_memory(context)
-        # By the inputs' shapes, each with the outputs' shapes.
+        # By the shapes of the inputs: the graph, and the shapes of its outputs.
         self._graphs: dict[tuple[tuple[str, Shape], ...], tuple[Graph, Shapes]] = {}
         for shapes in captured:
             self._graphs[_key(shapes)] = self._captured(shapes)
 
     def put(self, name: str, array: NDArray[Any]) -> None:
-        """Upload an input of the next run. Not twice before `fetch`: the copy may not have begun."""
+        """Upload an input of the next run. Not twice before `fetch`: the first copy may not have been made yet."""
         host = self._host_array(name, array.shape)
         np.copyto(host, array, casting="same_kind")
         self._device.upload(host, self.memory[name].part(0, host.nbytes))
 
     def run(self, shapes: Shapes) -> Shapes:
-        """Start a run on what lies in `memory`; the outputs' shapes.
+        """Start a run on the inputs in `memory`, of these shapes; return the outputs' shapes.
 
         Raises:
             ValueError: no profile holds the shapes.
@@ -75,7 +75,7 @@ class Runner:
         return outputs
 
     def fetch(self, shapes: Shapes) -> dict[str, NDArray[Any]]:
-        """Wait for the run; its outputs, or the first rows of them, of these shapes."""
+        """Wait for the run and return its outputs. `shapes` are theirs, or have fewer rows to get the first rows only."""
         host = {name: self._host_array(name, shape) for name, shape in shapes.items()}
         for name, array in host.items():
             self._device.download(self.memory[name].part(0, array.nbytes), array)
@@ -83,17 +83,17 @@ class Runner:
         return {name: array.copy() for name, array in host.items()}
 
     def holds(self, shapes: Shapes) -> bool:
-        """Whether a profile does."""
+        """Return whether a profile holds inputs of these shapes."""
         return any(profile.holds(shapes) for profile in self._profiles)
 
     def _largest(self, context: Context, profile: Profile) -> dict[str, int]:
-        """Bytes of every tensor at the profile's largest shapes."""
+        """Return the bytes of each tensor at the profile's largest shapes."""
         inputs = {name: profile.shapes[name][2] for name in self.inputs}
         shapes = {**inputs, **self._set_shapes(context, inputs)}
         return {name: max(1, self._nbytes(name, shape)) for name, shape in shapes.items()}
 
     def _set_shapes(self, context: Context, shapes: Shapes) -> Shapes:
-        """Of the inputs; the outputs'."""
+        """Set the shapes of the inputs; return those of the outputs."""
         for name, shape in shapes.items():
             context.set_shape(name, shape)
         return {name: context.shape(name) for name in self.outputs}
@@ -103,7 +103,7 @@ class Runner:
             context.set_memory(name, memory)
 
     def _captured(self, shapes: Shapes) -> tuple[Graph, Shapes]:
-        """Run once, since TensorRT prepares itself in a first run, then capture."""
+        """Capture a run at these shapes, after a first one, in which TensorRT sets itself up."""
         context = self._engine.context(narrowest(self._profiles, shapes), "eager")
         self._give_memory(context)
         outputs = self._set_shapes(context, shapes)

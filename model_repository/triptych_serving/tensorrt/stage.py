@@ -1,4 +1,4 @@
-"""Encoders and decoders on an engine, arrays in and arrays out by name, as `ort.Stage`."""
+"""Encoders and decoders on a TensorRT engine: arrays in and arrays out, by name, as `OrtStage`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..engines import Profile
-from .device import Device, Engine
+from .device import Device, TensorRTEngine
 from .lost import ends_the_process_if_lost
 from .runner import Runner
 
 
 class TensorRTStage:
-    """One engine. Its rows are those of one batch of Triton's; it pads nothing and captures nothing."""
+    """One engine that runs Triton's batches as they come, without padding and without captured graphs."""
 
-    def __init__(self, device: Device, engine: Engine, profiles: Sequence[Profile], *, kernels: str = "none") -> None:
+    def __init__(
+        self, device: Device, engine: TensorRTEngine, profiles: Sequence[Profile], *, kernels: str = "none"
+    ) -> None:
         self._runner = Runner(device, engine, profiles, kernels=kernels)
         self.inputs, self.outputs = self._runner.inputs, self._runner.outputs
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One run of the whole batch.
+        """Run the whole batch at once.
 
         Raises:
             ValueError: no profile holds the inputs' shapes.

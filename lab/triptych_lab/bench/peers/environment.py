@@ -1,4 +1,4 @@
-"""Virtual environments for peers whose packages do not go with ours."""
+"""Make virtual environments for peers whose packages do not fit ours."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MARK = "triptych-requirements.txt"
 
 
 def environment(folder: Path, requirements: Path) -> Path:
-    """The Python of a virtual environment with the packages of a file of pins; made, or made anew where it has others.
+    """Make the virtual environment `folder` with the pinned packages of a file, unless it has them; return its Python.
 
     Raises:
-        BenchError: pip fails, with its last words.
+        BenchError: pip failed; with its last line.
     """
     python, mark, wanted = folder / "bin/python", folder / MARK, requirements.read_text("utf-8")
     if python.is_file() and mark.is_file() and mark.read_text("utf-8") == wanted:

@@ -1,4 +1,4 @@
-"""What the benchmark asks of whatever draws pictures."""
+"""The interface of a peer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any, Protocol
 
 
 class Peer(Protocol):
-    """Somebody else's way to draw. Loaded and warm when it is handed out."""
+    """Another way to draw pictures with the same weights, loaded and warm."""
 
     name: str
 
     def draw(self, requests: Sequence[Mapping[str, Any]], *, batch: int = 1) -> float:
-        """Seconds for all requests, as PNG files in memory: one call for each `batch` of them, one call after another.
+        """Draw all requests to PNG files in memory, `batch` of them a call, one call after another; return the seconds.
 
-        Requests of one call differ in prompt and seed only.
+        The requests of one call may differ in prompt and seed only.
         """
         ...
 
     def picture(self, request: Mapping[str, Any]) -> bytes:
-        """The PNG file of one request."""
+        """Draw one request; return a PNG file."""
         ...

@@ -1,11 +1,11 @@
-"""A peer in a process of its own, which may be another Python's: a JSON line for each question, one for each answer.
+"""Run a peer in a process of its own, perhaps with another Python: a JSON line for each question and one for each answer.
 
     → {"requests": [{"prompt": "a fox", "seed": 3, "num_inference_steps": 20, "guidance_scale": 4.0}], "batch": 1}
     ← {"seconds": 0.71}
     → {"picture": {"prompt": "a fox", "seed": 3, "num_inference_steps": 20, "guidance_scale": 4.0}}
     ← {"picture": "a PNG file in base64"}
 
-Its first line, when it is loaded, is `{"ready": {"torch": "2.13.0", …}}`; `{"error": "…"}` stands for any answer that cannot be.
+Its first line, once it is loaded, is `{"ready": {"torch": "2.13.0", …}}`. If it fails at a question, it answers `{"error": "…"}`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .environment import environment
 from .peer import Peer
 
 PROGRAMS = "triptych_export.peers"
-# All that is in its environment, pinned: pip takes minutes to find versions that go together.
+# Everything in its environment, pinned: pip takes minutes to find versions that fit together.
 OPTIMUM = Path(__file__).with_name("optimum.txt")
 END_S = 10.0
-# Peers ask no hub, report to nobody, and keep their progress to themselves.
+# Peers must not ask a hub, report to anybody, or print their progress.
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -42,13 +42,13 @@ QUIET = {
 
 
 class ProcessPeer:
-    """`Peer` over a program that speaks as above."""
+    """`Peer` over a program that speaks the protocol above."""
 
     def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
         """Start the program and wait until it is loaded.
 
         Raises:
-            BenchError: it ends or fails before that.
+            BenchError: it ended or failed before.
         """
         self.name = name
         self._process = subprocess.Popen(  # noqa: S603
@@ -99,7 +99,7 @@ class ProcessPeer:
 
 @contextmanager
 def diffusers(weights: Path) -> Iterator[Peer]:
-    """diffusers' own SDXL pipeline, float32, on the threads that ONNX Runtime has.
+    """Run diffusers' own SDXL pipeline, float32, on as many threads as ONNX Runtime has.
 
     Raises:
         BenchError: diffusers or torch is not installed here, or does not load the weights.
@@ -113,7 +113,7 @@ def diffusers(weights: Path) -> Iterator[Peer]:
 
 @contextmanager
 def optimum(weights: Path, folder: Path) -> Iterator[Peer]:
-    """Optimum's ONNX Runtime pipeline, in an environment of its own inside `folder`, made where it is missing.
+    """Run Optimum's ONNX Runtime pipeline in a virtual environment inside `folder`, which is made if it is missing.
 
     Raises:
         BenchError: the environment cannot be made, or the weights are not loaded.
@@ -139,7 +139,7 @@ def _program(name: str) -> tuple[str, str]:
 
 
 def _package_root() -> Path:
-    """The folder that holds `triptych_export`, for a Python that has it not installed."""
+    """Find the folder that holds `triptych_export`, for a Python in which it is not installed."""
     spec = find_spec("triptych_export")
     if spec is None or not spec.submodule_search_locations:
         raise BenchError("optimum: triptych_export is not installed here; pip install 'triptych[export]'")

@@ -1,4 +1,4 @@
-"""The weights that peers draw with: those given, or the demo's own out of its ONNX files; and the proof that they are."""
+"""Find the weights that peers draw with, or take the demo's out of its ONNX files; and check that they are those served."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ..target import Setting
 from .peer import Peer
 
 REBUILD = "triptych_export.peers.rebuild"
-# The most that two pictures of one model may differ by, of 255.
+# Two pictures by the same weights differ by no more than this, of 255.
 MOST = 1
 
 
 def weights_of(setting: Setting) -> Path:
-    """The folder in diffusers layout of what is served: the setting's, or the demo's, made from its build once.
+    """Return the folder in diffusers layout of what is served: the setting's, or the demo's, which is made once.
 
     Raises:
-        BenchError: it cannot be made.
+        BenchError: the demo's cannot be made.
     """
     if setting.weights is not None:
         return setting.weights
@@ -46,10 +46,10 @@ def weights_of(setting: Setting) -> Path:
 
 
 def check_same(peer: Peer, url: str) -> None:
-    """Draw one picture with both: a peer with other weights is no peer.
+    """Draw one picture with both, to see that peer and server have the same weights.
 
     Raises:
-        BenchError: the server's and the peer's picture differ by more than 1 of 255.
+        BenchError: the two pictures differ by more than 1 of 255.
     """
     (request,) = same(1)
     ours, theirs = pixels(url, request), _pixels(peer.picture(request))

@@ -1,4 +1,4 @@
-"""Where perf_analyzer is, and whether it runs here."""
+"""Find perf_analyzer, and see that it runs here."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ GET = (
     "`pip install perf-analyzer` on a system with glibc 2.38 or newer, or NVIDIA's SDK image "
     "(nvcr.io/nvidia/tritonserver:<release>-py3-sdk), which has it on PATH"
 )
-# What the loader says of a binary that was made for newer libraries.
+# What the loader says of a binary that needs newer libraries.
 _TOO_OLD = re.compile(r"version `((?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)' not found")
 
 
 def find(environment: Mapping[str, str] | None = None) -> Path:
-    """The perf_analyzer that `PERF_ANALYZER` names, or else the one on PATH.
+    """Find the perf_analyzer that `PERF_ANALYZER` names, or else the one on PATH.
 
     Raises:
         BenchError: there is none, or it does not run on this machine.
@@ -47,7 +47,7 @@ def _check(binary: Path) -> None:
 
 
 def too_old(words: str) -> str:
-    """The library version that a loader's words miss; "" where they miss none."""
+    """Return the library version that the loader says is missing; "" if it says nothing like that."""
     missing = _TOO_OLD.search(words)
     return missing[1] if missing else ""
 

@@ -1,4 +1,4 @@
-"""perf_analyzer's command line for one measurement."""
+"""Make perf_analyzer's command line for one measurement."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-# Of its own accord it has four threads at a request rate, and so never more than four requests under way. Each thread takes
-# its turn and, when all is done, still waits for its next one: more of them than requests would only make the end late.
+# At a request rate perf_analyzer has four threads by default, and so at most four requests under way. But threads take turns,
+# and at the end each still waits for its next turn: more threads than requests would only delay the end.
 MAX_THREADS = 256
 
 
 class Mode(str, Enum):
-    """How the load is made; each the name that perf_analyzer's profile export has for it."""
+    """How the load is made; the values are perf_analyzer's own names, as in its profile export."""
 
     CONCURRENCY = "concurrency"
     RATE = "request_rate"
@@ -21,8 +21,8 @@ class Mode(str, Enum):
 
 
 @dataclass(frozen=True)
-class Level:
-    """A load: so many requests under way, so many a second (Poisson), or those of a schedule at their times."""
+class LoadLevel:
+    """A load: `value` requests under way, `value` requests a second (Poisson), or a schedule's requests at their times."""
 
     mode: Mode
     value: float
@@ -30,14 +30,14 @@ class Level:
 
     @property
     def name(self) -> str:
-        """For files and reports, as `concurrency-4`, `request_rate-1.25` or `fixed_schedule`."""
+        """A name for files and reports: `concurrency-4`, `request_rate-1.25` or `fixed_schedule`."""
         return self.mode.value if self.mode is Mode.SCHEDULE else f"{self.mode.value}-{self.value:g}"
 
     def arguments(self) -> list[str]:
-        """Its part of the command line.
+        """Return its part of the command line.
 
-        A count, since a window of time that holds few slow requests never becomes stable, and leaves no files; and one level
-        a run, since a count goes with no range.
+        It asks for a number of requests and not for a window of time: with few slow requests a window never becomes stable, and
+        then no files are written. And for one level a run, since a number of requests cannot be combined with a range.
         """
         if self.mode is Mode.CONCURRENCY:
             return [*_count(self.requests), "--concurrency-range", str(math.ceil(self.value))]
@@ -51,36 +51,36 @@ class Level:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run: a model, its input data, a load, and the folder that its files go to, one for each ensemble."""
+    """One run of perf_analyzer: a model, its input data, a load, and the folder for its files, one for each ensemble."""
 
-    ensemble: str  # which the model belongs to, or is
+    ensemble: str  # that the model belongs to, or that it is
     model: str
     data: Path
-    level: Level
+    level: LoadLevel
     folder: Path
 
     @property
     def csv(self) -> Path:
-        """perf_analyzer's latency report."""
+        """The path of perf_analyzer's latency report."""
         return self._file("csv")
 
     @property
     def profile(self) -> Path:
-        """perf_analyzer's export of every request; holds the answers' raw bytes, so that it is no JSON."""
+        """The path of perf_analyzer's export of all requests; with the raw bytes of answers in it, it is not valid JSON."""
         return self._file("profile.json")
 
     @property
     def log(self) -> Path:
-        """What perf_analyzer said."""
+        """The path of what perf_analyzer printed."""
         return self._file("log")
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that a run leaves."""
+        """The paths of all files that a run leaves."""
         return self.csv, self.profile, self.log
 
     def command(self, binary: Path, url: str) -> list[str]:
-        """The command line; `url` is the server's gRPC address."""
+        """Return the command line; `url` is the server's gRPC address."""
         return [
             *(str(binary), "-m", self.model, "-i", "grpc", "-u", url, "--input-data", str(self.data)),
             *self.level.arguments(),

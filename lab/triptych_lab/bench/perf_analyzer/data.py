@@ -1,4 +1,4 @@
-"""perf_analyzer's input data: a JSON list of requests, each a tensor by name."""
+"""Write perf_analyzer's input data: a JSON list of requests, each an object of tensors by name."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 def write(path: Path, requests: Iterable[Mapping[str, Any]]) -> Path:
-    """Write requests as perf_analyzer reads them."""
+    """Write a file of requests and return its path."""
     path.write_text(json.dumps({"data": list(requests)}, ensure_ascii=False), "utf-8")
     return path
 
 
 def scalars(model: str, parameters: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """A request of an ensemble; scalars and pairs by the input's name."""
+    """Make a request to an ensemble: by input, a list of its values."""
     sendable = check(model, parameters)
     return {name: [_text(item) for item in _items(value)] for name, value in sendable.items()}
 
 
 def schedule(model: str, arrivals: Iterable[Arrival]) -> list[dict[str, Any]]:
-    """A workload for `--fixed-schedule`: each request with its time in milliseconds since the start."""
+    """Make the requests of a workload for `--fixed-schedule`, each with its time in milliseconds since the start."""
     arrivals = list(arrivals)
     times = accumulate(arrival.interval_s for arrival in arrivals)
     return [
@@ -39,7 +39,7 @@ def schedule(model: str, arrivals: Iterable[Arrival]) -> list[dict[str, Any]]:
 
 
 def tensors(arrays: Tensors, *, batched: bool) -> list[dict[str, Any]]:
-    """A stage's recorded inputs; where Triton batches it, each row is a request, without the batch's dimension."""
+    """Make requests of a stage's recorded inputs: if Triton batches the stage, one of each row, without the batch dimension."""
     if not batched:
         return [{name: _tensor(array) for name, array in arrays.items()}]
     rows = min(len(array) for array in arrays.values())
@@ -55,5 +55,5 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _text(item: Any) -> Any:
-    """JSON holds no bytes; every text tensor of ours is UTF-8."""
+    """Decode bytes, which JSON cannot hold; all our text tensors are UTF-8."""
     return item.decode() if isinstance(item, bytes) else item

@@ -1,4 +1,4 @@
-"""Our report of perf_analyzer's measurements: what a person reads, beside the files that perf_analyzer wrote."""
+"""Write our report of perf_analyzer's measurements, beside the files that perf_analyzer wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATE_ANSWERS = (
 
 
 def write(folder: Path, results: Sequence[Result], facts: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write `report.md` and `report.json`; returns their paths. `facts` say what was measured, on what."""
+    """Write `report.md` and `report.json`; return both paths. `facts` say what was measured, and on what machine."""
     document = {"facts": dict(facts), "measurements": [result.to_json() for result in results]}
     markdown, as_json = folder / "report.md", folder / "report.json"
     as_json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
@@ -69,5 +69,5 @@ def _parts(results: Sequence[Result]) -> str:
 
 
 def _part(result: Result, name: str) -> str:
-    """Milliseconds; nothing where perf_analyzer said nothing."""
+    """Return a part's milliseconds; "" if perf_analyzer has none."""
     return f"{1000 * result.parts[name].latency_s:.1f}" if name in result.parts else ""

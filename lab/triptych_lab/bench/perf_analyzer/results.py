@@ -1,4 +1,4 @@
-"""What perf_analyzer's files say."""
+"""Read perf_analyzer's files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LATE = re.compile(r"([\d.]+)% of the requests were delayed")
 
 @dataclass(frozen=True)
 class Part:
-    """A composing model's mean time for a request, in seconds, and how much of it was queue."""
+    """The mean seconds of a request in one model of an ensemble, and how many of them it was queued."""
 
     latency_s: float
     queue_s: float
@@ -31,10 +31,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Result:
-    """One measurement. Latencies in seconds; `latencies_s` holds each request's, by its answer.
+    """The result of one measurement.
 
-    `parts` are an ensemble's stages. `cache_hit_s` above 0 says that Triton's response cache answered some requests of this
-    model, `delayed` which share was sent later than planned.
+    Attributes:
+        latencies_s: of each request, in seconds, in the order of the answers.
+        parts: by name, the models of an ensemble.
+        cache_hit_s: above 0 if Triton's response cache answered some requests to this model.
+        delayed: the share of requests that were sent later than planned.
     """
 
     measurement: Measurement
@@ -47,7 +50,7 @@ class Result:
     delayed: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """For our report."""
+        """Return it for our report."""
         return {
             "ensemble": self.measurement.ensemble,
             "model": self.measurement.model,
@@ -66,10 +69,10 @@ class Result:
 
 
 def read(measurement: Measurement) -> Result:
-    """Read the files of a measurement that was made.
+    """Read the files that a measurement left.
 
     Raises:
-        BenchError: a file is missing or not perf_analyzer's.
+        BenchError: a file is missing, or is not as perf_analyzer writes it.
     """
     row, log = read_csv(measurement.csv), measurement.log.read_text("utf-8", "replace")
     latencies = read_profile(measurement.profile)
@@ -87,10 +90,10 @@ def read(measurement: Measurement) -> Result:
 
 
 def read_csv(path: Path) -> dict[str, float]:
-    """The one row of a report, by column; times in microseconds, as perf_analyzer writes them.
+    """Read the one row of a report, by column; times in microseconds, as perf_analyzer writes them.
 
     Raises:
-        BenchError: there is no such row.
+        BenchError: the file is missing, or does not have one row.
     """
     try:
         with path.open(newline="") as file:
@@ -101,13 +104,13 @@ def read_csv(path: Path) -> dict[str, float]:
 
 
 def read_profile(path: Path) -> list[float]:
-    """Seconds from sending to the answer, of every request.
+    """Read the seconds from sending to the answer of every request.
 
-    The export is no JSON where an answer is an image: its bytes stand there raw, inside quotes. What is wanted of it stands
-    before them, so it is looked for and not parsed.
+    If an answer is an image, the export is not valid JSON, since the image's raw bytes are in it. So the times, which come
+    before them, are found by a pattern.
 
     Raises:
-        BenchError: no request is found.
+        BenchError: the file is missing, holds no request, or not as many answers as requests.
     """
     try:
         data = path.read_bytes()
@@ -120,7 +123,7 @@ def read_profile(path: Path) -> list[float]:
 
 
 def read_parts(log: str) -> dict[str, Part]:
-    """An ensemble's composing models, from what perf_analyzer says; empty for a model that is none."""
+    """Read the parts of an ensemble off what perf_analyzer printed; empty for other models."""
     _, _, composing = log.partition("Composing models:")
     found = ((model, _REQUEST.search(words)) for model, words in _COMPOSING.findall(composing))
     return {model: Part(int(times[1]) / 1e6, int(times[2]) / 1e6) for model, times in found if times}

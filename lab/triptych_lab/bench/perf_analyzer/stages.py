@@ -1,4 +1,4 @@
-"""What each stage of an ensemble reads: recorded by calling the stages one after another, as Triton does."""
+"""Record what each stage of an ensemble reads, by calling the stages one after another as Triton does."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.f
 
 
 class Models(Protocol):
-    """A server's models: their configurations, and calls of them."""
+    """The models of a server."""
 
     def config(self, model: str) -> Mapping[str, Any]:
-        """`config.pbtxt` as JSON."""
+        """Return a model's configuration (`config.pbtxt`) as JSON."""
         ...
 
     def infer(self, model: str, inputs: Arrays, outputs: list[str]) -> Arrays:
-        """One call."""
+        """Call a model; return the named outputs."""
         ...
 
 
-class Stage(NamedTuple):
-    """One stage of an ensemble, with what it read for one request."""
+class RecordedStage(NamedTuple):
+    """One stage of an ensemble, with its inputs for one request."""
 
     model: str
     inputs: Arrays
     batched: bool  # by Triton, along the first dimension
 
 
-def record(models: Models, ensemble: str, parameters: Mapping[str, Any]) -> Iterator[Stage]:
-    """Draw one picture stage by stage; each stage with its inputs, in the order of the ensemble's configuration.
+def record(models: Models, ensemble: str, parameters: Mapping[str, Any]) -> Iterator[RecordedStage]:
+    """Draw one picture stage by stage, and yield each stage with its inputs, in the order of the ensemble's configuration.
 
     Raises:
-        InvalidRequest: an input that cannot be sent.
+        InvalidRequest: a parameter cannot be sent.
         TriptychError: a stage failed.
     """
     known = {name: _array(name, value) for name, value in check(ensemble, parameters).items()}
@@ -47,7 +47,7 @@ def record(models: Models, ensemble: str, parameters: Mapping[str, Any]) -> Iter
         model, sources, targets = step["model_name"], step["input_map"], step["output_map"]
         # An empty tensor stands for one that is not there: a request without a picture has no latents of one.
         inputs = {name: known[source] for name, source in sources.items() if source in known and known[source].size}
-        yield Stage(model, inputs, int(models.config(model).get("max_batch_size", 0)) > 0)
+        yield RecordedStage(model, inputs, int(models.config(model).get("max_batch_size", 0)) > 0)
         outputs = models.infer(model, inputs, list(targets))
         known |= {targets[name]: array for name, array in outputs.items()}
 

@@ -1,4 +1,4 @@
-"""The sweeps: the ensemble and each of its stages, over concurrencies and request rates."""
+"""Sweep an ensemble and each of its stages over concurrencies and request rates."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from triptych_lab.workload import Arrival, Mix, make
 from ..errors import BenchError
 from . import data
 from .binary import GET, too_old
-from .command import Level, Measurement, Mode
+from .command import LoadLevel, Measurement, Mode
 from .results import Result, read
 from .stages import Models, record
 
-# Different requests in an input file; perf_analyzer begins anew after the last.
+# How many different requests an input file has; perf_analyzer begins anew after the last.
 REQUESTS = 16
+# Of how many of them the inputs of each stage are recorded.
 RECORDED = 2
 
 
 class Loads(NamedTuple):
-    """What one model is put under: concurrencies, then shares of the best throughput seen, as Poisson rates."""
+    """The loads of one model: concurrencies first, then Poisson rates, as shares of the best throughput at those."""
 
     concurrencies: Sequence[int]
     rate_shares: Sequence[float]
-    requests: int  # at least, a level
+    requests: int  # the fewest at one load
     requests_per_user: int = 4
 
     def count(self, users: float) -> int:
-        """Requests for a level with so many under way."""
+        """Return how many requests to send with so many under way."""
         return max(self.requests, round(self.requests_per_user * users))
 
 
@@ -41,22 +42,22 @@ STAGE = Loads((1, 4), (0.7,), 32)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All of a run: the loads for the ensemble and for each stage, and what is asked for."""
+class Suite:
+    """What is measured: the loads of the ensemble and of each stage, and what the requests ask for."""
 
     ensemble: Loads = ENSEMBLE
     stage: Loads = STAGE
     mix: Mix = field(default_factory=Mix)
-    timeout_s: float = 1800.0  # for one level
+    timeout_s: float = 1800.0  # for one load
 
     @classmethod
-    def quick(cls) -> Plan:
-        """A minute on a small machine: enough to see that everything works."""
+    def quick(cls) -> Suite:
+        """Make a suite that takes a minute on a small machine, to see that everything works."""
         return cls(Loads((1, 2), (0.5,), 4, 2), Loads((1,), (), 4), Mix({"num_inference_steps": (2, 4)}), 300.0)
 
 
 class Subject(NamedTuple):
-    """A model of an ensemble, or that itself, with the file of what it is sent."""
+    """A model to measure, an ensemble or one of its stages, with the file of its requests."""
 
     ensemble: str
     model: str
@@ -64,41 +65,43 @@ class Subject(NamedTuple):
     loads: Loads
 
 
-Run = Callable[[Measurement], Result]
+Measure = Callable[[Measurement], Result]
 
 
 def run(
-    perf: Run, models: Models, ensemble: str, folder: Path, plan: Plan, workload: Sequence[Arrival] = ()
+    perf: Measure, models: Models, ensemble: str, folder: Path, suite: Suite, workload: Sequence[Arrival] = ()
 ) -> Iterator[Result]:
-    """Every measurement of a plan, each as soon as it is made; with a `workload`, that at its own times as well.
+    """Measure an ensemble and its stages, and yield each result at once; a `workload` is sent at its own times as well.
 
     Raises:
         BenchError: perf_analyzer failed.
-        TriptychError: the server did.
+        TriptychError: the server failed.
     """
     folder = folder / ensemble  # two ensembles share models, which read different things in each
     folder.mkdir(parents=True, exist_ok=True)
-    for subject in _subjects(models, ensemble, folder, plan):
+    for subject in _subjects(models, ensemble, folder, suite):
         yield from sweep(perf, subject, folder)
     if workload:
         path = data.write(folder / f"{ensemble}.schedule.json", data.schedule(ensemble, workload))
-        yield perf(Measurement(ensemble, ensemble, path, Level(Mode.SCHEDULE, len(workload), len(workload)), folder))
+        yield perf(
+            Measurement(ensemble, ensemble, path, LoadLevel(Mode.SCHEDULE, len(workload), len(workload)), folder)
+        )
 
 
-def sweep(perf: Run, subject: Subject, folder: Path) -> Iterator[Result]:
-    """One model at all its loads; the rates follow from the throughput that the concurrencies had."""
+def sweep(perf: Measure, subject: Subject, folder: Path) -> Iterator[Result]:
+    """Measure one model at all its loads; the rates depend on the best throughput of the concurrencies."""
     best = 0.0
     for users in subject.loads.concurrencies:
-        result = perf(_measurement(subject, folder, Level(Mode.CONCURRENCY, users, subject.loads.count(users))))
+        result = perf(_measurement(subject, folder, LoadLevel(Mode.CONCURRENCY, users, subject.loads.count(users))))
         best = max(best, result.throughput_per_s)
         yield result
     for share in subject.loads.rate_shares:
-        level = Level(Mode.RATE, float(f"{share * best:.3g}"), subject.loads.requests)
+        level = LoadLevel(Mode.RATE, float(f"{share * best:.3g}"), subject.loads.requests)
         yield perf(_measurement(subject, folder, level))
 
 
-def perform(binary: Path, url: str, timeout_s: float) -> Run:
-    """Measurements by the real perf_analyzer against the server at `url` (gRPC)."""
+def perform(binary: Path, url: str, timeout_s: float) -> Measure:
+    """Return a function that measures with the perf_analyzer at `binary`; `url` is the server's gRPC address."""
 
     def perf(measurement: Measurement) -> Result:
         _execute(measurement.command(binary, url), measurement, timeout_s)
@@ -108,25 +111,25 @@ def perform(binary: Path, url: str, timeout_s: float) -> Run:
 
 
 def requests(mix: Mix, count: int) -> Iterator[Mapping[str, Any]]:
-    """Parameters of requests that no cache answers: without a seed every picture is a new one."""
+    """Draw the parameters of `count` requests. They have no seed, so that no cache can answer them."""
     for arrival in islice(make(mix, rate=1.0), count):
         yield {name: value for name, value in arrival.parameters.items() if name != "seed"}
 
 
-def _subjects(models: Models, ensemble: str, folder: Path, plan: Plan) -> Iterator[Subject]:
-    asked = list(requests(plan.mix, REQUESTS))
+def _subjects(models: Models, ensemble: str, folder: Path, suite: Suite) -> Iterator[Subject]:
+    asked = list(requests(suite.mix, REQUESTS))
     path = data.write(folder / f"{ensemble}.data.json", [data.scalars(ensemble, request) for request in asked])
-    yield Subject(ensemble, ensemble, path, plan.ensemble)
+    yield Subject(ensemble, ensemble, path, suite.ensemble)
     recorded: dict[str, list[Mapping[str, Any]]] = {}
     for request in asked[:RECORDED]:
         for stage in record(models, ensemble, request):
             recorded.setdefault(stage.model, []).extend(data.tensors(stage.inputs, batched=stage.batched))
     for model, read_by_it in recorded.items():
         path = data.write(folder / f"{model}.data.json", read_by_it)
-        yield Subject(ensemble, model, path, plan.stage)
+        yield Subject(ensemble, model, path, suite.stage)
 
 
-def _measurement(subject: Subject, folder: Path, level: Level) -> Measurement:
+def _measurement(subject: Subject, folder: Path, level: LoadLevel) -> Measurement:
     return Measurement(subject.ensemble, subject.model, subject.data, level, folder)
 
 

@@ -1,4 +1,4 @@
-"""The comparisons, a file each, in the order of the report."""
+"""The targets, a file each, in the order of the report."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ TARGETS: tuple[Target, ...] = (
 
 
 def chosen(names: Sequence[str]) -> list[Target]:
-    """The targets of these names; where none is given, all but those that are measured only when they are asked for.
+    """Return the targets of these names; without names all, except those that are measured only on request.
 
-    A target is also known by its ratios' names.
+    A target may also be named by one of its ratios.
 
     Raises:
-        InvalidRequest: there is none of a name.
+        InvalidRequest: there is no target of a name.
     """
     known = {name: target for target in TARGETS for name in (target.name, *target.bounds)}
     if unknown := [name for name in names if name not in known]:

@@ -1,4 +1,4 @@
-"""How long a request waits for its first step where there is room."""
+"""Measure how long a request waits for its first step when there is room for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ..load import replay
 from ..requests import arrivals_at
 from ..serving import started
-from ..target import Pair, Setting, Target, at_most
+from ..target import Setting, Sides, Target, at_most
 
 NAME = "admission_wait"
 LOAD = 0.5
@@ -19,11 +19,11 @@ STEPS = (2, 8, 20)
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """The p99 of the steps that ended before a request's first, the one counted in whose midst it came; one step.
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure the p99 of the steps that end between a request's submission and its first step; compare it with one step.
 
-    In steps, not in seconds over a mean step: the step that somebody waits for is longer than the mean, as a long one is met more
-    often, so that even a loop that lets everybody in at once would have more than one.
+    One, since a request arrives during a step and waits for its end. Counted in steps and not in seconds: a request is more
+    likely to arrive during a long step than during a short one, so in mean steps even a perfect loop would be above 1.
     """
     with started(setting.builds) as served:
         arrivals, repeats = arrivals_at(setting, LOAD, STEPS), count()
@@ -32,7 +32,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
             answers = replay(served.url, arrivals(next(repeats))).answers
             return {NAME: float(np.percentile([answer.timings["queue_steps"] for answer in answers], 99))}
 
-        yield Pair(waited, lambda: {NAME: 1.0})
+        yield Sides(waited, lambda: {NAME: 1.0})
 
 
 TARGET = Target(NAME, "p99 wait for a free slot, in steps, at half the load ÷ one step", {NAME: at_most(1.1)}, sides)

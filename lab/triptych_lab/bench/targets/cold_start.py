@@ -1,4 +1,4 @@
-"""From the command to the first request that can be answered, beside the loading that cannot be avoided."""
+"""Compare the start of a server with the loading of its files, which cannot be avoided."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triptych_demo import demo_builds
 
 from ..bare import load_seconds
 from ..errors import BenchError
-from ..target import Pair, Setting, Target, at_most
+from ..target import Setting, Sides, Target, at_most
 
 NAME = "cold_start"
 SERVE = "from triptych.cli import main; main()"
@@ -23,10 +23,10 @@ END_S = 60.0
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Seconds: from `triptych serve` until it is ready; ONNX Runtime's for the same files in a fresh process."""
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure seconds: from `triptych serve` until it is ready; for ONNX Runtime to load the same files in a fresh process."""
     builds = setting.builds or tuple(demo_builds())
-    yield Pair(lambda: {NAME: _start_seconds(builds)}, lambda: {NAME: sum(map(load_seconds, builds))})
+    yield Sides(lambda: {NAME: _start_seconds(builds)}, lambda: {NAME: sum(map(load_seconds, builds))})
 
 
 def _start_seconds(builds: Sequence[Path]) -> float:
@@ -35,7 +35,7 @@ def _start_seconds(builds: Sequence[Path]) -> float:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:  # noqa: S603
         try:
             assert server.stdout is not None  # noqa: S101 - a pipe was asked for
-            if not server.stdout.readline():  # its addresses are told when it is ready
+            if not server.stdout.readline():  # it prints its addresses when it is ready
                 raise BenchError("cold_start: `triptych serve` ended before it was ready")
             return time.monotonic() - began
         finally:

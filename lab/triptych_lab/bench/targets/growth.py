@@ -1,4 +1,4 @@
-"""Whether a long queue makes pictures dearer."""
+"""Compare a long queue with a short one: does it make pictures slower, or the server larger?"""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from contextlib import contextmanager
 
 from ..queues import Queues
 from ..serving import started
-from ..target import Pair, Setting, Target, at_most
+from ..target import Setting, Sides, Target, at_most
 
 TIME, MEMORY = "growth", "growth_memory"
 DEEP, SHALLOW = 200, 8
-# The queue is that deep until all have been sent.
+# More than the depth, so that the queue is full for most of the time.
 PICTURES = 300
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Seconds for a picture, and the server's bytes: at queue depth 200; at depth 8. As many pictures each.
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure seconds for a picture and the server's bytes, with as many pictures: at queue depth 200; at depth 8.
 
-    The shallow queue's bytes are taken before there was a deep one: a process keeps what it once had.
+    The bytes at depth 8 are measured before there is a deep queue, since a process keeps memory that it once had.
     """
     with started(setting.builds) as served:
         queues = Queues(served.url, setting.count(PICTURES))
@@ -29,7 +29,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
             run = queues.run(DEEP)
             return {TIME: run.seconds, MEMORY: run.server_bytes}
 
-        yield Pair(deep, lambda: {TIME: queues.run(SHALLOW).seconds, MEMORY: before})
+        yield Sides(deep, lambda: {TIME: queues.run(SHALLOW).seconds, MEMORY: before})
 
 
 TARGET = Target(

@@ -1,4 +1,4 @@
-"""More depths of the queue, up to a thousand pictures in flight in one client."""
+"""Compare more depths of the queue, up to a thousand requests of one client in flight."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ..queues import Queues
 from ..serving import started
-from ..target import Bound, Pair, Setting, Target, at_most
+from ..target import Bound, Setting, Sides, Target, at_most
 
 SHALLOW = 8
 DEPTHS = (50, 200, 1000)
@@ -18,10 +18,10 @@ BOUNDS: dict[str, Bound] = {
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Seconds for a picture, the server's bytes and the client's: at each depth; at depth 8. As many pictures each.
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure seconds for a picture, the server's bytes and the client's, with as many pictures: at each depth; at depth 8.
 
-    All bytes at depth 8 are those before there was a deeper queue: a process keeps what it once had.
+    The bytes at depth 8 are measured before there is a deeper queue, since a process keeps memory that it once had.
     """
     with started(setting.builds) as served:
         queues = Queues(served.url, setting.count(PICTURES))
@@ -39,7 +39,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
             figures = (queues.run(SHALLOW).seconds, first.server_bytes, first.client_bytes)
             return {name: value for depth in DEPTHS for name, value in zip(_names(depth), figures, strict=True)}
 
-        yield Pair(deep, shallow)
+        yield Sides(deep, shallow)
 
 
 def _names(depth: int) -> tuple[str, str, str]:

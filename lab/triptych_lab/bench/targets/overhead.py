@@ -1,4 +1,4 @@
-"""One request through Triton, beside the calls that it is made of."""
+"""Compare one request through Triton with the model calls that it consists of."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..bare import BareSdxl
 from ..load import draw_all, pixels
 from ..requests import SAME, same
 from ..serving import started
-from ..target import Pair, Setting, Target, at_most
+from ..target import Setting, Sides, Target, at_most
 
 NAME = "overhead"
 IMAGES = 8
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Seconds of a guided picture of 20 steps, the median: end to end through Triton; its stages called bare in one process."""
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure median seconds of a guided picture of 20 steps: through Triton; its stages called bare in one process."""
     requests, steps = same(setting.count(IMAGES)), int(SAME["num_inference_steps"])
     with started(setting.builds) as served:
         bare = BareSdxl(setting.build, pixels(served.url, requests[0]))
         bare.draw(1)
-        yield Pair(
+        yield Sides(
             lambda: {NAME: median(draw_all(served.url, [request], users=1) for request in requests)},
             lambda: {NAME: median(_seconds(bare, steps) for _ in requests)},
         )

@@ -1,4 +1,4 @@
-"""Whether the simulator tells the truth about this machine."""
+"""Compare the simulator's latencies with measured ones."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from itertools import count
 
 import numpy as np
 
-from triptych_lab.simulator import Device, Farm, Planner, simulate
+from triptych_lab.simulator import Farm, Planner, ServerSpec, simulate
 
 from ..cost import cost_model, measured
 from ..load import replay
 from ..requests import arrivals_at
 from ..serving import started
-from ..target import Pair, Setting, Target, within
+from ..target import Setting, Sides, Target, within
 
 MEAN, P99 = "simulator_mean", "simulator_p99"
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Latencies of mixed runs, in seconds: foretold from batch times of this process; measured through Triton."""
-    farm, planner = Farm(Device(cost_model(measured(setting.build)))), Planner(setting.build)
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Take latencies of mixed requests, in seconds: simulated with batch times of this process; measured through Triton."""
+    farm, planner = Farm(ServerSpec(cost_model(measured(setting.build)))), Planner(setting.build)
     with started(setting.builds) as served:
         arrivals, told, run = arrivals_at(setting, setting.load), count(), count()
 
@@ -34,7 +34,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
             latencies = replay(served.url, arrivals(next(run))).latencies_s
             return {MEAN: float(np.mean(latencies)), P99: float(np.percentile(latencies, 99))}
 
-        yield Pair(foretold, real)
+        yield Sides(foretold, real)
 
 
 TARGET = Target(

@@ -1,4 +1,4 @@
-"""How many users can be promised something, beside a loop that serves one request at a time."""
+"""Compare the rate at which a promise to users can be kept with that of a loop that serves one request at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import count
 from statistics import fmean
 
-from triptych_lab.simulator import Device, Farm, Planner, simulate
+from triptych_lab.simulator import Farm, Planner, ServerSpec, simulate
 from triptych_lab.workload import Arrival
 from triptych_serving.policy import Policy
 
@@ -17,30 +17,29 @@ from ..load import replay
 from ..policies import OneAtATime
 from ..requests import lateness, mixed, solo_seconds
 from ..serving import started
-from ..target import Pair, Setting, Side, Target, at_least
+from ..target import Setting, Side, Sides, Target, at_least
 
 NAME = "slo_rate"
 TIMES, SHARE = 5.0, 0.95
-# Fewer than elsewhere: a search is several runs.
+# Shorter and fewer requests than elsewhere, since a search takes several runs.
 STEPS = (2, 8, 20)
 REQUESTS = 20
-# The share of what the model's own time for a row allows that is enough.
+# On a machine where batches gain little, this share of what they can gain is enough.
 OF_LIMIT = 0.9
 
 Needed = Callable[[Sequence[Arrival]], float]
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """The highest rate with 95% of requests within 5 times their solo time: ours; one request at a time.
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure the highest rate with 95% of requests within 5 times their solo time: ours; one request at a time.
 
-    Both are held to the same solo times, and have the same requests in each repeat. Where rows are hardly cheaper together, a
-    share of what that allows is enough.
+    Both have the same solo times, and the same requests in each repeat.
     """
     document = measured(setting.build)
     with started(setting.builds) as ours, started(setting.builds, OneAtATime) as theirs:
         solo = solo_seconds(ours.url, STEPS)
-        yield Pair(
+        yield Sides(
             _side(setting, ours.url, solo, Policy),
             _side(setting, theirs.url, solo, OneAtATime),
             {NAME: OF_LIMIT * attainable(document, fmean(STEPS))},
@@ -48,7 +47,7 @@ def sides(setting: Setting) -> Iterator[Pair]:
 
 
 def _side(setting: Setting, url: str, solo: Mapping[int, float], policy: type[Policy]) -> Side:
-    """Each repeat has a search of its own, over the same requests at other rates; it begins where the simulator ends."""
+    """Make a side. Each repeat is a search over rates with the same requests, which begins at the rate that is simulated."""
     repeats, number = count(), setting.count(REQUESTS)
 
     def needed(arrivals: Sequence[Arrival]) -> float:
@@ -63,9 +62,9 @@ def _side(setting: Setting, url: str, solo: Mapping[int, float], policy: type[Po
 
 
 def foretold(setting: Setting, policy: type[Policy], number: int, seed: int) -> float:
-    """The highest rate by the simulator."""
+    """Find the highest rate in the simulator."""
     document, planner = measured(setting.build), Planner(setting.build)
-    farm = Farm(Device(cost_model(document)), policy=policy)
+    farm = Farm(ServerSpec(cost_model(document)), policy=policy)
 
     def needed(rate: float) -> float:
         report = simulate(mixed(rate, number, seed, STEPS), planner, farm, slo=TIMES)

@@ -1,4 +1,4 @@
-"""Batches made anew at every step, beside batches that begin together and stay together."""
+"""Compare batches that are made anew at every step with batches that begin together and stay together."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..load import replay
 from ..policies import SameStep
 from ..requests import arrivals_at
 from ..serving import started
-from ..target import Pair, Setting, Side, Target, at_least
+from ..target import Setting, Side, Sides, Target, at_least
 
 MEAN, P99 = "step_batching_mean", "step_batching_p99"
-# The first of them find an empty server; they are served and not counted.
-WARM_UP = 5  # one of so many
+# The first fifth of the requests find an almost empty server; they are served but not counted.
+WARM_UP = 5
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Latencies of 4, 20 and 50 steps at Poisson arrivals: batching same-step requests from their start; ours.
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure latencies of 4, 20 and 50 steps at Poisson arrivals: same-step batches; ours.
 
-    Each repeat has other arrivals, the same for both sides.
+    Each repeat has other arrivals, which are the same for both sides.
     """
     with started(setting.builds, SameStep) as theirs, started(setting.builds) as ours:
         arrivals = arrivals_at(setting, setting.load)
-        yield Pair(_side(theirs.url, arrivals), _side(ours.url, arrivals))
+        yield Sides(_side(theirs.url, arrivals), _side(ours.url, arrivals))
 
 
 def _side(url: str, arrivals: Callable[[int], Sequence[Arrival]]) -> Side:

@@ -1,4 +1,4 @@
-"""Eight users who ask for different things, beside diffusers' pipeline behind a web server."""
+"""Compare with diffusers' pipeline: eight users who ask for different settings."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ..peers import Peer, diffusers
 from ..peers.weights import check_same, weights_of
 from ..requests import USERS, varied
 from ..serving import started
-from ..target import Pair, Setting, Target, at_least
+from ..target import Setting, Sides, Target, at_least
 
 NAME = "vs_diffusers"
 IMAGES = 8
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Pictures per second, 8 users with different steps and guidance: ours; diffusers, one by one."""
-    with beside(setting, diffusers, NAME) as pair:
-        yield pair
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure pictures per second, 8 users with different steps and guidance: ours; diffusers, one by one."""
+    with beside(setting, diffusers, NAME) as both:
+        yield both
 
 
 @contextmanager
-def beside(setting: Setting, peer: Callable[[Path], AbstractContextManager[Peer]], name: str) -> Iterator[Pair]:
-    """Ours and a peer that serves the same requests one by one."""
+def beside(setting: Setting, peer: Callable[[Path], AbstractContextManager[Peer]], name: str) -> Iterator[Sides]:
+    """Measure pictures per second: ours; a peer that serves the same requests one by one."""
     requests = varied(setting.count(IMAGES))
     with peer(weights_of(setting)) as other, started(setting.builds) as served:
         check_same(other, served.url)
-        yield Pair(
+        yield Sides(
             lambda: {name: len(requests) / draw_all(served.url, requests, USERS)},
             lambda: {name: len(requests) / other.draw(requests)},
         )

@@ -1,4 +1,4 @@
-"""Eight users who all ask for the same settings, beside diffusers' pipeline at the batch size that suits it best."""
+"""Compare with diffusers' pipeline at its best batch size: eight users who ask for the same settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..peers import Peer, diffusers
 from ..peers.weights import check_same, weights_of
 from ..requests import USERS, same
 from ..serving import started
-from ..target import Pair, Setting, Target, at_least
+from ..target import Setting, Sides, Target, at_least
 
 NAME = "vs_diffusers_batch"
 IMAGES = 8
@@ -18,20 +18,20 @@ BATCHES = (1, 2, 4, 8)
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure pictures per second of identical settings: ours with 8 users; diffusers in its best batches."""
     requests = same(setting.count(IMAGES))
     with diffusers(weights_of(setting)) as other, started(setting.builds) as served:
         batch = 1 if setting.quick else best_batch(other, len(requests))
         check_same(other, served.url)
-        yield Pair(
+        yield Sides(
             lambda: {NAME: len(requests) / draw_all(served.url, requests, USERS)},
             lambda: {NAME: len(requests) / other.draw(requests, batch=batch)},
         )
 
 
 def best_batch(peer: Peer, images: int) -> int:
-    """The batch size at which a peer draws so many pictures fastest."""
+    """Find the batch size at which a peer draws so many pictures fastest."""
     requests = same(images)
     return min(BATCHES, key=lambda batch: peer.draw(requests, batch=batch))
 

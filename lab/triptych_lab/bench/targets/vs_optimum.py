@@ -1,4 +1,4 @@
-"""Eight users who ask for different things, beside Optimum's ONNX Runtime pipeline."""
+"""Compare with Optimum's ONNX Runtime pipeline: eight users who ask for different settings."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from functools import partial
 
 from ..peers import optimum
-from ..target import Pair, Setting, Target, at_least
+from ..target import Setting, Sides, Target, at_least
 from .vs_diffusers import beside
 
 NAME = "vs_optimum"
 
 
 @contextmanager
-def sides(setting: Setting) -> Iterator[Pair]:
-    """Pictures per second, 8 users with different steps and guidance: ours; Optimum, one by one."""
-    with beside(setting, partial(optimum, folder=setting.output / "peers"), NAME) as pair:
-        yield pair
+def sides(setting: Setting) -> Iterator[Sides]:
+    """Measure pictures per second, 8 users with different steps and guidance: ours; Optimum, one by one."""
+    with beside(setting, partial(optimum, folder=setting.output / "peers"), NAME) as both:
+        yield both
 
 
 TARGET = Target(
