@@ -31,15 +31,10 @@ class Refused(TriptychError):
 
 
 class Desk:
-    """The one place where a session's wishes become jobs.
+    """The one place where a session's wishes become jobs."""
 
-    Args:
-        uploads: the folder that the page's files are in; no other file is read.
-    """
-
-    def __init__(self, store: Store, jobs: Jobs, monitor: Monitor, uploads: Path) -> None:
+    def __init__(self, store: Store, jobs: Jobs, monitor: Monitor) -> None:
         self.store, self.jobs, self.monitor = store, jobs, monitor
-        self._uploads = uploads
 
     def form(self, key: str | None) -> Form:
         """The form of this key; of an unknown one the first.
@@ -74,7 +69,7 @@ class Desk:
             problems.append(problem)
         if problems:
             raise Refused(problems)
-        files = await asyncio.to_thread(self._files, request)
+        files = await asyncio.to_thread(_files, session, request)
         requests = [{**request, **files, "seed": seed} for seed in seeds_from(request["seed"], count)]
         batch = self._begin(session, user, form, requests)
         session.form, session.asked = form.key, {name: given[name] for name in given if name not in PICTURES}
@@ -110,7 +105,7 @@ class Desk:
             raise Refused([problem]) from None
         if problems:
             raise Refused(problems)
-        files = await asyncio.to_thread(self._files, made.cells[0])  # no axis changes a picture
+        files = await asyncio.to_thread(_files, session, made.cells[0])  # no axis changes a picture
         cells = [{**cell, **files} for cell in made.cells]
         labels = [made.label(index) for index in range(len(cells))]
         return self._begin(session, user, form, cells, labels=labels, columns=made.columns)
@@ -134,20 +129,22 @@ class Desk:
         except TriptychError as error:
             raise Refused([error]) from None
 
-    def uploaded(self, name: str, path: str | Path | None) -> Path:
-        """The path of a file that came from the page.
 
-        Raises:
-            InvalidRequest: it is not in the folder of uploads, wherever an event says it is.
-        """
-        found = Path(path or "").resolve()
-        if not found.is_relative_to(self._uploads.resolve()) or not found.is_file():
-            raise invalid(name, "no file of this page", "a file that was added on this page")
-        return found
+def own_file(session: Session, name: str, path: str | Path | None) -> Path:
+    """Find a file that came from the page.
 
-    def _files(self, request: Mapping[str, Any]) -> dict[str, bytes]:
-        """The bytes of the request's files, which the page may delete before they are sent."""
-        try:
-            return {name: self.uploaded(name, request[name]).read_bytes() for name in PICTURES if name in request}
-        except InvalidRequest as problem:
-            raise Refused([problem]) from None
+    Raises:
+        InvalidRequest: it is not in the session's folder, wherever an event says it is.
+    """
+    found = Path(path or "")
+    if not session.owns(found) or not found.is_file():
+        raise invalid(name, "no file of this page", "a file that was added on this page")
+    return found
+
+
+def _files(session: Session, request: Mapping[str, Any]) -> dict[str, bytes]:
+    """Read the request's files, which the page may delete before they are sent."""
+    try:
+        return {name: own_file(session, name, request[name]).read_bytes() for name in PICTURES if name in request}
+    except InvalidRequest as problem:
+        raise Refused([problem]) from None

@@ -14,15 +14,14 @@ from types import ModuleType
 from typing import Any
 
 
-def load_gradio(uploads: Path) -> None:
-    """Import Gradio: no word to anybody, and its files in `uploads`, which is made where missing.
+def load_gradio(folder: Path) -> None:
+    """Import Gradio: no word to anybody, and what is already in `folder` is served from there, not from a copy.
 
     It must not have been imported before, or has its settings already.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    uploads.mkdir(mode=0o700, exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     with without_collection():
         _when_used("pandas")
         _import_without_stubs()

@@ -120,13 +120,9 @@ def theme() -> gr.themes.Base:
     )
 
 
-def lay_out(delete_cache_s: tuple[int, int]) -> Page:
-    """Make the components.
-
-    Args:
-        delete_cache_s: how often Gradio looks for files of its own to delete, and how old those are; seconds.
-    """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=delete_cache_s, fill_width=True) as blocks:
+def lay_out() -> Page:
+    """Make the components."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         parts: dict[str, Any] = {"blocks": blocks, "timer": gr.Timer(1.0, active=False), "seen": gr.State({})}
         # Of its own and slower: what models there are changes with a restart at most, and has many parts to look at.
         parts |= {"forms_timer": gr.Timer(2.0, active=False), "forms_seen": gr.State(0)}

@@ -12,13 +12,15 @@ import gradio as gr
 from triptych.errors import TriptychError
 
 from . import dropped, render
-from .desk import PICTURES, Desk, Refused
+from .desk import PICTURES, Desk, Refused, own_file
 from .fields import NUMBERS, preset_sides, schedules
 from .fitting import fit
 from .forms import Form
 from .page import NO_AXIS, Page
+from .private import NO_COOKIE
 from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
+from .templates import escape
 from .view import FORMS_S, NO_FORMS_S, TEXTS, View
 
 # Gradio's queue limits how many at once; none of the page's events is an interface for programs.
@@ -35,7 +37,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except TriptychError as error:
-        raise gr.Error(render.escape(str(error)), print_exception=False) from None
+        raise gr.Error(escape(str(error)), print_exception=False) from None
 
 
 class Wiring:
@@ -137,9 +139,7 @@ class Wiring:
         cookies = request.request.cookies if request.request else {}
         token = cookies.get(COOKIE, "")
         if not TOKEN.fullmatch(token):
-            raise gr.Error(
-                "This page keeps its pictures by a cookie; allow it and load the page again.", print_exception=False
-            )
+            raise gr.Error(NO_COOKIE, print_exception=False)
         return self._desk.store.session(token, request.username)
 
     async def load(self, request: gr.Request) -> dict[Any, Any]:
@@ -269,9 +269,9 @@ class Wiring:
 
     async def read(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
         """The settings of a dropped picture."""
-        self._session(request)
+        session = self._session(request)
         try:
-            file = self._desk.uploaded("file", path)
+            file = own_file(session, "file", path)
             found = await asyncio.to_thread(dropped.read, file, self._desk.monitor.forms)
         except (TriptychError, OSError) as error:
             return {self._page.dropped: render.problems([error])}
