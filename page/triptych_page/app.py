@@ -196,7 +196,8 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
     hosts = None if options.users else (*LOOPBACK, *options.allow_hosts)
     passed = gates(hosts=hosts, proxies=options.trusted_proxies, root_path=options.root_path)
     most = options.max_upload_mb * 2**20
-    own = Middleware(Private, store=store, user_of=user_of, login=options.users is not None, max_upload_bytes=most)
+    kept: dict[str, Any] = {"store": store, "user_of": user_of, "login": options.users is not None}
+    own = Middleware(Private, **kept, max_upload_bytes=most, news=desk.news)
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, middleware=[*passed, own])
     with without_collection():
         _mount(app, desk, options)

@@ -47,6 +47,14 @@ class Desk:
             raise Refused([TriptychError(NO_FORM)])
         return forms.get(key or "") or next(iter(forms.values()))
 
+    def news(self, session: Session) -> dict[str, Any]:
+        """Tell a page what changes with every change, and whether pictures are under way, which move by the clock."""
+        return {
+            "seen": f"{session.version} {self.monitor.version}",
+            "forms": self.monitor.forms_version,
+            "busy": any(not batch.ended for batch in self.jobs.batches(session)),
+        }
+
     def problems(self, key: str | None, values: Mapping[str, Any]) -> list[InvalidRequest]:
         """What is wrong with a form, while it is being filled in; an empty prompt is no problem before it is sent."""
         found = check(self.form(key), values)[1]

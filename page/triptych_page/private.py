@@ -18,7 +18,9 @@ from .store import COOKIE, TOKEN, Session, Store, key_of
 API = "/gradio_api/"
 # What the page's own script asks for; Gradio has more, such as a way out to other hosts.
 OPEN = re.compile(r"startup-events|theme\.css|app_id|login_check")
-ASKED = re.compile(r"run/predict|queue/(join|data)|cancel|reset|upload|upload_progress|info|heartbeat/[^/]+|file=.+")
+ASKED = re.compile(
+    r"news|run/predict|queue/(join|data)|cancel|reset|upload|upload_progress|info|heartbeat/[^/]+|file=.+"
+)
 # Which of them read JSON.
 EVENTS = re.compile(r"run/predict|queue/join|cancel|reset")
 MAX_EVENT_BYTES = 2 * 2**20
@@ -37,6 +39,7 @@ class Private:
         user_of: whose login a request's cookies are, None for nobody's.
         login: whether there has to be one.
         max_upload_bytes: of each file.
+        news: what is told to a session's page that asks whether there is any.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class Private:
         *,
         login: bool,
         max_upload_bytes: int,
+        news: Callable[[Session], Mapping[str, Any]],
     ) -> None:
         self._app, self._store, self._user_of = app, store, user_of
-        self._login, self._max_upload_bytes = login, max_upload_bytes
+        self._login, self._max_upload_bytes, self._news = login, max_upload_bytes, news
         self._owners: OrderedDict[str, str] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,6 +87,8 @@ class Private:
             receive = _again(body, receive)
         if not all(self._owns(key, name) for name in names if name is not None):
             return PlainTextResponse("Not found.", 404), receive
+        if asked == "news":
+            return JSONResponse(self._news(self._store.session(token, user))), receive
         if asked.startswith("file="):
             return _file(self._store.find(token, user), asked.removeprefix("file=")), receive
         if asked == "upload" and request.method == "POST":

@@ -17,11 +17,6 @@ from .page import NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
 
-# Seconds between looks of a page while it waits for pictures, and while it does not: with the monitor's own second a server
-# that is gone is told within three.
-BUSY_S, IDLE_S = 0.5, 1.5
-# Between looks for other models, while none are known and when some are.
-NO_FORMS_S, FORMS_S = 2.0, 5.0
 TEXTS = ("prompt", "negative_prompt", "seed")
 
 
@@ -53,14 +48,14 @@ class View:
         if seen.get("monitor") != now["monitor"]:
             changed[self._page.banner] = render.banner(monitor.health)
         if (seen.get("drawing"), seen.get("grid")) != (drawing, grid):
-            changed |= self._buttons(drawing, grid, busy=busy)
+            changed |= self._buttons(drawing, grid)
         if busy or seen.get("session") != now["session"]:
             changed |= self._pictures(session, ids)
         return changed
 
     def begun(self, stop: Any) -> dict[Any, Any]:
-        """Something was begun just now: it can be stopped, and the page looks soon and at everything."""
-        return {stop: gr.update(interactive=True), self._page.timer: gr.Timer(BUSY_S, active=True), self._page.seen: {}}
+        """Something was begun just now: it can be stopped, and the page is to look at everything."""
+        return {stop: gr.update(interactive=True), self._page.seen: {}}
 
     def form(self, form: Form, settings: Mapping[str, Any]) -> dict[Any, Any]:
         """The page's form as `form` has it, filled in with `settings`."""
@@ -125,12 +120,11 @@ class View:
     def _models(self) -> list[tuple[str, str]]:
         return [(form.title, form.key) for form in self._desk.monitor.forms.values()]
 
-    def _buttons(self, drawing: bool, grid: bool, *, busy: bool) -> dict[Any, Any]:
+    def _buttons(self, drawing: bool, grid: bool) -> dict[Any, Any]:
         # Only when they change: a button that is made anew loses the keyboard.
         return {
             self._page.stop: gr.update(interactive=drawing),
             self._page.grid_stop: gr.update(interactive=grid),
-            self._page.timer: gr.Timer(BUSY_S if busy else IDLE_S, active=True),
         }
 
     def _pictures(self, session: Session, ids: Sequence[Sequence[str]]) -> dict[Any, Any]:

@@ -21,13 +21,15 @@ from .private import NO_COOKIE
 from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
 from .templates import escape
-from .view import FORMS_S, NO_FORMS_S, TEXTS, View
+from .view import TEXTS, View
 
 # Gradio's queue limits how many at once; none of the page's events is an interface for programs.
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # What only looks need not wait in that queue.
 LIGHT = {**QUEUED, "queue": False}
 SIZE = "(width, height) => `${width} × ${height}`"
+# In assets/page.js.
+BEGIN, LOOK = "() => beginToLook()", "() => lookForNews()"
 DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
 
 
@@ -61,10 +63,13 @@ class Wiring:
     def _connect_looks(self) -> None:
         page, ids = self._page, self._ids()
         everything = self._all_outputs()
-        page.blocks.load(self.load, None, everything, **LIGHT)
-        page.timer.tick(self.look, [page.seen, *ids], self._look_outputs(), **LIGHT)
+        # Only then: an answer that is late must not overwrite what was typed since.
+        page.blocks.load(self.load, None, everything, **LIGHT).success(None, js=BEGIN)
+        # A look that was asked for during another is the one that sees the end.
+        looks: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
+        page.look.click(self.look, [page.seen, *ids], self._look_outputs(), **looks)
         forms = [page.forms_seen, *self._form_outputs()]
-        page.forms_timer.tick(self.look_for_forms, [page.forms_seen, page.model], forms, **LIGHT)
+        page.look_for_forms.click(self.look_for_forms, [page.forms_seen, page.model], forms, **looks)
 
     def _connect_form(self) -> None:
         page, fields = self._page, self._page.fields
@@ -86,11 +91,12 @@ class Wiring:
         page, fields = self._page, self._page.fields
         seed = fields.by_name["seed"]
         given = [page.model, fields.count, fields.keep_seed, *fields.components]
-        begun = [page.seen, page.timer]
-        page.generate.click(self.generate, given, [page.problems, seed, page.stop, *begun], **QUEUED)
+        begun = [page.problems, seed, page.stop, page.seen]
+        page.generate.click(self.generate, given, begun, **QUEUED).success(None, js=LOOK)
         page.stop.click(self.stop, None, page.stop, **LIGHT)
         grid = [page.model, *page.grid_axes, *fields.components]
-        page.grid_start.click(self.draw_grid, grid, [page.grid_problems, page.grid_stop, *begun], **QUEUED)
+        begun = [page.grid_problems, page.grid_stop, page.seen]
+        page.grid_start.click(self.draw_grid, grid, begun, **QUEUED).success(None, js=LOOK)
         page.grid_stop.click(self.stop_grid, None, page.grid_stop, **LIGHT)
 
     def _connect_results(self) -> None:
@@ -119,7 +125,7 @@ class Wiring:
 
     def _look_outputs(self) -> list[Any]:
         page = self._page
-        parts = [page.seen, page.timer, page.banner, page.news, page.stop, page.grid_stop]
+        parts = [page.seen, page.banner, page.news, page.stop, page.grid_stop]
         parts += [page.results.progress, page.grid.progress, page.compare.a, page.compare.b]
         return [
             *parts,
@@ -128,8 +134,7 @@ class Wiring:
 
     def _all_outputs(self) -> list[Any]:
         page = self._page
-        timers = [page.forms_seen, page.forms_timer]
-        return [*self._look_outputs(), *timers, *self._panel_outputs(), *self._form_outputs()]
+        return [*self._look_outputs(), page.forms_seen, *self._panel_outputs(), *self._form_outputs()]
 
     def _panel_outputs(self) -> list[Any]:
         panel = self._page.panel
@@ -150,12 +155,7 @@ class Wiring:
             form = self._desk.form(session.form)
             shown |= self._view.form(form, session.asked) if session.asked else self._view.bounds(form)
             shown[self._page.forms_seen] = monitor.forms_version
-        # Only now: an answer that is late must not overwrite what was typed since.
-        return (
-            shown
-            | self._view.chosen(None)
-            | {self._page.forms_timer: gr.Timer(FORMS_S if monitor.forms else NO_FORMS_S, active=True)}
-        )
+        return shown | self._view.chosen(None)
 
     async def look(
         self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request

@@ -150,6 +150,21 @@ async def test_a_form_tells_its_problems_before_it_is_sent():
         ]
 
 
+async def test_a_page_is_told_of_news_and_of_nothing_else():
+    async with Counter() as counter:
+        idle = counter.desk.news(counter.session)
+        assert idle == counter.desk.news(counter.session)
+        assert not idle["busy"]
+        batch, _ = await counter.generate(seed="7")
+        begun = counter.desk.news(counter.session)
+        assert begun["busy"]
+        await finished(batch)
+        ended = counter.desk.news(counter.session)
+        assert not ended["busy"]
+        assert len({news["seen"] for news in (idle, begun, ended)}) == 3
+        assert counter.desk.news(counter.store.session("another"))["busy"] is False
+
+
 def entry(store, **receipt):
     made = {"prompt": NASTY, "seed": 7, "guidance_scale": 7.300000190734863, "output_format": "png", **receipt}
     image = GeneratedImage(b"x", "png", 7, made, {"total_ms": 1500.0}, "id", cached=True)

@@ -54,7 +54,7 @@ def client_of(
     passed = gates(hosts=hosts, **options)
     if store is not None:
         own = {"store": store, "user_of": lambda cookies: cookies.get("user"), "login": False}
-        passed.append(Middleware(Private, **own, max_upload_bytes=1000))
+        passed.append(Middleware(Private, **own, max_upload_bytes=1000, news=lambda session: {"seen": session.key}))
     route = Route("/{path:path}", behind.answer, methods=["GET", "POST", "OPTIONS"])
     app = Starlette(routes=[route], middleware=passed)
     return httpx.AsyncClient(
@@ -259,6 +259,13 @@ async def test_another_sessions_events_do_not_open(behind, store):
     assert behind.asked == []
     for path in ("queue/data?session_hash=abc", "heartbeat/abc"):
         assert (await mine.get(f"/gradio_api/{path}")).status_code == 200
+
+
+async def test_news_are_told_to_the_session_that_asks(behind, store):
+    tokens = [new_token() for _ in range(2)]
+    told = [(await client_of(behind, store, cookie=token).get("/gradio_api/news")).json()["seen"] for token in tokens]
+    assert told == [store.session(token).key for token in tokens]
+    assert (await client_of(behind, store).get("/gradio_api/news")).status_code == 403
 
 
 async def test_another_login_in_the_same_browser_does_not_open_them_either(behind, store):
