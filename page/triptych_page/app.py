@@ -134,7 +134,7 @@ def _address(options: Options, listening: socket.socket) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, made here so that a taken port is an error of ours and a free one is known."""
+    """Make the listening socket here, so that a taken port is an error of ours and a free one is known."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,7 +148,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _ended_quietly() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more; by then everything is closed, and files are still to go."""
+    """Ignore the signal that uvicorn raises once more after it has ended by it: files are still to be deleted."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:
@@ -159,7 +159,7 @@ def _ended_quietly() -> Iterator[None]:
 
 
 def build(options: Options, store: Store, clients: Mapping[str, Any] | None = None) -> Any:
-    """The ASGI application.
+    """Make the ASGI application.
 
     Args:
         options: as for `serve`.

@@ -37,7 +37,7 @@ class Desk:
         self.store, self.jobs, self.monitor = store, jobs, monitor
 
     def form(self, key: str | None) -> Form:
-        """The form of this key; of an unknown one the first.
+        """Find the form of this key; for an unknown one the first.
 
         Raises:
             Refused: no server has told its forms yet.
@@ -56,14 +56,14 @@ class Desk:
         }
 
     def problems(self, key: str | None, values: Mapping[str, Any]) -> list[InvalidRequest]:
-        """What is wrong with a form, while it is being filled in; an empty prompt is no problem before it is sent."""
+        """Find what is wrong with a form while it is being filled in; an empty prompt is no problem before it is sent."""
         found = check(self.form(key), values)[1]
         return [problem for problem in found if problem.field != "prompt" or values.get("prompt")]
 
     async def generate(
         self, session: Session, user: str | None, key: str | None, values: Mapping[str, Any], n: Any, *, keep_seed: bool
     ) -> tuple[Batch, int]:
-        """Begin `n` pictures; the batch and its first seed.
+        """Begin `n` pictures; return the batch and its first seed.
 
         Raises:
             Refused: something is wrong with the form, or a limit is reached.
@@ -84,7 +84,7 @@ class Desk:
         return batch, request["seed"]
 
     def _with_seed(self, session: Session, values: Mapping[str, Any], *, keep_seed: bool) -> dict[str, Any]:
-        """The form with a seed: a new one for that which was drawn before, unless it is to be kept; one typed is."""
+        """Fill in a seed: a new one instead of one that was drawn before, unless it is to be kept; a typed one stays."""
         typed = values.get("seed")
         if typed and (keep_seed or typed != session.drawn):
             return dict(values)
@@ -119,7 +119,7 @@ class Desk:
         return self._begin(session, user, form, cells, labels=labels, columns=made.columns)
 
     def chosen(self, session: Session, id: str | None) -> Entry:
-        """The picture of this id.
+        """Find the picture of this id.
 
         Raises:
             InvalidRequest: this session has none of that id; an old one made room for a new one, or it is another's.

@@ -163,7 +163,7 @@ class Logins:
         try:
             self._limits.take(address, 1)
         except TooMany:
-            words = f"Too many logins from this address; legal: {LOGINS_A_MINUTE} a minute."
+            words = f"Too many logins; legal: {LOGINS_A_MINUTE} a minute from one address."
             await PlainTextResponse(words, 429, {"retry-after": "60"})(scope, receive, send)
             return
         try:

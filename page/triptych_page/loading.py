@@ -29,7 +29,7 @@ def load_gradio(folder: Path) -> None:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """No search for garbage while what is made stays: it would go through all of it again and again."""
+    """Stop the search for garbage while what is made stays: it would go through all of it again and again."""
     gc.disable()
     try:
         yield
@@ -40,7 +40,7 @@ def without_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_apps() -> Iterator[None]:
-    """Gradio makes a whole web application whenever a page is closed or gets its queue; mounting makes the one that serves."""
+    """Keep Gradio from making a web application when a page is closed or gets its queue: mounting makes the one that serves."""
     from gradio.routes import App
 
     real = App.create_app
@@ -66,7 +66,7 @@ def _when_used(name: str) -> None:
 
 
 def _import_without_stubs() -> None:
-    """Gradio parses each component's source to write a stub for editors beside it: seconds, into site-packages.
+    """Import Gradio without its stubs for editors: for seconds it would parse sources and write into site-packages.
 
     It leaves out components that are not in a file, so for the time of the import none is.
     """

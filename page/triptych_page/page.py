@@ -88,7 +88,7 @@ class Page:
 
 
 def theme() -> gr.themes.Base:
-    """Colours for light and dark. The system's own fonts: nothing is fetched."""
+    """Make the colours for light and dark. The system's own fonts: nothing is fetched."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     mono = ("ui-monospace", "Consolas", "monospace")
     made = gr.themes.Default(

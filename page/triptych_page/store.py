@@ -82,17 +82,17 @@ class Session:
             return False
 
     def entry(self, id: str) -> Entry | None:
-        """The picture of this id, None where this session has none."""
+        """Find the picture of this id; None where this session has none."""
         return next((entry for entry in self.entries if entry.id == id), None)
 
 
 def new_token() -> str:
-    """An id that nobody guesses."""
+    """Make an id that nobody guesses."""
     return secrets.token_urlsafe(TOKEN_BYTES)
 
 
 def key_of(token: str, user: str | None) -> str:
-    """A session's key: the browser's token, and whose login it is. Not the token itself, which opens the session."""
+    """Make a session's key of the browser's token and whose login it is. It is not the token itself, which opens the session."""
     return hashlib.sha256(f"{user or ''}\0{token}".encode("utf-8", "replace")).hexdigest()
 
 
@@ -121,14 +121,14 @@ class Store:
         self._sessions: dict[str, Session] = {}
 
     def session(self, token: str, user: str | None = None) -> Session:
-        """The session of a browser's token and a user's name, made where it is new."""
+        """Find the session of a browser's token and a user's name, or begin it."""
         key = key_of(token, user)
         session = self._sessions.get(key) or self._begin(key)
         session.used_at = self._clock()
         return session
 
     def find(self, token: str, user: str | None = None) -> Session | None:
-        """The session of a browser's token and a user's name; None where it has none."""
+        """Find the session of a browser's token and a user's name; None where it has none."""
         return self._sessions.get(key_of(token, user))
 
     def _begin(self, key: str) -> Session:
@@ -177,7 +177,7 @@ class Store:
         session.touch()
 
     def alive(self, key: str) -> bool:
-        """Whether a session of this key is still there."""
+        """Tell whether a session of this key is still there."""
         return key in self._sessions
 
     def expire(self) -> None:

@@ -35,7 +35,7 @@ DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """An error of ours becomes a message on the page."""
+    """Show an error of ours as a message on the page."""
     try:
         yield
     except TriptychError as error:
@@ -148,7 +148,7 @@ class Wiring:
         return self._desk.store.session(token, request.username)
 
     async def load(self, request: gr.Request) -> dict[Any, Any]:
-        """A page that is new, or loaded anew: what its session has, also what is under way."""
+        """Fill a page that is new, or loaded anew, with what its session has, also what is under way."""
         session, monitor = self._session(request), self._desk.monitor
         shown = self._view.changes(session, {}, ((), (), ()))
         if monitor.forms:
@@ -160,15 +160,15 @@ class Wiring:
     async def look(
         self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
     ) -> dict[Any, Any]:
-        """What is new."""
+        """Show what is new."""
         return self._view.changes(self._session(request), seen, (one, two, three))
 
     async def look_for_forms(self, seen: int, key: str | None) -> dict[Any, Any]:
-        """Other models than the page knows."""
+        """Show other models than the page knows."""
         return self._view.other_forms(seen, key)
 
     async def switch(self, key: str | None, *given: Any) -> dict[Any, Any]:
-        """Another model: its own parameters, and what it shares with the one before."""
+        """Switch to another model: its own parameters, and what it shares with the one before."""
         with told():
             form = self._desk.form(key)
         values = self._page.fields.values(given)
@@ -176,15 +176,15 @@ class Wiring:
         return self._view.form(form, kept)
 
     async def sampled(self, key: str | None, sampler: str | None, schedule: str | None) -> Any:
-        """The schedules of another sampler."""
+        """List the schedules of another sampler."""
         return schedules(self._desk.form(key), sampler, schedule)
 
     async def sized(self, key: str | None, preset: str | None) -> list[int]:
-        """Width and height of a chosen size."""
+        """Give width and height of a chosen size, in pixels."""
         return list(preset_sides(preset, self._desk.form(key)))
 
     async def check(self, key: str | None, *given: Any) -> str:
-        """What is wrong with the form, while it is being filled in."""
+        """Show what is wrong with the form while it is being filled in."""
         names = [name for name in self._page.fields.names if name not in PICTURES]
         try:
             return render.problems(self._desk.problems(key, dict(zip(names, given, strict=True))))
@@ -230,7 +230,7 @@ class Wiring:
         return gr.update(interactive=False)
 
     async def choose(self, ids: list[str], event: gr.SelectData, request: gr.Request) -> dict[Any, Any]:
-        """A picture of a gallery."""
+        """Choose a picture of a gallery."""
         index = event.index if isinstance(event.index, int) else -1
         id = ids[index] if 0 <= index < len(ids) else ""
         return self._view.chosen(self._session(request).entry(id))
@@ -257,18 +257,18 @@ class Wiring:
         return filled
 
     async def own(self, id: str, request: gr.Request) -> Any:
-        """The chosen picture, for one side of a comparison."""
+        """Take the chosen picture for one side of a comparison."""
         entry = self._entry(id, request)
         choices = [(render.glance(other), other.id) for other in reversed(self._session(request).entries)]
         return gr.update(choices=choices, value=entry.id)
 
     async def compare(self, one: str | None, other: str | None, request: gr.Request) -> dict[Any, Any]:
-        """Two pictures of the session."""
+        """Compare two pictures of the session."""
         session = self._session(request)
         return self._view.compared(session.entry(one or ""), session.entry(other or ""))
 
     async def read(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
-        """The settings of a dropped picture."""
+        """Read the settings of a dropped picture."""
         session = self._session(request)
         try:
             file = own_file(session, "file", path)

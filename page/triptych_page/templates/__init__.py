@@ -19,5 +19,5 @@ def fragment(name: str, **values: Any) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as HTML that none of Gradio's templates takes for code."""
+    """Write text as HTML that none of Gradio's templates takes for code."""
     return str(html_escape(text)).translate(_CODE)
