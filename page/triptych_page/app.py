@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,19 @@ from triptych.errors import invalid
 from triptych_contract.families import FAMILIES
 
 from .desk import Desk
-from .gate import LOOPBACK, Gate
+from .gate import LOOPBACK, gates
 from .jobs import Jobs
 from .limits import Limits
 from .loading import load_gradio, without_apps, without_collection
 from .monitor import Monitor
+from .private import Private
 from .store import Store
 from .users import Door, read_users
 from .words import LOCAL
 
 HOUSEKEEPING_S = 60.0
-UPLOADS = "uploads"
-# How often Gradio deletes its copies, and how old those are by then; seconds.
-DELETE_CACHE_S = (300, 3600)
+# Passwords that are hashed at once.
+HASHES = 2
 QUEUE = 256
 EVENTS_AT_ONCE = 32
 
@@ -42,7 +44,8 @@ class Options:
         host, port: where to listen; a port of 0 takes a free one.
         root_path: where a proxy has the page, as /triptych; the proxy strips it.
         users: file of those who may log in; None for no login, which only loopback may have.
-        allow_hosts: further names that a page without a login may be asked for by.
+        allow_hosts: further names that a page without a login may be asked for by; *.example.org for all below one.
+        trusted_proxies: addresses, or networks as 10.0.0.0/8, of proxies whose X-Forwarded headers are believed.
         certificate, key: PEM files; with them the page is served over TLS.
         max_upload_mb: largest file that may be dropped or started from.
         under_way, a_minute: pictures for each user at once, and in a minute.
@@ -54,6 +57,7 @@ class Options:
     root_path: str = ""
     users: Path | None = None
     allow_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     certificate: Path | None = None
     key: Path | None = None
     max_upload_mb: int = 32
@@ -62,13 +66,21 @@ class Options:
 
     def check(self) -> None:
         """Raise InvalidRequest where the options contradict each other."""
-        if self.users is None and self.host not in LOOPBACK:
+        if self.users is None and self.host not in ("localhost", "127.0.0.1", "::1"):
             legal = "127.0.0.1, or any with --users FILE, which asks for a login"
             raise invalid("host", f"{self.host} without --users", legal)
         if (self.certificate is None) != (self.key is None):
             raise invalid("tls", "a certificate without its key, or a key alone", "both, or neither")
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise invalid("root_path", repr(self.root_path), "a path as /triptych")
+        for name in self.allow_hosts:
+            if "*" in name.removeprefix("*."):
+                raise invalid("allow_host", repr(name), "a name, or *.example.org for all below one")
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise invalid("trusted_proxy", repr(proxy), "an address, or a network as 10.0.0.0/8") from None
 
 
 def serve(options: Options, told: Callable[[str], None]) -> None:
@@ -96,6 +108,7 @@ async def _serve(options: Options, store: Store, told: Callable[[str], None]) ->
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,
         timeout_graceful_shutdown=3,
@@ -121,7 +134,7 @@ def _address(options: Options, listening: socket.socket) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, made here so that a taken port is an error of ours and a free one is known."""
+    """Make the listening socket here, so that a taken port is an error of ours and a free one is known."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -135,7 +148,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _ended_quietly() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more; by then everything is closed, and files are still to go."""
+    """Ignore the signal that uvicorn raises once more after it has ended by it: files are still to be deleted."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:
@@ -146,25 +159,26 @@ def _ended_quietly() -> Iterator[None]:
 
 
 def build(options: Options, store: Store, clients: Mapping[str, Any] | None = None) -> Any:
-    """The ASGI application.
+    """Make the ASGI application.
 
     Args:
         options: as for `serve`.
         store: where pictures are kept; the caller closes it.
         clients: by ensemble, instead of those that `options.client` makes.
     """
-    uploads = store.folder / UPLOADS
-    load_gradio(uploads)
+    load_gradio(store.folder)
     from fastapi import FastAPI
+    from starlette.middleware import Middleware
 
     made = clients or {model: AsyncClient(**options.client, model=model) for model in FAMILIES}
     monitor = Monitor(made["sdxl"])
     jobs = Jobs(lambda ensemble: made[ensemble], store, monitor, _limits(options))
-    desk = Desk(store, jobs, monitor, uploads)
+    desk = Desk(store, jobs, monitor)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
-        tasks = [asyncio.ensure_future(monitor.run()), asyncio.ensure_future(_keep_house(store, jobs))]
+        kept = _keep_house(store, jobs, app.routes[-1].app.get_blocks().temp_file_sets)
+        tasks = [asyncio.ensure_future(monitor.run()), asyncio.ensure_future(kept)]
         try:
             yield
         finally:
@@ -173,21 +187,34 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
             await jobs.close()
             await asyncio.gather(*(client.close() for client in made.values()), return_exceptions=True)
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    def user_of(cookies: Mapping[str, str]) -> str | None:
+        gradio = app.routes[-1].app
+        names = (f"access-token-{gradio.cookie_id}", f"access-token-unsecure-{gradio.cookie_id}")
+        found: str | None = gradio.tokens.get(next((cookies[name] for name in names if cookies.get(name)), None))
+        return found
+
+    hosts = None if options.users else (*LOOPBACK, *options.allow_hosts)
+    passed = gates(hosts=hosts, proxies=options.trusted_proxies, root_path=options.root_path)
+    most = options.max_upload_mb * 2**20
+    kept: dict[str, Any] = {"store": store, "user_of": user_of, "login": options.users is not None}
+    own = Middleware(Private, **kept, max_upload_bytes=most, news=desk.news)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, middleware=[*passed, own])
     with without_collection():
         _mount(app, desk, options)
-    hosts = None if options.users else LOOPBACK | {name.lower() for name in options.allow_hosts}
-    return Gate(app, hosts=hosts, secure=options.certificate is not None, root_path=options.root_path)
+    return app
 
 
 def _limits(options: Options) -> Limits:
     return Limits(under_way=options.under_way, a_minute=options.a_minute)
 
 
-async def _keep_house(store: Store, jobs: Jobs) -> None:
+async def _keep_house(store: Store, jobs: Jobs, noted: Sequence[set[str]]) -> None:
+    """Forget what is over, and the files that Gradio notes to delete some day: they are the store's."""
     while True:
         await asyncio.sleep(HOUSEKEEPING_S)
         store.expire()
+        for paths in noted:
+            paths.clear()
         jobs.forget_ended(store.alive)
 
 
@@ -199,7 +226,7 @@ def _mount(app: Any, desk: Desk, options: Options) -> None:
     from .wiring import Wiring
 
     with without_apps():
-        page = lay_out(DELETE_CACHE_S)
+        page = lay_out()
         Wiring(page, desk, str(options.client.get("url", LOCAL))).connect()
         page.blocks.queue(max_size=QUEUE, default_concurrency_limit=EVENTS_AT_ONCE, api_open=False)
     # Mounted pages never count as launched, and then Gradio does not look where a file comes from that an event names.
@@ -232,8 +259,10 @@ def _login(options: Options) -> Callable[[str, str], Awaitable[bool]] | None:
     if options.users is None:
         return None
     door = Door(read_users(options.users))
+    # Hashing takes a while: few at a time, and the page goes on meanwhile.
+    pool = ThreadPoolExecutor(HASHES, thread_name_prefix="password")
 
     async def check(name: str, password: str) -> bool:
-        return await asyncio.to_thread(door, name, password)  # hashing takes a while, and the page goes on meanwhile
+        return await asyncio.get_running_loop().run_in_executor(pool, door, name, password)
 
     return check

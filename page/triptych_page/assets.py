@@ -8,10 +8,10 @@ FOLDER = Path(__file__).parent / "assets"
 
 
 def style() -> str:
-    """The page's CSS."""
+    """Read the page's CSS."""
     return (FOLDER / "page.css").read_text("utf-8")
 
 
 def head() -> str:
-    """What goes into the page's head: its script."""
+    """Read what goes into the page's head: its script."""
     return f"<script>{(FOLDER / 'page.js').read_text('utf-8')}</script>"

@@ -31,18 +31,13 @@ class Refused(TriptychError):
 
 
 class Desk:
-    """The one place where a session's wishes become jobs.
+    """The one place where a session's wishes become jobs."""
 
-    Args:
-        uploads: the folder that the page's files are in; no other file is read.
-    """
-
-    def __init__(self, store: Store, jobs: Jobs, monitor: Monitor, uploads: Path) -> None:
+    def __init__(self, store: Store, jobs: Jobs, monitor: Monitor) -> None:
         self.store, self.jobs, self.monitor = store, jobs, monitor
-        self._uploads = uploads
 
     def form(self, key: str | None) -> Form:
-        """The form of this key; of an unknown one the first.
+        """Find the form of this key; for an unknown one the first.
 
         Raises:
             Refused: no server has told its forms yet.
@@ -52,15 +47,23 @@ class Desk:
             raise Refused([TriptychError(NO_FORM)])
         return forms.get(key or "") or next(iter(forms.values()))
 
+    def news(self, session: Session) -> dict[str, Any]:
+        """Tell a page what changes with every change, and whether pictures are under way, which move by the clock."""
+        return {
+            "seen": f"{session.version} {self.monitor.version}",
+            "forms": self.monitor.forms_version,
+            "busy": any(not batch.ended for batch in self.jobs.batches(session)),
+        }
+
     def problems(self, key: str | None, values: Mapping[str, Any]) -> list[InvalidRequest]:
-        """What is wrong with a form, while it is being filled in; an empty prompt is no problem before it is sent."""
+        """Find what is wrong with a form while it is being filled in; an empty prompt is no problem before it is sent."""
         found = check(self.form(key), values)[1]
         return [problem for problem in found if problem.field != "prompt" or values.get("prompt")]
 
     async def generate(
         self, session: Session, user: str | None, key: str | None, values: Mapping[str, Any], n: Any, *, keep_seed: bool
     ) -> tuple[Batch, int]:
-        """Begin `n` pictures; the batch and its first seed.
+        """Begin `n` pictures; return the batch and its first seed.
 
         Raises:
             Refused: something is wrong with the form, or a limit is reached.
@@ -74,14 +77,14 @@ class Desk:
             problems.append(problem)
         if problems:
             raise Refused(problems)
-        files = await asyncio.to_thread(self._files, request)
+        files = await asyncio.to_thread(_files, session, request)
         requests = [{**request, **files, "seed": seed} for seed in seeds_from(request["seed"], count)]
         batch = self._begin(session, user, form, requests)
         session.form, session.asked = form.key, {name: given[name] for name in given if name not in PICTURES}
         return batch, request["seed"]
 
     def _with_seed(self, session: Session, values: Mapping[str, Any], *, keep_seed: bool) -> dict[str, Any]:
-        """The form with a seed: a new one for that which was drawn before, unless it is to be kept; one typed is."""
+        """Fill in a seed: a new one instead of one that was drawn before, unless it is to be kept; a typed one stays."""
         typed = values.get("seed")
         if typed and (keep_seed or typed != session.drawn):
             return dict(values)
@@ -110,13 +113,13 @@ class Desk:
             raise Refused([problem]) from None
         if problems:
             raise Refused(problems)
-        files = await asyncio.to_thread(self._files, made.cells[0])  # no axis changes a picture
+        files = await asyncio.to_thread(_files, session, made.cells[0])  # no axis changes a picture
         cells = [{**cell, **files} for cell in made.cells]
         labels = [made.label(index) for index in range(len(cells))]
         return self._begin(session, user, form, cells, labels=labels, columns=made.columns)
 
     def chosen(self, session: Session, id: str | None) -> Entry:
-        """The picture of this id.
+        """Find the picture of this id.
 
         Raises:
             InvalidRequest: this session has none of that id; an old one made room for a new one, or it is another's.
@@ -134,20 +137,22 @@ class Desk:
         except TriptychError as error:
             raise Refused([error]) from None
 
-    def uploaded(self, name: str, path: str | Path | None) -> Path:
-        """The path of a file that came from the page.
 
-        Raises:
-            InvalidRequest: it is not in the folder of uploads, wherever an event says it is.
-        """
-        found = Path(path or "").resolve()
-        if not found.is_relative_to(self._uploads.resolve()) or not found.is_file():
-            raise invalid(name, "no file of this page", "a file that was added on this page")
-        return found
+def own_file(session: Session, name: str, path: str | Path | None) -> Path:
+    """Find a file that came from the page.
 
-    def _files(self, request: Mapping[str, Any]) -> dict[str, bytes]:
-        """The bytes of the request's files, which the page may delete before they are sent."""
-        try:
-            return {name: self.uploaded(name, request[name]).read_bytes() for name in PICTURES if name in request}
-        except InvalidRequest as problem:
-            raise Refused([problem]) from None
+    Raises:
+        InvalidRequest: it is not in the session's folder, wherever an event says it is.
+    """
+    found = Path(path or "")
+    if not session.owns(found) or not found.is_file():
+        raise invalid(name, "no file of this page", "a file that was added on this page")
+    return found
+
+
+def _files(session: Session, request: Mapping[str, Any]) -> dict[str, bytes]:
+    """Read the request's files, which the page may delete before they are sent."""
+    try:
+        return {name: own_file(session, name, request[name]).read_bytes() for name in PICTURES if name in request}
+    except InvalidRequest as problem:
+        raise Refused([problem]) from None

@@ -1,31 +1,29 @@
-"""What every request passes before Gradio sees it: the session's cookie, the page's own security, no way out.
+"""What every request passes before Gradio sees it, as small ASGI middlewares; `gates` puts them in order.
 
-Gradio fetches addresses that a caller names, as a file's path in an event or in `file=`; this page asks nobody but its
-Triptych server.
+Gradio believes any proxy, answers any site, and logs out whoever follows a link; this page does none of it.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
-from http.cookies import CookieError, SimpleCookie
+import ipaddress
+from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .limits import Limits, TooMany
 from .store import COOKIE, TOKEN, new_token
+from .templates import fragment
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-MAX_EVENT_BYTES = 2 * 2**20
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-WAYS_OUT = re.compile(r"(file=\s*https?:|/proxy=)", re.IGNORECASE)
-ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+# A password is asked for by hand: more from one address, or at once from all, are guesses.
+LOGINS_A_MINUTE, LOGINS_IN_ALL = 60, 200
 # Gradio puts its settings and its templates into the page as inline scripts.
 POLICY = "; ".join(
     (
@@ -42,143 +40,148 @@ POLICY = "; ".join(
         "frame-ancestors 'self'",
     )
 )
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    # Not "no-referrer": with it a browser names no origin when it sends a form.
+    "referrer-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
 
 
-class Gate:
-    """An ASGI middleware.
+def gates(*, hosts: Iterable[str] | None, proxies: Sequence[str] = (), root_path: str = "") -> list[Middleware]:
+    """Put the middlewares in order, the outermost first.
 
     Args:
-        app: what is behind it.
         hosts: the names that the page may be asked for by, None for any. Without a login only these keep another site's
             script from asking a page on loopback by a name of its own.
-        secure: set the cookie for TLS only.
+        proxies: addresses and networks whose X-Forwarded headers are believed.
         root_path: where a proxy has the page, as /triptych.
     """
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-    def __init__(self, app: App, *, hosts: Collection[str] | None, secure: bool, root_path: str = "") -> None:
-        self._app, self._hosts, self._secure = app, hosts, secure
-        self._path = root_path or "/"
+    names = ["*"] if hosts is None else list(hosts)
+    return [
+        Middleware(Proxied, proxies=proxies, root_path=root_path),
+        Middleware(ProxyHeadersMiddleware, trusted_hosts=list(proxies)),
+        Middleware(Dressed, path=root_path or "/"),
+        Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False),
+        Middleware(SameOrigin),
+        Middleware(Logins),
+        Middleware(Logout),
+    ]
+
+
+class Proxied:
+    """Drops what a caller says of a proxy, unless it is one that the operator named, and a sub-path that was not stripped."""
+
+    def __init__(self, app: ASGIApp, proxies: Sequence[str], root_path: str) -> None:
+        self._app, self._root = app, f"{root_path}/"
+        self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in proxies]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": self._stripped(scope["path"])}
+            if not self._trusts(scope.get("client")):
+                lies = (b"x-forwarded-", b"forwarded", b"x-gradio-server")
+                scope["headers"] = [header for header in scope["headers"] if not header[0].lower().startswith(lies)]
+        await self._app(scope, receive, send)
+
+    def _stripped(self, path: str) -> str:
+        # Gradio strips it as well: what comes after us must see the path that Gradio does.
+        while len(self._root) > 1 and path.startswith(self._root):
+            path = path[len(self._root) - 1 :]
+        return path
+
+    def _trusts(self, client: Any) -> bool:
+        try:
+            address = ipaddress.ip_address(client[0] if client else "")
+        except ValueError:
+            return False
+        return any(address in network for network in self._proxies)
+
+
+class Dressed:
+    """Adds our headers to every answer, and to the page's the cookie of a session where a browser has none.
+
+    Args:
+        path: where the page is.
+    """
+
+    def __init__(self, app: ASGIApp, path: str) -> None:
+        self._app, self._path = app, path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if refusal := self._refusal(scope, headers):
-            await _refuse(send, *refusal)
-            return
-        if scope["method"] == "POST" and not headers.get(b"content-type", "").startswith(FORMS):
-            body = await _body(receive)
-            if body is None or _names_an_address(body):
-                await _refuse(send, 413 if body is None else 400, "This page takes no such event.")
-                return
-            receive = _again(body, receive)
-        await self._app(scope, receive, self._dressed(scope, headers, send))
-
-    def _refusal(self, scope: Scope, headers: MutableMapping[bytes, str]) -> tuple[int, str] | None:
-        if self._hosts is not None and host_of(headers.get(b"host", "")) not in self._hosts:
-            return 421, "This page is not served by that name; `triptych ui --allow-host NAME` allows one."
-        if WAYS_OUT.search(unquote(scope["path"])) or WAYS_OUT.search(scope["path"]):
-            return 404, "Not found."
-        return None
-
-    def _dressed(self, scope: Scope, headers: MutableMapping[bytes, str], send: Send) -> Send:
-        """`send` with our headers, and a cookie for a browser that has none."""
-        extra = list(HEADERS)
-        if scope["path"].rstrip("/") in ("", self._path.rstrip("/")) and not TOKEN.fullmatch(token_of(headers)):
-            extra.append((b"set-cookie", self._cookie(headers).encode()))
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                ours = {name for name, _ in HEADERS}
-                kept = [header for header in message.get("headers", ()) if header[0].lower() not in ours]
-                message = {**message, "headers": [*kept, *extra]}
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if scope["path"] == "/" and not TOKEN.fullmatch(HTTPConnection(scope).cookies.get(COOKIE, "")):
+                    headers.append("set-cookie", self._cookie(secure=scope["scheme"] == "https"))
             await send(message)
 
-        return dressed
+        await self._app(scope, receive, dressed)
 
-    def _cookie(self, headers: MutableMapping[bytes, str]) -> str:
-        secure = self._secure or headers.get(b"x-forwarded-proto", "").split(",")[0].strip() == "https"
-        return (
-            f"{COOKIE}={new_token()}; Path={self._path}; HttpOnly; SameSite=Lax; Max-Age=31536000" + "; Secure" * secure
-        )
-
-
-def token_of(headers: MutableMapping[bytes, str]) -> str:
-    """The session's token among a request's cookies, "" where there is none."""
-    try:
-        cookie = SimpleCookie(headers.get(b"cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return cookie.value if cookie else ""
+    def _cookie(self, *, secure: bool) -> str:
+        made = Response()
+        made.set_cookie(COOKIE, new_token(), max_age=31536000, path=self._path, secure=secure, httponly=True)
+        return made.headers["set-cookie"]
 
 
-def host_of(header: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower()
+class SameOrigin:
+    """Refuses what another site's page sends: a browser names that site in `Origin`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            origin, host = headers.get("origin"), headers.get("x-forwarded-host") or headers.get("host", "")
+            if origin is not None and urlsplit(origin).netloc.lower() != host.split(",")[0].strip().lower():
+                words = f"Origin: {origin!a} given; legal: this page's own. Behind a proxy: --trusted-proxy ADDRESS."
+                await PlainTextResponse(words, 403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None where it is too large."""
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return body
-        body += bytes(message.get("body", b""))
-        if len(body) > MAX_EVENT_BYTES:
-            return None
-        if not message.get("more_body"):
-            return body
+class Logins:
+    """Refuses an address that asks for more logins than people do, before any password is hashed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app, self._limits = app, Limits(under_way=LOGINS_A_MINUTE, a_minute=LOGINS_A_MINUTE, in_all=LOGINS_IN_ALL)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != "/login":
+            await self._app(scope, receive, send)
+            return
+        address = (scope.get("client") or ("",))[0]
+        try:
+            self._limits.take(address, 1)
+        except TooMany:
+            words = f"Too many logins; legal: {LOGINS_A_MINUTE} a minute from one address."
+            await PlainTextResponse(words, 429, {"retry-after": "60"})(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._limits.give_back(address)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body that was read, then what comes after it."""
-    given = False
+class Logout:
+    """Asks before it logs out: a link or a picture on another site's page can only make a browser GET."""
 
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    return again
-
-
-def _names_an_address(body: bytes) -> bool:
-    """Whether an event names a file by an address, which Gradio would fetch."""
-    if b"://" not in body and b"\\u" not in body and b"\\/" not in body:
-        return False
-    try:
-        event = json.loads(body)
-    except (ValueError, RecursionError):
-        return True
-    paths = (found for found in _walk(event) if isinstance(found.get("path"), str))
-    return any(ADDRESS.match(found["path"]) for found in paths)
-
-
-def _walk(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object in some JSON, without recursion: a caller chooses how deep it is."""
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, dict):
-            yield item
-            left += item.values()
-        elif isinstance(item, list):
-            left += item
-
-
-async def _refuse(send: Send, status: int, words: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": words.encode()})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].rstrip("/") == "/logout":
+            if scope["method"] != "POST":
+                await HTMLResponse(fragment("logout"))(scope, receive, send)
+                return
+            scope = {**scope, "method": "GET"}  # as Gradio has it
+        await self._app(scope, receive, send)

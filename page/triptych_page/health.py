@@ -54,7 +54,7 @@ class Watcher:
         self.health = Health(State.UNKNOWN, "Looking for the server …")
 
     def found(self, stats: Mapping[str, float]) -> Health:
-        """The server answered with its `stats`."""
+        """Take the server's answer, its `stats`."""
         batches = float(stats.get("batches_total", 0))
         if self._seen and (self._lost or batches < self._batches):
             self._restarted_at = self._clock()
@@ -63,7 +63,7 @@ class Watcher:
         return self.health
 
     def missed(self, error: TriptychError) -> Health:
-        """The server did not answer."""
+        """Take that the server did not answer."""
         self._lost = self._seen
         absent = isinstance(error, ServerUnavailable) and "no available versions" not in str(error)
         if not absent:
@@ -79,7 +79,7 @@ class Watcher:
         return self.health
 
     def refused(self, error: Overloaded) -> None:
-        """A picture was refused because the queue is full."""
+        """Take that a picture was refused because the queue is full."""
         self._refused_until = self._clock() + error.retry_after_s
 
     def _ready(self, estimate_s: float, warm: bool) -> Health:

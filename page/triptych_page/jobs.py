@@ -89,7 +89,7 @@ class Batch:
         return (now if self.ended_at is None else self.ended_at) - self.begun_at
 
     def remaining_s(self) -> float | None:
-        """The server's estimate for the last of the pictures; None until it has one for each that it works on."""
+        """Give the server's estimate for the last of the pictures; None until it has one for each that it works on."""
         open_ones = [picture.remaining_s for picture in self.pictures if not picture.status.ended]
         known = [remaining for remaining in open_ones if remaining is not None]
         return max(known) if known and len(known) == len(open_ones) else None
@@ -116,15 +116,15 @@ class Jobs:
         self._batches: dict[str, list[Batch]] = {}
 
     def batches(self, session: Session) -> Sequence[Batch]:
-        """The newest batches of a session, oldest first."""
+        """List the newest batches of a session, oldest first."""
         return self._batches.get(session.key, ())
 
     def of_kind(self, session: Session, *, grid: bool) -> Sequence[Batch]:
-        """The newest batches of a session that are grids, or that are not."""
+        """List the newest batches of a session that are grids, or that are not."""
         return [batch for batch in self.batches(session) if bool(batch.columns) == grid]
 
     def latest(self, session: Session, *, grid: bool = False) -> Batch | None:
-        """The newest batch, of the grids or of the others."""
+        """Find the newest batch, of the grids or of the others."""
         return next(reversed(self.of_kind(session, grid=grid)), None)
 
     def start(
@@ -156,7 +156,7 @@ class Jobs:
         return batch
 
     def stop(self, session: Session, batch_id: str | None = None) -> int:
-        """Stop a batch, or all of the session's; how many pictures that were. The server's slots are freed."""
+        """Stop a batch, or all of the session's, and free the server's slots; return how many pictures were stopped."""
         open_ones = [
             (task, picture)
             for batch in self.batches(session)
@@ -219,7 +219,7 @@ class Jobs:
     async def _drawn(
         self, session: Session, batch: Batch, picture: Picture, request: Mapping[str, Any]
     ) -> GeneratedImage:
-        """The picture, from a server that may go away and come back meanwhile: the same seed draws the same again."""
+        """Draw the picture by a server that may go away and come back meanwhile: the same seed draws the same again."""
         ends, breaks = self.clock() + PATIENCE_S, 0
         while True:
             try:

@@ -83,6 +83,6 @@ class Limits:
         bucket.pictures -= n
 
     def _forget(self, now: float) -> None:
-        """A bucket that has been left alone for a minute is full, as a new one is."""
+        """Drop the buckets that have been left alone for a minute: they are full, as new ones are."""
         if len(self._buckets) > 1000:
             self._buckets = {user: bucket for user, bucket in self._buckets.items() if now - bucket.at < MINUTE_S}

@@ -14,15 +14,14 @@ from types import ModuleType
 from typing import Any
 
 
-def load_gradio(uploads: Path) -> None:
-    """Import Gradio: no word to anybody, and its files in `uploads`, which is made where missing.
+def load_gradio(folder: Path) -> None:
+    """Import Gradio: no word to anybody, and what is already in `folder` is served from there, not from a copy.
 
     It must not have been imported before, or has its settings already.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    uploads.mkdir(mode=0o700, exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     with without_collection():
         _when_used("pandas")
         _import_without_stubs()
@@ -30,7 +29,7 @@ def load_gradio(uploads: Path) -> None:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """No search for garbage while what is made stays: it would go through all of it again and again."""
+    """Stop the search for garbage while what is made stays: it would go through all of it again and again."""
     gc.disable()
     try:
         yield
@@ -41,7 +40,7 @@ def without_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_apps() -> Iterator[None]:
-    """Gradio makes a whole web application whenever a page is closed or gets its queue; mounting makes the one that serves."""
+    """Keep Gradio from making a web application when a page is closed or gets its queue: mounting makes the one that serves."""
     from gradio.routes import App
 
     real = App.create_app
@@ -67,7 +66,7 @@ def _when_used(name: str) -> None:
 
 
 def _import_without_stubs() -> None:
-    """Gradio parses each component's source to write a stub for editors beside it: seconds, into site-packages.
+    """Import Gradio without its stubs for editors: for seconds it would parse sources and write into site-packages.
 
     It leaves out components that are not in a file, so for the time of the import none is.
     """

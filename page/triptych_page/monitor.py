@@ -77,7 +77,7 @@ class Monitor:
         return self._usable.is_set()
 
     def lost(self, error: TriptychError) -> None:
-        """A picture found the server gone: no need to wait for the next look."""
+        """Take that a picture found the server gone: no need to wait for the next look."""
         before = self.health
         self.version += self.watcher.missed(error) != before
         self._usable.clear()

@@ -62,9 +62,9 @@ class Page:
     """All parts of the page."""
 
     blocks: gr.Blocks
-    timer: Any
+    look: Any
     seen: Any
-    forms_timer: Any
+    look_for_forms: Any
     forms_seen: Any
     banner: Any
     news: Any
@@ -88,7 +88,7 @@ class Page:
 
 
 def theme() -> gr.themes.Base:
-    """Colours for light and dark. The system's own fonts: nothing is fetched."""
+    """Make the colours for light and dark. The system's own fonts: nothing is fetched."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     mono = ("ui-monospace", "Consolas", "monospace")
     made = gr.themes.Default(
@@ -120,16 +120,13 @@ def theme() -> gr.themes.Base:
     )
 
 
-def lay_out(delete_cache_s: tuple[int, int]) -> Page:
-    """Make the components.
-
-    Args:
-        delete_cache_s: how often Gradio looks for files of its own to delete, and how old those are; seconds.
-    """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=delete_cache_s, fill_width=True) as blocks:
-        parts: dict[str, Any] = {"blocks": blocks, "timer": gr.Timer(1.0, active=False), "seen": gr.State({})}
-        # Of its own and slower: what models there are changes with a restart at most, and has many parts to look at.
-        parts |= {"forms_timer": gr.Timer(2.0, active=False), "forms_seen": gr.State(0)}
+def lay_out() -> Page:
+    """Make the components."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+        # The page's script presses these when there is news. What models there are changes with a restart at most, and
+        # has many parts to look at.
+        parts: dict[str, Any] = {"blocks": blocks, "look": _unseen("tp-look"), "seen": gr.State({})}
+        parts |= {"look_for_forms": _unseen("tp-look-for-forms"), "forms_seen": gr.State(0)}
         with gr.Row(elem_id="tp-head"):
             gr.Markdown(f"# {TITLE}")
             gr.Button("Light / dark", elem_id="tp-theme", size="sm", scale=0, min_width=110)
@@ -146,6 +143,10 @@ def lay_out(delete_cache_s: tuple[int, int]) -> Page:
 def _html(elem_id: str | None = None) -> Any:
     # Without Gradio's own click handler, which would make plain words look like a button.
     return gr.HTML("", elem_id=elem_id, js_on_load=None, apply_default_css=False)
+
+
+def _unseen(elem_id: str) -> Any:
+    return gr.Button("", visible="hidden", elem_id=elem_id)
 
 
 def _form() -> dict[str, Any]:

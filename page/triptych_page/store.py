@@ -20,7 +20,7 @@ from triptych.types import GeneratedImage
 
 MAX_ENTRIES, MAX_BYTES = 200, 256 * 2**20
 MAX_SESSIONS = 1000
-EXPIRY_S = 24 * 3600.0
+EXPIRY_S, UPLOADS_S = 24 * 3600.0, 3600.0
 # The browser's half of a session: a token of 32 bytes, in a cookie that no script can read.
 COOKIE, TOKEN_BYTES = "triptych-session", 32
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -65,21 +65,34 @@ class Session:
     asked: Mapping[str, Any] = field(default_factory=dict)
     drawn: str = ""
 
+    @property
+    def uploads(self) -> Path:
+        """The folder of what was uploaded, which need not be there."""
+        return self.folder / "uploads"
+
     def touch(self) -> None:
+        """Count a change."""
         self.version += 1
 
+    def owns(self, path: str | Path) -> bool:
+        """Tell whether a path is in this session's folder, wherever its links lead; there need be no such file."""
+        try:
+            return Path(path).resolve().is_relative_to(self.folder.resolve())
+        except (OSError, ValueError, RuntimeError):  # too long, with a NUL, a loop of links
+            return False
+
     def entry(self, id: str) -> Entry | None:
-        """The picture of this id, None where this session has none."""
+        """Find the picture of this id; None where this session has none."""
         return next((entry for entry in self.entries if entry.id == id), None)
 
 
 def new_token() -> str:
-    """An id that nobody guesses."""
+    """Make an id that nobody guesses."""
     return secrets.token_urlsafe(TOKEN_BYTES)
 
 
 def key_of(token: str, user: str | None) -> str:
-    """A session's key: the browser's token, and whose login it is. Not the token itself, which opens the session."""
+    """Make a session's key of the browser's token and whose login it is. It is not the token itself, which opens the session."""
     return hashlib.sha256(f"{user or ''}\0{token}".encode("utf-8", "replace")).hexdigest()
 
 
@@ -108,11 +121,15 @@ class Store:
         self._sessions: dict[str, Session] = {}
 
     def session(self, token: str, user: str | None = None) -> Session:
-        """The session of a browser's token and a user's name, made where it is new."""
+        """Find the session of a browser's token and a user's name, or begin it."""
         key = key_of(token, user)
         session = self._sessions.get(key) or self._begin(key)
         session.used_at = self._clock()
         return session
+
+    def find(self, token: str, user: str | None = None) -> Session | None:
+        """Find the session of a browser's token and a user's name; None where it has none."""
+        return self._sessions.get(key_of(token, user))
 
     def _begin(self, key: str) -> Session:
         while len(self._sessions) >= self._limits[2]:
@@ -160,14 +177,18 @@ class Store:
         session.touch()
 
     def alive(self, key: str) -> bool:
-        """Whether a session of this key is still there."""
+        """Tell whether a session of this key is still there."""
         return key in self._sessions
 
     def expire(self) -> None:
-        """Forget the sessions that nobody has used for long."""
+        """Forget the sessions that nobody has used for long, and delete uploads that were sent long ago."""
         oldest = self._clock() - self._expiry_s
         for session in [session for session in self._sessions.values() if session.used_at < oldest]:
             self._forget(session)
+        for session in self._sessions.values():
+            for path in session.uploads.rglob("*"):
+                if path.is_file() and path.stat().st_mtime < self._clock() - UPLOADS_S:
+                    path.unlink()
 
     def close(self) -> None:
         """Delete everything."""

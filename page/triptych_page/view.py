@@ -17,11 +17,6 @@ from .page import NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
 
-# Seconds between looks of a page while it waits for pictures, and while it does not: with the monitor's own second a server
-# that is gone is told within three.
-BUSY_S, IDLE_S = 0.5, 1.5
-# Between looks for other models, while none are known and when some are.
-NO_FORMS_S, FORMS_S = 2.0, 5.0
 TEXTS = ("prompt", "negative_prompt", "seed")
 
 
@@ -36,7 +31,7 @@ class View:
         self._page, self._desk, self._url = page, desk, url
 
     def changes(self, session: Session, seen: Mapping[str, Any], ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
-        """All that is new of the server's state and of the pictures.
+        """Collect all that is new of the server's state and of the pictures.
 
         Args:
             session: whose page.
@@ -53,17 +48,17 @@ class View:
         if seen.get("monitor") != now["monitor"]:
             changed[self._page.banner] = render.banner(monitor.health)
         if (seen.get("drawing"), seen.get("grid")) != (drawing, grid):
-            changed |= self._buttons(drawing, grid, busy=busy)
+            changed |= self._buttons(drawing, grid)
         if busy or seen.get("session") != now["session"]:
             changed |= self._pictures(session, ids)
         return changed
 
     def begun(self, stop: Any) -> dict[Any, Any]:
-        """Something was begun just now: it can be stopped, and the page looks soon and at everything."""
-        return {stop: gr.update(interactive=True), self._page.timer: gr.Timer(BUSY_S, active=True), self._page.seen: {}}
+        """Let what was just begun be stopped, and the page look at everything."""
+        return {stop: gr.update(interactive=True), self._page.seen: {}}
 
     def form(self, form: Form, settings: Mapping[str, Any]) -> dict[Any, Any]:
-        """The page's form as `form` has it, filled in with `settings`."""
+        """Show the page's form as `form` has it, filled in with `settings`."""
         axes = sweepable(form)
         x, _, y, _ = self._page.grid_axes
         return {
@@ -76,19 +71,19 @@ class View:
         }
 
     def other_forms(self, seen: int, shown: str | None) -> dict[Any, Any]:
-        """A server that was not there, or has other models now: its bounds; what was typed stays."""
+        """Show the bounds of a server that was not there or has other models now; what was typed stays."""
         monitor, page = self._desk.monitor, self._page
         if seen == monitor.forms_version or not monitor.forms:
             return {page.forms_seen: gr.skip()}
         return {page.forms_seen: monitor.forms_version, **self.bounds(self._desk.form(shown))}
 
     def bounds(self, form: Form) -> dict[Any, Any]:
-        """`form` with nothing filled in, but for what was typed already."""
+        """Show `form` with nothing filled in, but for what was typed already."""
         typed = {self._page.fields.by_name[name] for name in TEXTS}
         return {part: update for part, update in self.form(form, {}).items() if part not in typed}
 
     def chosen(self, entry: Entry | None) -> dict[Any, Any]:
-        """The panel of the chosen picture."""
+        """Show the panel of the chosen picture."""
         panel: Panel = self._page.panel
         if entry is None:
             nothing = gr.DownloadButton(value=None, interactive=False)
@@ -111,7 +106,7 @@ class View:
         }
 
     def compared(self, one: Entry | None, other: Entry | None) -> dict[Any, Any]:
-        """Two pictures beside each other."""
+        """Show two pictures beside each other."""
         compare = self._page.compare
         left, right = (str(entry.path) if entry else None for entry in (one, other))
         both = (left, right) if left and right else None
@@ -125,12 +120,11 @@ class View:
     def _models(self) -> list[tuple[str, str]]:
         return [(form.title, form.key) for form in self._desk.monitor.forms.values()]
 
-    def _buttons(self, drawing: bool, grid: bool, *, busy: bool) -> dict[Any, Any]:
+    def _buttons(self, drawing: bool, grid: bool) -> dict[Any, Any]:
         # Only when they change: a button that is made anew loses the keyboard.
         return {
             self._page.stop: gr.update(interactive=drawing),
             self._page.grid_stop: gr.update(interactive=grid),
-            self._page.timer: gr.Timer(BUSY_S if busy else IDLE_S, active=True),
         }
 
     def _pictures(self, session: Session, ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
@@ -157,7 +151,7 @@ class View:
 
 
 def _captioned(batch: Batch | None) -> list[tuple[Entry, str]]:
-    """What is done of a batch, in the order of its seeds or cells, and the words under it."""
+    """List what is done of a batch, in the order of its seeds or cells, and the words under it."""
     done = ((picture.entry, picture.label) for picture in batch.pictures) if batch else ()
     return [(entry, render.caption(entry, label)) for entry, label in done if entry]
 
@@ -165,7 +159,7 @@ def _captioned(batch: Batch | None) -> list[tuple[Entry, str]]:
 def _gallery(
     results: Results, shown: Sequence[str], pictures: Sequence[tuple[Entry, str]], columns: int
 ) -> dict[Any, Any]:
-    """A gallery, where it has other pictures than are shown. Paths, so that the bytes stay as they are."""
+    """Fill a gallery where it shows other pictures. By paths, so that the bytes stay as they are."""
     new = [entry.id for entry, _ in pictures]
     if new == list(shown):
         return {}

@@ -12,30 +12,34 @@ import gradio as gr
 from triptych.errors import TriptychError
 
 from . import dropped, render
-from .desk import PICTURES, Desk, Refused
+from .desk import PICTURES, Desk, Refused, own_file
 from .fields import NUMBERS, preset_sides, schedules
 from .fitting import fit
 from .forms import Form
 from .page import NO_AXIS, Page
+from .private import NO_COOKIE
 from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
-from .view import FORMS_S, NO_FORMS_S, TEXTS, View
+from .templates import escape
+from .view import TEXTS, View
 
 # Gradio's queue limits how many at once; none of the page's events is an interface for programs.
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # What only looks need not wait in that queue.
 LIGHT = {**QUEUED, "queue": False}
 SIZE = "(width, height) => `${width} × ${height}`"
+# In assets/page.js.
+BEGIN, LOOK = "() => beginToLook()", "() => lookForNews()"
 DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
 
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """An error of ours becomes a message on the page."""
+    """Show an error of ours as a message on the page."""
     try:
         yield
     except TriptychError as error:
-        raise gr.Error(render.escape(str(error)), print_exception=False) from None
+        raise gr.Error(escape(str(error)), print_exception=False) from None
 
 
 class Wiring:
@@ -59,10 +63,13 @@ class Wiring:
     def _connect_looks(self) -> None:
         page, ids = self._page, self._ids()
         everything = self._all_outputs()
-        page.blocks.load(self.load, None, everything, **LIGHT)
-        page.timer.tick(self.look, [page.seen, *ids], self._look_outputs(), **LIGHT)
+        # Only then: an answer that is late must not overwrite what was typed since.
+        page.blocks.load(self.load, None, everything, **LIGHT).success(None, js=BEGIN)
+        # A look that was asked for during another is the one that sees the end.
+        looks: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
+        page.look.click(self.look, [page.seen, *ids], self._look_outputs(), **looks)
         forms = [page.forms_seen, *self._form_outputs()]
-        page.forms_timer.tick(self.look_for_forms, [page.forms_seen, page.model], forms, **LIGHT)
+        page.look_for_forms.click(self.look_for_forms, [page.forms_seen, page.model], forms, **looks)
 
     def _connect_form(self) -> None:
         page, fields = self._page, self._page.fields
@@ -84,11 +91,12 @@ class Wiring:
         page, fields = self._page, self._page.fields
         seed = fields.by_name["seed"]
         given = [page.model, fields.count, fields.keep_seed, *fields.components]
-        begun = [page.seen, page.timer]
-        page.generate.click(self.generate, given, [page.problems, seed, page.stop, *begun], **QUEUED)
+        begun = [page.problems, seed, page.stop, page.seen]
+        page.generate.click(self.generate, given, begun, **QUEUED).success(None, js=LOOK)
         page.stop.click(self.stop, None, page.stop, **LIGHT)
         grid = [page.model, *page.grid_axes, *fields.components]
-        page.grid_start.click(self.draw_grid, grid, [page.grid_problems, page.grid_stop, *begun], **QUEUED)
+        begun = [page.grid_problems, page.grid_stop, page.seen]
+        page.grid_start.click(self.draw_grid, grid, begun, **QUEUED).success(None, js=LOOK)
         page.grid_stop.click(self.stop_grid, None, page.grid_stop, **LIGHT)
 
     def _connect_results(self) -> None:
@@ -117,7 +125,7 @@ class Wiring:
 
     def _look_outputs(self) -> list[Any]:
         page = self._page
-        parts = [page.seen, page.timer, page.banner, page.news, page.stop, page.grid_stop]
+        parts = [page.seen, page.banner, page.news, page.stop, page.grid_stop]
         parts += [page.results.progress, page.grid.progress, page.compare.a, page.compare.b]
         return [
             *parts,
@@ -126,8 +134,7 @@ class Wiring:
 
     def _all_outputs(self) -> list[Any]:
         page = self._page
-        timers = [page.forms_seen, page.forms_timer]
-        return [*self._look_outputs(), *timers, *self._panel_outputs(), *self._form_outputs()]
+        return [*self._look_outputs(), page.forms_seen, *self._panel_outputs(), *self._form_outputs()]
 
     def _panel_outputs(self) -> list[Any]:
         panel = self._page.panel
@@ -137,38 +144,31 @@ class Wiring:
         cookies = request.request.cookies if request.request else {}
         token = cookies.get(COOKIE, "")
         if not TOKEN.fullmatch(token):
-            raise gr.Error(
-                "This page keeps its pictures by a cookie; allow it and load the page again.", print_exception=False
-            )
+            raise gr.Error(NO_COOKIE, print_exception=False)
         return self._desk.store.session(token, request.username)
 
     async def load(self, request: gr.Request) -> dict[Any, Any]:
-        """A page that is new, or loaded anew: what its session has, also what is under way."""
+        """Fill a page that is new, or loaded anew, with what its session has, also what is under way."""
         session, monitor = self._session(request), self._desk.monitor
         shown = self._view.changes(session, {}, ((), (), ()))
         if monitor.forms:
             form = self._desk.form(session.form)
             shown |= self._view.form(form, session.asked) if session.asked else self._view.bounds(form)
             shown[self._page.forms_seen] = monitor.forms_version
-        # Only now: an answer that is late must not overwrite what was typed since.
-        return (
-            shown
-            | self._view.chosen(None)
-            | {self._page.forms_timer: gr.Timer(FORMS_S if monitor.forms else NO_FORMS_S, active=True)}
-        )
+        return shown | self._view.chosen(None)
 
     async def look(
         self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
     ) -> dict[Any, Any]:
-        """What is new."""
+        """Show what is new."""
         return self._view.changes(self._session(request), seen, (one, two, three))
 
     async def look_for_forms(self, seen: int, key: str | None) -> dict[Any, Any]:
-        """Other models than the page knows."""
+        """Show other models than the page knows."""
         return self._view.other_forms(seen, key)
 
     async def switch(self, key: str | None, *given: Any) -> dict[Any, Any]:
-        """Another model: its own parameters, and what it shares with the one before."""
+        """Switch to another model: its own parameters, and what it shares with the one before."""
         with told():
             form = self._desk.form(key)
         values = self._page.fields.values(given)
@@ -176,15 +176,15 @@ class Wiring:
         return self._view.form(form, kept)
 
     async def sampled(self, key: str | None, sampler: str | None, schedule: str | None) -> Any:
-        """The schedules of another sampler."""
+        """List the schedules of another sampler."""
         return schedules(self._desk.form(key), sampler, schedule)
 
     async def sized(self, key: str | None, preset: str | None) -> list[int]:
-        """Width and height of a chosen size."""
+        """Give width and height of a chosen size, in pixels."""
         return list(preset_sides(preset, self._desk.form(key)))
 
     async def check(self, key: str | None, *given: Any) -> str:
-        """What is wrong with the form, while it is being filled in."""
+        """Show what is wrong with the form while it is being filled in."""
         names = [name for name in self._page.fields.names if name not in PICTURES]
         try:
             return render.problems(self._desk.problems(key, dict(zip(names, given, strict=True))))
@@ -230,7 +230,7 @@ class Wiring:
         return gr.update(interactive=False)
 
     async def choose(self, ids: list[str], event: gr.SelectData, request: gr.Request) -> dict[Any, Any]:
-        """A picture of a gallery."""
+        """Choose a picture of a gallery."""
         index = event.index if isinstance(event.index, int) else -1
         id = ids[index] if 0 <= index < len(ids) else ""
         return self._view.chosen(self._session(request).entry(id))
@@ -257,21 +257,21 @@ class Wiring:
         return filled
 
     async def own(self, id: str, request: gr.Request) -> Any:
-        """The chosen picture, for one side of a comparison."""
+        """Take the chosen picture for one side of a comparison."""
         entry = self._entry(id, request)
         choices = [(render.glance(other), other.id) for other in reversed(self._session(request).entries)]
         return gr.update(choices=choices, value=entry.id)
 
     async def compare(self, one: str | None, other: str | None, request: gr.Request) -> dict[Any, Any]:
-        """Two pictures of the session."""
+        """Compare two pictures of the session."""
         session = self._session(request)
         return self._view.compared(session.entry(one or ""), session.entry(other or ""))
 
     async def read(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
-        """The settings of a dropped picture."""
-        self._session(request)
+        """Read the settings of a dropped picture."""
+        session = self._session(request)
         try:
-            file = self._desk.uploaded("file", path)
+            file = own_file(session, "file", path)
             found = await asyncio.to_thread(dropped.read, file, self._desk.monitor.forms)
         except (TriptychError, OSError) as error:
             return {self._page.dropped: render.problems([error])}

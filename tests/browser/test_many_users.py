@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from triptych import AsyncClient
 from triptych_page.checking import MAX_IMAGES
@@ -26,20 +25,20 @@ async def begin(desk: Desk, user: int) -> list[Batch]:
     return [(await desk.generate(session, None, "sdxl", values, n, keep_seed=True))[0] for _ in range(presses)]
 
 
-def test_twenty_users_are_served_in_turn(url, tmp_path):
+def test_twenty_users_are_served_in_turn(url):
     """Tenants take turns, a step each: while another draws its LONG steps, the greedy one has LONG + 1 of its own at most.
 
     Those are less than a quarter of what MANY short pictures need. As many may have been before the last of the others came.
     """
     # On a thread of its own: Playwright's loop runs on this one as long as there is a browser.
     with ThreadPoolExecutor(1) as thread:
-        batches, ends = thread.submit(asyncio.run, drawn(url, tmp_path)).result()
+        batches, ends = thread.submit(asyncio.run, drawn(url)).result()
     assert {picture.status for batch in batches for picture in batch.pictures} == {Status.DONE}
     others_done = max(place for place, user in enumerate(ends) if user != GREEDY)
     assert ends[:others_done].count(GREEDY) * SHORT <= 2 * (LONG + 1)
 
 
-async def drawn(url: str, uploads: Path) -> tuple[list[Batch], list[int]]:
+async def drawn(url: str) -> tuple[list[Batch], list[int]]:
     """All users' pictures, and whose ended when."""
     store = Store()
     ends: list[int] = []
@@ -47,7 +46,7 @@ async def drawn(url: str, uploads: Path) -> tuple[list[Batch], list[int]]:
         async with AsyncClient(url) as client:
             monitor = Monitor(client)
             await monitor.look()
-            desk = Desk(store, Jobs(lambda _: client, store, monitor, Limits()), monitor, uploads)
+            desk = Desk(store, Jobs(lambda _: client, store, monitor, Limits()), monitor)
             of_users = [await begin(desk, user) for user in range(USERS)]
             batches = [batch for begun in of_users for batch in begun]
             for user, begun in enumerate(of_users):

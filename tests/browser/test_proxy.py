@@ -53,7 +53,7 @@ def draws_and_downloads(visitor: Visitor, folder: Path) -> None:
 
 
 def test_under_a_sub_path_of_a_proxy(demo, open_browser, tmp_path):
-    process, address = begin_page(demo.grpc, "--root-path", "/tools/triptych")
+    process, address = begin_page(demo.grpc, "--root-path", "/tools/triptych", "--trusted-proxy", "127.0.0.1")
     try:
         with proxied("/tools/triptych", address.removesuffix("/tools/triptych/")) as outside:
             visitor = Visitor(open_browser.new_page(), outside)

@@ -170,3 +170,17 @@ def test_a_prompt_is_never_markup(visitor):
 def test_a_phone_shows_it_without_scrolling_sideways(phone):
     expect(phone.locator("#tp-generate")).to_be_visible()
     assert phone.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_an_idle_page_asks_for_nothing_but_whether_there_is_news(visitor):
+    def look(times):
+        for _ in range(times):
+            with visitor.page.expect_response("**/gradio_api/news"):
+                pass
+
+    look(3)
+    settled = len(visitor.asked_for)
+    look(3)
+    since = visitor.asked_for[settled:]
+    assert len(since) >= 3
+    assert all(url.endswith("/gradio_api/news") for url in since)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -25,15 +24,15 @@ NASTY = "<script>alert(1)</script> ${x} {{y}} `z` \"'"
 class Counter:
     """A desk over a server that a test plays."""
 
-    def __init__(self, tmp_path: Path, **limits: int) -> None:
+    def __init__(self, **limits: int) -> None:
         self.transport = FakeTransport(reports={"stats": {}, "describe": {"models": described(cascade=True)}})
         self.client, self.store = AsyncClient(transport=self.transport), Store()
         self.monitor = Monitor(self.client)
-        self.uploads = tmp_path / "uploads"
+        self.session = self.store.session("token")
+        self.uploads = self.session.uploads
         self.uploads.mkdir()
         jobs = Jobs(lambda _: self.client, self.store, self.monitor, Limits(**limits))
-        self.desk = Desk(self.store, jobs, self.monitor, self.uploads)
-        self.session = self.store.session("token")
+        self.desk = Desk(self.store, jobs, self.monitor)
 
     async def __aenter__(self):
         await self.monitor.look()
@@ -52,16 +51,16 @@ async def finished(batch):
     await asyncio.wait_for(asyncio.gather(*batch.tasks), 10)
 
 
-async def test_pictures_begin_with_the_seed_and_go_on(tmp_path):
-    async with Counter(tmp_path) as counter:
+async def test_pictures_begin_with_the_seed_and_go_on():
+    async with Counter() as counter:
         batch, seed = await counter.generate(3, seed=str(2**53 + 1))
         await finished(batch)
         assert seed == 2**53 + 1
         assert sorted(request["seed"] for request in counter.transport.requests) == [seed, seed + 1, seed + 2]
 
 
-async def test_a_drawn_seed_is_drawn_anew_unless_it_is_kept_and_a_typed_one_stays(tmp_path):
-    async with Counter(tmp_path) as counter:
+async def test_a_drawn_seed_is_drawn_anew_unless_it_is_kept_and_a_typed_one_stays():
+    async with Counter() as counter:
         _, first = await counter.generate(seed="", keep_seed=False)
         _, second = await counter.generate(seed=str(first), keep_seed=False)
         assert first != second
@@ -69,8 +68,8 @@ async def test_a_drawn_seed_is_drawn_anew_unless_it_is_kept_and_a_typed_one_stay
         assert [(await counter.generate(seed="7", keep_seed=False))[1] for _ in range(2)] == [7, 7]
 
 
-async def test_nothing_is_sent_while_anything_is_wrong(tmp_path):
-    async with Counter(tmp_path) as counter:
+async def test_nothing_is_sent_while_anything_is_wrong():
+    async with Counter() as counter:
         with pytest.raises(Refused) as refused:
             await counter.generate(0, prompt="", height=100)
         assert [problem.field for problem in refused.value.problems] == ["prompt", "height", "n"]
@@ -78,36 +77,39 @@ async def test_nothing_is_sent_while_anything_is_wrong(tmp_path):
         assert counter.desk.jobs.latest(counter.session) is None
 
 
-async def test_over_a_limit_nothing_is_begun(tmp_path):
-    async with Counter(tmp_path, under_way=2) as counter:
+async def test_over_a_limit_nothing_is_begun():
+    async with Counter(under_way=2) as counter:
         with pytest.raises(Refused, match="legal: 2 at once"):
             await counter.generate(3)
         assert counter.transport.requests == []
 
 
-async def test_without_a_server_nothing_is_known(tmp_path):
-    counter = Counter(tmp_path)
+async def test_without_a_server_nothing_is_known():
+    counter = Counter()
     with pytest.raises(Refused, match="not told yet"):
         await counter.generate()
     counter.store.close()
     await counter.client.close()
 
 
-async def test_what_was_asked_comes_back_with_a_reload(tmp_path):
-    async with Counter(tmp_path) as counter:
+async def test_what_was_asked_comes_back_with_a_reload():
+    async with Counter() as counter:
         await counter.generate(seed="7", height=96)
         assert counter.session.form == "sdxl"
         assert counter.session.asked == {"prompt": "a fox", "seed": "7", "height": 96}
 
 
-async def test_only_files_of_the_page_are_read(tmp_path):
-    secret, ours = tmp_path / "secret.png", tmp_path / "uploads" / "start.png"
+async def test_only_files_of_the_session_are_read(tmp_path):
+    secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
-    async with Counter(tmp_path) as counter:
+    async with Counter() as counter:
+        ours, link = counter.uploads / "start.png", counter.uploads / "link.png"
         ours.write_bytes(b"picture")
-        link = counter.uploads / "link.png"
         link.symlink_to(secret)
-        for path in (secret, link, counter.uploads / ".." / "secret.png", counter.uploads, "/etc/hostname"):
+        anothers = counter.store.session("another").folder / "picture.png"
+        anothers.write_bytes(b"another's")
+        out = counter.uploads / ".." / ".." / anothers.parent.name / anothers.name
+        for path in (secret, link, anothers, out, counter.uploads, "/etc/hostname", "a" * 5000, "a\0b"):
             with pytest.raises(Refused, match=r"^init_image: no file of this page"):
                 await counter.generate(init_image=str(path), strength=0.5)
         await finished((await counter.generate(init_image=str(ours), strength=0.5))[0])
@@ -115,8 +117,8 @@ async def test_only_files_of_the_page_are_read(tmp_path):
         assert "init_image" not in counter.session.asked
 
 
-async def test_a_grid_keeps_its_order_its_seed_and_its_labels(tmp_path):
-    async with Counter(tmp_path) as counter:
+async def test_a_grid_keeps_its_order_its_seed_and_its_labels():
+    async with Counter() as counter:
         axes = [("num_inference_steps", "2, 3"), ("guidance_scale", "1-4 [2]")]
         batch = await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a fox", "seed": "7"}, axes)
         await finished(batch)
@@ -129,8 +131,8 @@ async def test_a_grid_keeps_its_order_its_seed_and_its_labels(tmp_path):
         assert counter.desk.jobs.latest(counter.session, grid=True) is batch
 
 
-async def test_a_wrong_axis_is_refused_by_name(tmp_path):
-    async with Counter(tmp_path) as counter:
+async def test_a_wrong_axis_is_refused_by_name():
+    async with Counter() as counter:
         with pytest.raises(Refused, match=r"^num_inference_steps: '-1'"):
             await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("num_inference_steps", "-1")])
         with pytest.raises(Refused, match=r"^axis: seed twice"):
@@ -139,13 +141,28 @@ async def test_a_wrong_axis_is_refused_by_name(tmp_path):
             await counter.desk.grid(counter.session, None, "sdxl", {"prompt": "a"}, [("", "1, 2")])
 
 
-async def test_a_form_tells_its_problems_before_it_is_sent(tmp_path):
-    async with Counter(tmp_path) as counter:
+async def test_a_form_tells_its_problems_before_it_is_sent():
+    async with Counter() as counter:
         assert counter.desk.problems("sdxl", {"prompt": ""}) == []
         assert [problem.field for problem in counter.desk.problems("sdxl", {"prompt": " ", "width": 1})] == [
             "prompt",
             "width",
         ]
+
+
+async def test_a_page_is_told_of_news_and_of_nothing_else():
+    async with Counter() as counter:
+        idle = counter.desk.news(counter.session)
+        assert idle == counter.desk.news(counter.session)
+        assert not idle["busy"]
+        batch, _ = await counter.generate(seed="7")
+        begun = counter.desk.news(counter.session)
+        assert begun["busy"]
+        await finished(batch)
+        ended = counter.desk.news(counter.session)
+        assert not ended["busy"]
+        assert len({news["seen"] for news in (idle, begun, ended)}) == 3
+        assert counter.desk.news(counter.store.session("another"))["busy"] is False
 
 
 def entry(store, **receipt):

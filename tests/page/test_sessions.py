@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from triptych import GeneratedImage, InvalidRequest, Overloaded, ServerUnavailable, TriptychError
 from triptych.errors import DeadlineExceeded
+from triptych_page import users
 from triptych_page.health import State, Watcher
 from triptych_page.limits import Limits, TooMany
 from triptych_page.store import Store, key_of
-from triptych_page.users import Door, Hashed, add_user, line_for, read_users
+from triptych_page.users import HASHER, Door, add_user, line_for, read_users
 
 GONE = ServerUnavailable("no server is ready there (failed to connect)", nothing_accepted=True)
 
@@ -227,7 +230,7 @@ def test_users_come_back_from_their_file(tmp_path):
     assert not door("eve", "battery staple")
 
 
-@pytest.mark.parametrize("line", ["ada:secret-password", "ada", ":scrypt$aa$bb", "ada:md5$aa$bb"])
+@pytest.mark.parametrize("line", ["ada:secret-password", "ada", ":$argon2id$v=19$m=8,t=1,p=1$aa$bb", "ada:md5$aa$bb"])
 def test_a_password_as_it_is_is_refused_and_not_told(tmp_path, line):
     path = tmp_path / "users"
     path.touch(0o600)
@@ -273,8 +276,53 @@ def test_a_name_waits_after_wrong_passwords_and_no_longer(clock, tmp_path):
     assert door("ada", "correct horse")
 
 
+def test_many_attempts_at_once_are_no_more_than_one_after_the_other(clock):
+    door = Door({"ada": HASHER.hash("correct horse")}, clock)
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(door, ["ada"] * 5, ["wrong"] * 5))
+    assert not door("ada", "correct horse")
+
+
+def test_a_locked_name_an_unknown_one_and_a_wrong_password_take_the_same_work(clock, monkeypatch):
+    door = Door({"ada": HASHER.hash("correct horse")}, clock)
+    costs = []
+    real = users._verify
+    monkeypatch.setattr(users, "_verify", lambda kept, given: costs.append(kept.split("$")[3]) or real(kept, given))
+    answers = [door("eve", "wrong"), *(door("ada", "wrong") for _ in range(5)), door("ada", "correct horse")]
+    assert answers == [False] * 7
+    assert len(costs) == 7
+    assert len(set(costs)) == 1
+
+
 def test_names_that_nobody_has_fill_no_memory(clock):
-    door = Door({"ada": Hashed(b"salt", b"hash")}, clock)
+    door = Door({"ada": HASHER.hash("correct horse")}, clock)
     for k in range(3):
         assert not door(f"eve{k}", "wrong")
     assert door._failed == {}
+
+
+def test_a_hash_of_an_older_version_is_told_and_can_be_replaced(tmp_path):
+    path = tmp_path / "users"
+    path.touch(0o600)
+    path.write_text("ada:scrypt$c2FsdA==$aGFzaA==\nbob:scrypt$c2FsdA==$aGFzaA==\n")
+    for name in ("ada", "bob"):
+        with pytest.raises(InvalidRequest, match=f"password of {name} .* --users {path} --add-user {name}$"):
+            read_users(path)
+        add_user(path, name, "correct horse")
+    assert Door(read_users(path))("bob", "correct horse")
+
+
+def test_uploads_go_after_an_hour_and_pictures_stay(store, clock):
+    session = store.session("a")
+    entry = keep(store, session)
+    sent = session.uploads / "hash" / "start.png"
+    sent.parent.mkdir(parents=True)
+    sent.touch()
+    for path in (sent, entry.path):
+        os.utime(path, (clock.now, clock.now))
+    store.session("a")
+    clock.now += 3601
+    session.used_at = clock.now
+    store.expire()
+    assert not sent.exists()
+    assert entry.path.exists()

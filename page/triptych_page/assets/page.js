@@ -62,3 +62,26 @@ function begin() {
 // Gradio may put this script in after the page was read.
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
 else begin();
+
+// Asks in a few bytes whether there is news, and only then the way that Gradio's events go, which costs far more.
+const BUSY_MS = 500, IDLE_MS = 1500;
+let newsTold = {}, nextLook;
+async function lookForNews() {
+  clearTimeout(nextLook);
+  let now = {};
+  try {
+    const answer = await fetch(`${window.gradio_config.root}/gradio_api/news`);
+    if (answer.ok) now = await answer.json();
+  } catch {
+    // The page's server is away: all is looked at when it is back.
+  }
+  if (now.busy || (now.seen && now.seen !== newsTold.seen)) document.querySelector("#tp-look")?.click();
+  if (now.forms && now.forms !== newsTold.forms) document.querySelector("#tp-look-for-forms")?.click();
+  newsTold = now;
+  clearTimeout(nextLook);
+  nextLook = setTimeout(lookForNews, now.busy ? BUSY_MS : IDLE_MS);
+}
+function beginToLook() {
+  newsTold = {};
+  lookForNews();
+}

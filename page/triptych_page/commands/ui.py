@@ -35,6 +35,9 @@ def ui(
     allow_host: Annotated[
         list[str] | None, _access(metavar="NAME", help="Another name of this page, without --users (repeat).")
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None, _access(metavar="ADDRESS", help="A proxy whose X-Forwarded headers are believed (repeat).")
+    ] = None,
     certificate: Annotated[Pem, _access(metavar="PEM", help="Serve the page over TLS; with --key.")] = None,
     key: Annotated[Pem, _access(metavar="PEM", help="The certificate's key.")] = None,
     max_upload_mb: Annotated[int, _limit(min=1, max=32, help="Largest file that may be dropped.")] = 32,
@@ -62,6 +65,7 @@ def ui(
         root_path=root_path,
         users=users,
         allow_hosts=tuple(allow_host or ()),
+        trusted_proxies=tuple(trusted_proxy or ()),
         certificate=certificate,
         key=key,
         max_upload_mb=max_upload_mb,
