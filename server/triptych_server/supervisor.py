@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -44,16 +44,23 @@ class Event(NamedTuple):
     text: str
 
 
-def prepare(builds: Sequence[Path], repository: Path, *, reproducible: bool = False) -> None:
-    """Check the builds against this machine and their manifests, then lay out the model repository."""
+def prepare(
+    builds: Sequence[Path],
+    repository: Path,
+    *,
+    reproducible: bool = False,
+    checking: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 - has no state
+) -> None:
+    """Check the builds against this machine and their manifests, within `checking`, then lay out the model repository."""
     from triptych_serving.assemble import assemble, by_family
     from triptych_serving.tensorrt.machine import check_engines
 
     manifests = by_family(builds).values()
     for manifest in manifests:
         check_engines(manifest)
-    for manifest in manifests:
-        manifest.verify()
+    with checking:
+        for manifest in manifests:
+            manifest.verify()
     assemble(builds, repository, reproducible=reproducible)
 
 
@@ -96,6 +103,8 @@ class Server:
         self._addresses: Addresses | None = None
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._stopping = threading.Event()
+        self._files = threading.Lock()  # held while the run's folder is written to or removed
+        self._abandoned = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._supervise, name="triptych-server", daemon=True)
         self.state = State.NEW
@@ -152,8 +161,12 @@ class Server:
         """Let in-flight requests finish, kill what is left after the grace, leave no process and no shared memory."""
         self.request_stop(grace_s)
         if self._thread.is_alive():
-            # Checking and copying a build cannot be interrupted, and leaves nothing that the exit does not remove.
-            self._thread.join(1 if self.state == State.PREPARING else None)
+            if self.state != State.PREPARING:
+                self._thread.join()
+            elif not self._abandoned:
+                # It may be hashing a build, which cannot be interrupted: from here on it writes nothing, and the exit removes the
+                # folder.
+                self._abandoned = self._files.acquire()
 
     def kill(self) -> None:
         """Stop without grace."""
@@ -180,7 +193,7 @@ class Server:
     def _supervise(self) -> None:
         # Triton dies with the thread that started it, so this one starts it every time and lives as long as it should.
         try:
-            with run_folder() as run, self._open_log() as log:
+            with self._files, run_folder() as run, self._open_log() as log:
                 self._serve(run, log)
         except Exception as error:
             self.failure = error if isinstance(error, ServerError) else ServerError(_words(error))
@@ -188,13 +201,21 @@ class Server:
         finally:
             self._move(State.STOPPED, str(self.failure or "stopped"))
 
+    @contextlib.contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        self._files.release()
+        try:
+            yield
+        finally:
+            self._files.acquire()
+
     def _open_log(self) -> contextlib.AbstractContextManager[BinaryIO | None]:
         return self._log.open("ab", buffering=0) if self._log else contextlib.nullcontext()
 
     def _serve(self, run: Path, log: BinaryIO | None) -> None:
         self._move(State.PREPARING, f"checking {', '.join(map(str, self._builds))}")
         lay_out(run)
-        fill = self._prepare or (partial(prepare, reproducible=True) if self._reproducible else prepare)
+        fill = self._prepare or partial(prepare, reproducible=self._reproducible, checking=self._unlocked())
         fill(self._builds, run / "repository")
         self._move(State.LOADING, "loading the models")
         death = self._run(run, log, first=True)

@@ -27,7 +27,7 @@ from triptych_server.layout import SHM, STUB, TRITON_HOME, environment, find_tri
 REPOSITORY = Path(__file__).parent / "repository"
 SERVE = (
     "import shutil, typer; from triptych_server import supervisor; from triptych_server.commands.serve import serve; "
-    "supervisor.prepare = lambda builds, to: shutil.copytree(builds[0], to); typer.run(serve)"
+    "supervisor.prepare = lambda builds, to, **_: shutil.copytree(builds[0], to); typer.run(serve)"
 )
 
 
