@@ -31,7 +31,7 @@ MIN_CACHE_BYTES = 1 << 20  # Triton's cache takes no less
 _CLOSED = "shared-memory,model-repository,logging,trace"
 
 
-class ServerError(Exception):
+class CannotServe(Exception):
     """The server cannot start or go on; the message says why and what mends it."""
 
 
@@ -67,7 +67,7 @@ class Addresses:
         """Check that the ports are free; 0 takes any free one.
 
         Raises:
-            ServerError: a port is in use or the host is not this machine's.
+            CannotServe: a port is in use or the host is not this machine's.
         """
         with contextlib.ExitStack() as held:
             wanted = {"http": http, "grpc": grpc, "metrics": metrics}
@@ -82,7 +82,7 @@ def _bind(held: contextlib.ExitStack, host: str, name: str, port: int) -> int:
         probe.bind((host, port))
     except (OSError, OverflowError) as error:
         mend = f"choose another with --{name}-port (0 takes a free one)"
-        raise ServerError(f"port {port} on {host}: {error.args[-1]}; {mend}") from None
+        raise CannotServe(f"port {port} on {host}: {error.args[-1]}; {mend}") from None
     return int(probe.getsockname()[1])
 
 
@@ -90,11 +90,11 @@ def find_package(name: str) -> Path:
     """The folder of an installed package, found without importing it.
 
     Raises:
-        ServerError: it is not installed.
+        CannotServe: it is not installed.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ServerError(f"{name} is not installed here; {INSTALL}")
+        raise CannotServe(f"{name} is not installed here; {INSTALL}")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -102,16 +102,16 @@ def find_triton() -> Path:
     """The folder of the Triton to run: the one that `TRIPTYCH_TRITON_HOME` names, or the wheel's.
 
     Raises:
-        ServerError: there is none, or it has no stub for this Python.
+        CannotServe: there is none, or it has no stub for this Python.
     """
     named = os.environ.get(TRITON_HOME)
     home = Path(named) if named else find_package("pytriton") / "tritonserver"
     if not (home / "bin/tritonserver").is_file():
         mend = f"{TRITON_HOME} names a folder like /opt/tritonserver" if named else f"reinstall it: {INSTALL}"
-        raise ServerError(f"{home} holds no Triton; {mend}")
+        raise CannotServe(f"{home} holds no Triton; {mend}")
     if not _fits(_stub(home)):
         whose = home if named else "the nvidia-pytriton wheel"
-        raise ServerError(f"{whose} has no stub for Python {_python_version()}; use another Python")
+        raise CannotServe(f"{whose} has no stub for Python {_python_version()}; use another Python")
     return home
 
 

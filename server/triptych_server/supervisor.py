@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from triptych_server.layout import Addresses, ServerError, lay_out, run_folder
+from triptych_server.layout import Addresses, CannotServe, lay_out, run_folder
 from triptych_server.triton import Triton
 
 LOOPBACK = "127.0.0.1"
@@ -108,20 +108,20 @@ class Server:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._supervise, name="triptych-server", daemon=True)
         self.state = State.NEW
-        self.failure: ServerError | None = None
+        self.failure: CannotServe | None = None
 
     @property
     def addresses(self) -> Addresses:
         """Where it answers; fixed before anything is loaded and kept over restarts."""
         if self._addresses is None:
-            raise ServerError("the server has not been started")
+            raise CannotServe("the server has not been started")
         return self._addresses
 
     def begin(self) -> None:
         """Start without waiting.
 
         Raises:
-            ServerError: a port is in use.
+            CannotServe: a port is in use.
         """
         self._addresses = Addresses.choose(*self._wanted)
         self._thread.start()
@@ -130,7 +130,7 @@ class Server:
         """Start and wait until every model is ready.
 
         Raises:
-            ServerError: as soon as it is known that the start fails; the message names the model or file.
+            CannotServe: as soon as it is known that the start fails; the message names the model or file.
         """
         self._load_timeout_s = timeout_s or self._load_timeout_s
         try:
@@ -196,7 +196,7 @@ class Server:
             with self._files, run_folder() as run, self._open_log() as log:
                 self._serve(run, log)
         except Exception as error:
-            self.failure = error if isinstance(error, ServerError) else ServerError(_words(error))
+            self.failure = error if isinstance(error, CannotServe) else CannotServe(_words(error))
             self.failure.__cause__ = None if error is self.failure else error
         finally:
             self._move(State.STOPPED, str(self.failure or "stopped"))
@@ -231,7 +231,7 @@ class Server:
         triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, lambda line: self._write(log, line))
         try:
             return self._load_and_watch(triton)
-        except ServerError as error:
+        except CannotServe as error:
             if first:
                 raise
             return str(error)
@@ -248,9 +248,9 @@ class Server:
         begun = time.monotonic()
         while not triton.ready():
             if triton.doomed():
-                raise ServerError(triton.errors())
+                raise CannotServe(triton.errors())
             if time.monotonic() - begun > self._load_timeout_s:
-                raise ServerError(f"not ready after {self._load_timeout_s:.0f} s; the log's end:\n{triton.errors()}")
+                raise CannotServe(f"not ready after {self._load_timeout_s:.0f} s; the log's end:\n{triton.errors()}")
             triton.wait_for_news(LOADING_POLL_S)
             if self._stopping.is_set():
                 return ""
@@ -268,7 +268,7 @@ class Server:
         triton.refuse_new()
         while (grace_s := self._grace_s) and not triton.idle():
             if death := triton.death():
-                raise ServerError(f"{death}; the requests in flight are lost")
+                raise CannotServe(f"{death}; the requests in flight are lost")
             if time.monotonic() - begun > grace_s:
                 self._cut_off(triton, grace_s)
             time.sleep(POLL_S / 2)
@@ -299,12 +299,12 @@ class Server:
         self._crashes.append(time.monotonic())
         recent = [at for at in self._crashes if at > time.monotonic() - CRASH_WINDOW_S]
         if len(recent) == MAX_CRASHES:
-            raise ServerError(f"{death}; {MAX_CRASHES} crashes within {CRASH_WINDOW_S:.0f} s, giving up")
+            raise CannotServe(f"{death}; {MAX_CRASHES} crashes within {CRASH_WINDOW_S:.0f} s, giving up")
         self._stopping.wait(0.5 * (2 ** (len(recent) - 1) - 1))
 
 
-def _out_of_time(grace_s: float) -> ServerError:
-    return ServerError(f"requests were still in flight after {grace_s:g} s and were cut off")
+def _out_of_time(grace_s: float) -> CannotServe:
+    return CannotServe(f"requests were still in flight after {grace_s:g} s and were cut off")
 
 
 def _words(error: Exception) -> str:

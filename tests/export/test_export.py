@@ -17,7 +17,7 @@ from triptych_export.errors import ExportError
 from triptych_export.sdxl_stages import ClipStage
 from triptych_export.stages import StageSpec, TensorSpec
 from triptych_export.weights import Weights
-from triptych_server import Server, ServerError
+from triptych_server import CannotServe, Server
 from triptych_serving.manifest import Manifest, ManifestError
 
 from ..tiny_builds import REFINERS, SAMPLERS, refiner_of
@@ -249,7 +249,7 @@ def leading_outside(build):
 def test_a_harmed_build_is_not_started_and_the_file_is_named(build, harm, message):
     harm(build)
     began = time.monotonic()
-    with pytest.raises(ServerError, match=message), Server(build, http_port=0, grpc_port=0, metrics_port=0):
+    with pytest.raises(CannotServe, match=message), Server(build, http_port=0, grpc_port=0, metrics_port=0):
         pass
     assert time.monotonic() - began < 5
 

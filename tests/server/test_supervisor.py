@@ -21,7 +21,7 @@ import tritonclient.grpc as grpc
 import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
-from triptych_server import Server, ServerError, State, supervisor
+from triptych_server import CannotServe, Server, State, supervisor
 from triptych_server.layout import SHM, STUB, TRITON_HOME, environment, find_triton
 
 REPOSITORY = Path(__file__).parent / "repository"
@@ -188,7 +188,7 @@ def test_a_triton_of_an_image_is_run_where_the_environment_names_it(tmp_path, mo
 
 def test_a_triton_that_is_not_there_or_for_another_python_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(TRITON_HOME, str(tmp_path))
-    with pytest.raises(ServerError, match=f"{tmp_path} holds no Triton; {TRITON_HOME}"):
+    with pytest.raises(CannotServe, match=f"{tmp_path} holds no Triton; {TRITON_HOME}"):
         find_triton()
     monkeypatch.delenv(TRITON_HOME)
     other = image_layout(tmp_path / "opt")
@@ -196,7 +196,7 @@ def test_a_triton_that_is_not_there_or_for_another_python_is_refused(tmp_path, m
     stub = other / "backends/python" / STUB
     stub.unlink()
     stub.write_bytes(b"libpython3.1.so.1.0")
-    with pytest.raises(ServerError, match="has no stub for Python"):
+    with pytest.raises(CannotServe, match="has no stub for Python"):
         find_triton()
 
 
@@ -259,7 +259,7 @@ def test_a_crash_loop_gives_up(events, tmp_path, monkeypatch):
 @pytest.mark.parametrize("body", ["raise RuntimeError('unet.onnx: truncated')", "raise SystemExit(3)"])
 def test_a_model_that_fails_to_load_is_named_at_once(tmp_path, body):
     server = make_server(slow_build(tmp_path, body))
-    with pytest.raises(ServerError, match=r"(?s)extra.*(truncated|SystemExit)"):
+    with pytest.raises(CannotServe, match=r"(?s)extra.*(truncated|SystemExit)"):
         server.start(30)
     assert not processes(tmp_path)
     assert not [*tmp_path.glob("triptych-run-*")]
@@ -272,12 +272,12 @@ def test_a_build_that_is_refused_says_why(tmp_path):
     def refuse(*_):
         raise ManifestError("unet.onnx: missing")
 
-    with pytest.raises(ServerError, match=r"^unet.onnx: missing$"):
+    with pytest.raises(CannotServe, match=r"^unet.onnx: missing$"):
         make_server(tmp_path, prepare=refuse).start(5)
 
 
 def test_a_load_that_hangs_ends_at_the_timeout(tmp_path):
-    with pytest.raises(ServerError, match="not ready after 1 s"):
+    with pytest.raises(CannotServe, match="not ready after 1 s"):
         make_server(slow_build(tmp_path, "import threading; threading.Event().wait()")).start(1)
     assert not processes(tmp_path)
 
@@ -285,7 +285,7 @@ def test_a_load_that_hangs_ends_at_the_timeout(tmp_path):
 def test_a_port_in_use_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServerError, match=f"port {port} on 127.0.0.1: .*in use.*--grpc-port"):
+        with pytest.raises(CannotServe, match=f"port {port} on 127.0.0.1: .*in use.*--grpc-port"):
             make_server(grpc_port=port).start(5)
 
 

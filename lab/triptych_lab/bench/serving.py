@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from triptych_demo import demo_builds
-from triptych_server import Server, ServerError
+from triptych_server import CannotServe, Server
 from triptych_server.supervisor import prepare
 from triptych_serving.policy import Policy
 
@@ -55,7 +55,7 @@ def _start(make: Callable[[], Server], starts: int = STARTS) -> Server:
     """Start a server, trying again if it fails: on a busy machine Triton's stubs may give up waiting for each other."""
     try:
         return make().start()
-    except ServerError as error:
+    except CannotServe as error:
         if starts > 1:
             return _start(make, starts - 1)
         raise BenchError(f"the server does not start: {error}") from error

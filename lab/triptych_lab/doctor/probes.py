@@ -72,7 +72,7 @@ def find_triton() -> Path:
     """Find the folder of the Triton that `triptych serve` would start.
 
     Raises:
-        ServerError: there is none.
+        CannotServe: there is none.
     """
     from triptych_server.layout import find_triton as find
 

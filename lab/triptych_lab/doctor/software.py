@@ -88,7 +88,7 @@ def triton(
     """Run the Triton that `serve` would start, to see that its libraries load: `--help`, since it has no `--version`."""
     try:
         binary = find() / "bin/tritonserver"
-    except Exception as error:  # a ServerError that says what to do, or psutil is missing
+    except Exception as error:  # CannotServe, which says what to do, or psutil is missing
         return Level.PROBLEM, str(error), INSTALL
     try:
         said = output([str(binary), "--help"])

@@ -15,7 +15,7 @@ from rich.console import Console
 from triptych import Client
 from triptych.cli.options import model_option
 from triptych_demo import demo_build, demo_builds
-from triptych_server import Server, ServerError
+from triptych_server import CannotServe, Server
 
 
 def demo(
@@ -31,7 +31,7 @@ def demo(
     try:
         builds = [demo_build(model)] if model else demo_builds()
         _draw(console, builds, prompt, output, seed, timeout)
-    except (FileNotFoundError, ServerError) as error:
+    except (FileNotFoundError, CannotServe) as error:
         console.print(f"error: {error}", style="red")
         raise typer.Exit(1) from None
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.status import Status
 
 from triptych_demo import demo_builds
-from triptych_server import Addresses, Event, Server, ServerError, State
+from triptych_server import Addresses, CannotServe, Event, Server, State
 from triptych_server.layout import TRITON_HOME
 
 WAITING = {
@@ -75,7 +75,7 @@ def serve(
             reproducible=reproducible,
         )
         code = _attend(server, console)
-    except (FileNotFoundError, ServerError) as error:
+    except (FileNotFoundError, CannotServe) as error:
         console.print(f"error: {error}", style="red")
         code = 1
     raise typer.Exit(code)
