@@ -165,9 +165,11 @@ class _Export:
 
 def _silence() -> None:
     """The libraries' own bars and notices would drown the export's."""
+    import diffusers
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    diffusers.utils.logging.set_verbosity_error()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for library in ("diffusers", "transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -312,6 +312,22 @@ def _verdicts(scheduler_config: str) -> dict[tuple[str, str], str | None]:
     return verdicts
 
 
+def check(scheduler_config: Mapping[str, Any]) -> None:
+    """Try the folder's own pair at a few step counts.
+
+    Raises:
+        ExportError: no table can hold it, or no name of ours means its scheduler.
+    """
+    pair = default_sampler(scheduler_config)
+    try:
+        _try(scheduler_config, *pair)
+    except ExportError as error:
+        options = _config(scheduler_config, *pair)
+        bends = [f"with {name} true" for name in ("clip_sample", "thresholding") if options.get(name)]
+        found = " ".join([str(scheduler_config["_class_name"]), *bends, str(error).partition(": ")[2]])
+        raise ExportError(f"scheduler/scheduler_config.json: {found}; supported: steps that are linear") from None
+
+
 def _try(config: Mapping[str, Any], sampler: str, schedule: str) -> None:
     """Trace a few step counts.
 
