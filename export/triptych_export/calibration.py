@@ -109,7 +109,7 @@ def _draw(model: Family[Any, Any], denoisers: Mapping[str, Denoiser], given: Map
 def _encoded(model: Family[Any, Any], settings: Any) -> dict[str, NDArray[Any]]:
     """What the text encoders make of a prompt, by the names that the ensemble gives it."""
     manifest = model.manifest
-    tokenizers = [PromptTokenizer(manifest.verified(card.path), card) for card in manifest.model.tokenizers]
+    tokenizers = [PromptTokenizer.of(manifest, card) for card in manifest.model.tokenizers]
     values: dict[str, NDArray[Any]] = dict(model.encoder_inputs(settings, tokenizers))
     ensemble = (templates() / OWN[manifest.family][0] / "config.pbtxt").read_text("utf-8")
     for step in text_format.Parse(ensemble, model_config_pb2.ModelConfig()).ensemble_scheduling.step:

@@ -36,6 +36,13 @@ class Kind:
         """The components' names."""
         return tuple(self.classes)
 
+    @property
+    def inversions(self) -> bool:
+        """Whether the pipeline takes textual inversions."""
+        import diffusers
+
+        return hasattr(getattr(diffusers, self.pipeline), "maybe_convert_prompt")
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -68,6 +75,8 @@ class Weights:
             weights.config(component)
         for component in kind.components:
             weights.check(component)
+        for tokenizer in kind.tokenizers:
+            weights.check_tokenizer(tokenizer)
         return weights
 
     def folders(self, part: str) -> tuple[Path, ...]:
@@ -86,6 +95,21 @@ class Weights:
         for file in self.files(component):
             _check_whole(file)
         self._loaded(component, device_map="meta")
+
+    def check_tokenizer(self, part: str) -> None:
+        """Every word of a tokenizer must be one of its text encoder's, and no prompt longer than that takes.
+
+        Raises:
+            ExportError: they do not fit, or the tokenizer cannot be read.
+        """
+        tokenizer, encoder = self.load_tokenizer(part), part.replace("tokenizer", "text_encoder")
+        config = self.config(encoder)
+        for what, found, most in (
+            ("model_max_length", tokenizer.model_max_length, "max_position_embeddings"),
+            ("number of words", 1 + max(tokenizer.get_vocab().values()), "vocab_size"),
+        ):
+            if found > config[most]:
+                raise ExportError(f"{part}: {what} {found}; supported: up to {encoder}'s {most}, {config[most]}")
 
     def document(self, part: str) -> dict[str, Any]:
         """The JSON config of a component, or of the scheduler, as it is stored."""

@@ -57,7 +57,7 @@ def assemble(builds: Sequence[Path], repository: Path, *, reproducible: bool = F
         ensemble, *models = OWN[family]
         _copy_model(ensemble, repository)
         config = repository / ensemble / "config.pbtxt"
-        config.write_text(_with_stages(config.read_text(), manifest.stages))
+        config.write_text(_with_stages(config.read_text("utf-8"), manifest.stages), "utf-8")
         for model in models:
             _copy_model(model, repository, [manifest], reproducible)
         for stage in TRITON_STAGES.keys() & manifest.stages.keys():
@@ -133,7 +133,9 @@ def _write_stage(stage: str, manifest: Manifest, repository: Path, reproducible:
         _link_plans(manifest, facts["engines"], folder / "1")
     else:
         shutil.copytree(templates() / STAGE_TEMPLATE, folder, ignore=_UNWANTED)
-    (folder / "config.pbtxt").write_text(stage_config(stage, facts, manifest.target, reproducible=reproducible))
+    (folder / "config.pbtxt").write_text(
+        stage_config(stage, facts, manifest.target, reproducible=reproducible), "utf-8"
+    )
     if not plans:
         _append_parameters(folder, {"stage": stage, **_paths([manifest], folder), **_promise(reproducible)})
 

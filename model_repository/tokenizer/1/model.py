@@ -17,8 +17,7 @@ class TritonPythonModel:
         arguments = triton.ModelArguments(args)
         self.inputs, self.manifest = arguments.inputs, arguments.manifest
         self.family = family(self.manifest)
-        cards = self.manifest.model.tokenizers
-        self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in cards]
+        self.tokenizers = [PromptTokenizer.of(self.manifest, card) for card in self.manifest.model.tokenizers]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.cache = ImageCache.of_server()
 

@@ -1,0 +1,270 @@
+"""Folders as people have them: what diffusers draws is drawn alike, everything else is refused in one line, before anything is made."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DDPMScheduler, EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from triptych_export.build import Options, export
+from triptych_export.errors import ExportError
+from triptych_export.sdxl import BASE, Sdxl
+from triptych_export.tokenizers import export_tokenizer
+from triptych_export.weights import Weights
+from triptych_serving.manifest import Manifest
+from triptych_serving.tokenizers import PromptTokenizer
+from triptych_server import Server
+
+from .. import plain, tiny_sdxl
+
+SEED = 2
+TEXT, UNET, VAE = "text_encoder/model.safetensors", *(f"{p}/diffusion_pytorch_model.safetensors" for p in ("unet", "vae"))
+TRIPTYCH = Path(sys.executable).with_name("triptych")
+# A locale whose encoding is ASCII, and a Python that keeps to it.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd") / "weights"
+    tiny_sdxl.make(folder, SEED)
+    return folder
+
+
+@pytest.fixture
+def weights(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "weights")
+
+
+def change_json(file, *without, **changes):
+    document = {**json.loads(file.read_text("utf-8")), **changes}
+    kept = {name: value for name, value in document.items() if name not in without}
+    file.write_text(json.dumps(kept, ensure_ascii=False), "utf-8")
+
+
+def change_weights(file, change):
+    made = {new: value for key, value in load_file(file).items() if (new := change(key))}
+    save_file(made, file, metadata={"format": "pt"})
+
+
+def name_class(folder, part, name):
+    change_json(folder / "model_index.json", **{part: ["diffusers", name]})
+
+
+def add_inversion(folder, word="<cat-toy>", vectors=3):
+    """Three vectors for one word in both encoders, as diffusers loads and saves them."""
+    torch.manual_seed(3)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder)
+    for encoder, tokenizer in (
+        (pipeline.text_encoder, pipeline.tokenizer),
+        (pipeline.text_encoder_2, pipeline.tokenizer_2),
+    ):
+        drawn = torch.randn(vectors, encoder.config.hidden_size)
+        pipeline.load_textual_inversion(drawn, token=word, text_encoder=encoder, tokenizer=tokenizer)
+    shutil.rmtree(folder)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def adapter_in_text_encoder(folder):
+    change_weights(folder / TEXT, lambda key: key.replace("q_proj.", "q_proj.base_layer."))
+
+
+def adapter_in_unet(folder):
+    change_weights(folder / UNET, lambda key: key.replace("to_q.", "to_q.base_layer."))
+
+
+def half_a_vae(folder):
+    change_weights(folder / VAE, lambda key: None if key.startswith("post_quant_conv") else key)
+
+
+def narrower_config(folder):
+    change_json(folder / "text_encoder/config.json", intermediate_size=7)
+
+
+def cut(file):
+    def spoil(folder):
+        (folder / file).write_bytes((folder / file).read_bytes()[:-1000])
+
+    return spoil
+
+
+def a_pointer(folder):
+    (folder / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5135149760\n")
+
+
+def tiny_autoencoder(folder):
+    shutil.rmtree(folder / "vae")
+    AutoencoderTiny(
+        encoder_block_out_channels=(16,) * 4,
+        decoder_block_out_channels=(16,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    ).save_pretrained(folder / "vae")
+    name_class(folder, "vae", "AutoencoderTiny")
+
+
+def written(file, change):
+    def spoil(folder):
+        (folder / file).write_bytes(change((folder / file).read_bytes()))
+
+    return spoil
+
+
+def clipping(folder):
+    DDPMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    change_json(folder / "scheduler/scheduler_config.json", "clip_sample", _class_name="DDPMScheduler")
+    name_class(folder, "scheduler", "DDPMScheduler")
+
+
+def unknown_scheduler(folder):
+    name_class(folder, "scheduler", "DPMSolverSDEScheduler")
+
+
+def no_length(folder):
+    change_json(folder / "tokenizer_2/tokenizer_config.json", "model_max_length")
+
+
+def more_words(folder):
+    change_json(folder / "text_encoder_2/config.json", vocab_size=100)
+    weights = load_file(folder / "text_encoder_2/model.safetensors")
+    for key in weights:
+        if key.endswith("token_embedding.weight"):
+            weights[key] = weights[key][:100].clone()
+    save_file(weights, folder / "text_encoder_2/model.safetensors", metadata={"format": "pt"})
+
+
+REFUSED = [
+    (adapter_in_text_encoder, rf"^{TEXT}: 6 weights missing \(\S+q_proj.bias, .* more\); 6 weights unexpected .*a LoRA was left"),
+    (adapter_in_unet, rf"^{UNET}: 16 weights missing \(.*\); 16 weights unexpected \(.*base_layer.*a LoRA was left in"),
+    (half_a_vae, rf"^{VAE}: 2 weights missing \(post_quant_conv.bias, post_quant_conv.weight\); supported: .* in part$"),
+    (narrower_config, rf"^{TEXT}: 9 weights of another size \(\S+ \[\d+\] instead of \[7\], .*another model's"),
+    (cut(TEXT), rf"^{TEXT}: \d+ bytes, .*; supported: a whole safetensors file$"),
+    (cut(UNET), rf"^{UNET}: \d+ bytes, .*; supported: a whole safetensors file$"),
+    (a_pointer, rf"^{UNET}: a pointer of Git LFS, not the file \(git lfs pull\); supported: "),
+    (tiny_autoencoder, r"^model_index.json: vae AutoencoderTiny; supported: AutoencoderKL$"),
+    (written("model_index.json", lambda text: codecs.BOM_UTF8 + text), r"^model_index.json: begins with a byte order mark"),
+    (written("unet/config.json", lambda text: text.rstrip(b"}\n") + b",\n}\n"), r"^unet/config.json: .* \(line \d+, column 1\)"),
+    (written("vae/config.json", lambda _text: b""), r"^vae/config.json: 0 bytes; supported: JSON"),
+    (written("vae/config.json", lambda _text: bytes(500)), r"^vae/config.json: holds NUL bytes"),
+    (written("vae/config.json", lambda _text: b"[1]"), r"^vae/config.json: a JSON list; supported: an object"),
+    (written("vae/config.json", lambda _text: b'"\xff"'), r"^vae/config.json: invalid start byte at byte 1; supported: "),
+    (written("tokenizer/tokenizer_config.json", lambda _text: b"{"), r"^tokenizer/tokenizer_config.json: .*line 1, column 2"),
+    (clipping, r"^scheduler/scheduler_config.json: DDPMScheduler with clip_sample true is not linear"),
+    (unknown_scheduler, r"^scheduler: DPMSolverSDEScheduler; supported: DDIMScheduler, "),
+    (no_length, r"^tokenizer_2: model_max_length 10+\d*; supported: up to text_encoder_2's max_position_embeddings, \d+$"),
+    (more_words, r"^tokenizer_2: number of words \d+; supported: up to text_encoder_2's vocab_size, 100$"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), REFUSED)
+def test_a_faulty_folder_is_refused_in_one_line_before_anything_is_made(weights, tmp_path, spoil, message):
+    spoil(weights)
+    with pytest.raises(ExportError, match=message) as refused:
+        export(weights, tmp_path / "out")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_older_transformers_saved_beside_the_weights_is_no_fault(weights):
+    stored = load_file(weights / TEXT)
+    save_file({**stored, "text_model.embeddings.position_ids": torch.arange(77)[None]}, weights / TEXT, {"format": "pt"})
+    assert Weights.open(weights, BASE).load("text_encoder") is not None
+
+
+@pytest.fixture
+def odd(weights):
+    """A folder with all that diffusers takes."""
+    add_inversion(weights)
+    name_class(weights, "scheduler", "EulerAncestralDiscreteScheduler")
+    change_json(weights / "vae/config.json", "latent_channels", "in_channels", "out_channels")
+    changes = {"sample_size": [12, 24], "_name_or_path": "C:/Modelle/Größe/模型"}
+    change_json(weights / "unet/config.json", "in_channels", "out_channels", **changes)
+    return weights
+
+
+def test_an_odd_folder_is_drawn_as_diffusers_draws_it(odd, tmp_path):
+    build = tmp_path / "build"
+    command = [TRIPTYCH, "export", odd, "-o", build, "--sampler", "euler_a:default", "--quiet"]
+    done = subprocess.run(command, env={**os.environ, **ASCII}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    card = Manifest.load(build).model
+    assert card.default_sampler == "euler_a"
+    scale = card.vae_scale_factor
+    assert (card.default_height, card.default_width) == (12 * scale, 24 * scale)
+    pipeline = tiny_sdxl.load(odd)
+    assert isinstance(pipeline.scheduler, EulerAncestralDiscreteScheduler)
+    with Server(build, http_port=0, grpc_port=0, metrics_port=0) as server:
+        for given in (
+            {"prompt": "a <cat-toy> in snow", "negative_prompt": "", "seed": 5},
+            {"prompt": "a red fox", "negative_prompt": "<cat-toy>, <cat-toy>", "seed": 6},
+        ):
+            settings = {**given, "num_inference_steps": 4, "guidance_scale": 5.0}
+            served = np.asarray(Image.open(io.BytesIO(plain.grpc(server.addresses.grpc, **settings)["image"])))
+            generator = torch.Generator().manual_seed(settings.pop("seed"))
+            size = {"height": card.default_height, "width": card.default_width}
+            drawn = np.asarray(pipeline(generator=generator, **settings, **size).images[0])
+            assert np.abs(served.astype(int) - drawn.astype(int)).max() <= 1
+
+
+PROMPTS = [
+    "a <cat-toy> in snow",
+    "<cat-toy>",
+    "<CAT-TOY> and <Cat-Toy>",
+    "<cat-toy><cat-toy> a<cat-toy>b",
+    "<cat-toy>_1 alone, <cat-toy>_7",
+    "<cat-toy >, no word of several vectors",
+    "snow " * 70 + "<cat-toy> in snow",
+]
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
+def test_words_of_several_vectors_are_spelt_out_as_diffusers_does_it(weights, tmp_path, part):
+    add_inversion(weights)
+    tokenizer = Weights.open(weights, BASE).load_tokenizer(part)
+    card = export_tokenizer(tokenizer, tmp_path / part / "tokenizer.json", f"{part}/tokenizer.json", inversions=True)
+    words = json.loads((tmp_path / card.multi_vector).read_text("utf-8"))
+    assert words == {"<cat-toy>": "<cat-toy> <cat-toy>_1 <cat-toy>_2"}
+    served, pipeline = PromptTokenizer(tmp_path / card.path, card, words), StableDiffusionXLPipeline
+    for prompt in PROMPTS:
+        spelt_out = pipeline._maybe_convert_prompt(None, prompt, tokenizer)
+        padded = {"padding": "max_length", "max_length": card.max_length, "truncation": True}
+        assert served([prompt])[0].tolist() == tokenizer(spelt_out, **padded).input_ids, prompt
+
+
+def test_the_words_that_do_not_fit_are_told_as_they_were_given(weights, tmp_path):
+    add_inversion(weights)
+    tokenizer = Weights.open(weights, BASE).load_tokenizer("tokenizer")
+    card = export_tokenizer(tokenizer, tmp_path / "tokenizer.json", "tokenizer.json", inversions=True)
+    words = json.loads((tmp_path / card.multi_vector).read_text("utf-8"))
+    served, room = PromptTokenizer(tmp_path / card.path, card, words), card.max_length - 2
+    assert served.cut("<cat-toy> " * (room // 3) + "snow " * (room % 3) + "snow, <cat-toy>").strip() == "snow, <cat-toy>"
+    assert served.cut("snow " * (room - 1) + "<cat-toy> in <cat-toy>") == "<cat-toy> in <cat-toy>"
+    assert served.cut("<cat-toy> in snow") == ""
+
+
+@pytest.mark.parametrize("options", [["--quiet"], []])
+def test_an_error_is_printed_in_one_line_also_when_quiet(weights, tmp_path, options):
+    tiny_autoencoder(weights)
+    long = shutil.move(weights, tmp_path / ("folder " * 20).strip())
+    command = [TRIPTYCH, "export", long, "-o", tmp_path / "out", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["triptych export: model_index.json: vae AutoencoderTiny; supported: AutoencoderKL"]
+    (Path(long) / "model_index.json").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines() == [
+        f"triptych export: {long}: has no model_index.json; a folder in diffusers layout is needed"
+    ]
