@@ -211,7 +211,9 @@ def _sample_sides(base: Weights) -> tuple[int, int]:
     given = base.config("unet")["sample_size"]
     sides = given if isinstance(given, list) else [given, given]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise ExportError(f"unet/config.json: sample_size {given!r}; supported: latents along a side, or [height, width]")
+        raise ExportError(
+            f"unet/config.json: sample_size {given!r}; supported: latents along a side, or [height, width]"
+        )
     return sides[0], sides[1]
 
 

@@ -198,7 +198,9 @@ class Weights:
         from diffusers.pipelines.deprecated import wuerstchen
 
         name = self.kind.classes[component]
-        return next(getattr(library, name) for library in (transformers, diffusers, wuerstchen) if hasattr(library, name))
+        return next(
+            getattr(library, name) for library in (transformers, diffusers, wuerstchen) if hasattr(library, name)
+        )
 
     def _loaded(self, component: str, **how: Any) -> Any:
         """The component's module. On the device "meta" nothing but the files' headers is read."""
@@ -245,7 +247,9 @@ def _check_whole(file: Path) -> None:
     except (OSError, SafetensorError) as error:
         size = file.stat().st_size if file.exists() else 0
         pointer = size < 1024 and file.exists() and file.read_bytes().startswith(b"version https://git-lfs")
-        found = "a pointer of Git LFS, not the file (git lfs pull)" if pointer else f"{size} bytes, {on_one_line(error)}"
+        found = (
+            "a pointer of Git LFS, not the file (git lfs pull)" if pointer else f"{size} bytes, {on_one_line(error)}"
+        )
         raise ExportError(f"{named(file)}: {found}; supported: a whole safetensors file") from None
 
 
@@ -253,7 +257,9 @@ def _fault(found: Mapping[str, Any]) -> str | None:
     """What is wrong with loaded weights, or None; `found` is the loading info of transformers and diffusers."""
     missing = sorted(found["missing_keys"])
     unexpected = sorted(key for key in found["unexpected_keys"] if not NO_WEIGHTS.search(key))
-    sizes = [f"{name} {list(stored)} instead of {list(wanted)}" for name, stored, wanted in sorted(found["mismatched_keys"])]
+    sizes = [
+        f"{name} {list(stored)} instead of {list(wanted)}" for name, stored, wanted in sorted(found["mismatched_keys"])
+    ]
     told = {"missing": missing, "unexpected": unexpected, "of another size": sizes}
     if not any(told.values()):
         return None
@@ -262,7 +268,11 @@ def _fault(found: Mapping[str, Any]) -> str | None:
     elif sizes or (missing and unexpected):
         means = "the weights are another model's than config.json describes"
     else:
-        means = "it was saved or converted in part" if missing else "it is more than this part: another model, or its training"
+        means = (
+            "it was saved or converted in part"
+            if missing
+            else "it is more than this part: another model, or its training"
+        )
     counted = "; ".join(f"{len(names)} weights {what} ({_few(names)})" for what, names in told.items() if names)
     return f"{counted}; supported: exactly the weights that config.json describes. Usually {means}"
 
