@@ -117,7 +117,7 @@ class Weights:
         return read_object(self.folders(part)[0] / name)
 
     def config(self, part: str) -> dict[str, Any]:
-        """The same as diffusers reads it: what a component leaves out as its class has it; the scheduler's class is the index's."""
+        """The same as diffusers reads it: what is left out is as the class has it, and the scheduler's class is the index's."""
         document = self.document(part)
         if part == "scheduler":
             return {**document, "_class_name": _class_in(self.index, part) or document.get("_class_name")}

@@ -1,4 +1,4 @@
-"""Folders as people have them: what diffusers draws is drawn alike, everything else is refused in one line, before anything is made."""
+"""Folders as people have them: what diffusers draws is drawn alike, all else is refused in one line before anything is made."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from triptych.cli.app import app
-from triptych_export.build import Options, export
+from triptych_export.build import export
 from triptych_export.errors import ExportError
-from triptych_export.sdxl import BASE, Sdxl
+from triptych_export.sdxl import BASE
 from triptych_export.tokenizers import export_tokenizer
 from triptych_export.weights import Weights
+from triptych_server import Server
 from triptych_serving.manifest import Manifest
 from triptych_serving.tokenizers import PromptTokenizer
-from triptych_server import Server
 
 from .. import plain, tiny_sdxl
 
@@ -69,7 +69,7 @@ def name_class(folder, part, name):
 
 
 def add_inversion(folder, word="<cat-toy>", vectors=3):
-    """Three vectors for one word in both encoders, as diffusers loads and saves them, with tokenizers that normalise as CLIP's."""
+    """Several vectors for one word, as diffusers loads and saves them, with tokenizers that normalise as CLIP's."""
     torch.manual_seed(3)
     spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
     normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, spaces, {"type": "Lowercase"}]}
