@@ -259,7 +259,7 @@ def _check_refiner(base: Weights, refiner: Weights) -> None:
     Raises:
         ExportError: they are not; names what differs.
     """
-    ours, theirs = base.config("scheduler"), refiner.config("scheduler")
+    ours, theirs = (samplers.completed(weights.config("scheduler")) for weights in (base, refiner))
     for name in sorted({*ours, *theirs} - {"_diffusers_version", "skip_prk_steps", "trained_betas"}):
         require_equal(f"refiner scheduler: {name}", theirs.get(name), ours.get(name), "the base's")
     if not alike(base.load_tokenizer("tokenizer_2"), refiner.load_tokenizer("tokenizer_2")):

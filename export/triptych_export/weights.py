@@ -20,6 +20,7 @@ from .errors import ExportError, on_one_line
 VARIANT = re.compile(r"\.(fp16|bf16)[.-]")
 # Older transformers saved the numbers 0, 1, … as if they were weights; nothing is lost without them.
 NO_WEIGHTS = re.compile(r"(^|\.)position_ids$")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 MANY = 3  # so many names of weights are told, then only how many more
 
 
@@ -121,7 +122,7 @@ class Weights:
         document = self.document(part)
         if part == "scheduler":
             return {**document, "_class_name": _class_in(self.index, part) or document.get("_class_name")}
-        return {**_defaults(self._class(part)), **document}
+        return {**defaults_of(self._class(part)), **document}
 
     def variant(self, component: str) -> str | None:
         """ "fp16" or "bf16" where the component's only files are of that variant, else None."""
@@ -169,7 +170,7 @@ class Weights:
             raise ExportError(f"{part}: {on_one_line(error)}; supported: what transformers' tokenizers read") from error
 
     @property
-    def call_defaults(self) -> dict[str, Any]:
+    def calldefaults_of(self) -> dict[str, Any]:
         """The defaults of diffusers' own pipeline call."""
         import diffusers
 
@@ -229,7 +230,7 @@ def _class_in(index: Mapping[str, Any], part: str) -> str | None:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
-def _defaults(cls: Any) -> dict[str, Any]:
+def defaults_of(cls: Any) -> dict[str, Any]:
     """What a class's config says where nothing is given: transformers have a class for it, diffusers the constructor."""
     if hasattr(cls, "config_class") and cls.config_class is not None:
         return dict(cls.config_class().to_dict())
@@ -289,8 +290,20 @@ def read_index(folder: Path) -> dict[str, Any]:
         ExportError: there is none, or it cannot be read.
     """
     if not (folder / "model_index.json").is_file():
-        raise ExportError(f"{folder}: has no model_index.json; a folder in diffusers layout is needed")
+        raise ExportError(f"{folder}: {_instead_of_a_folder(folder)}")
     return read_object(folder / "model_index.json")
+
+
+def _instead_of_a_folder(path: Path) -> str:
+    """What is there instead of a folder in diffusers layout, and how to come to one."""
+    if path.suffix in PICKLES:
+        return "a pickle; supported: a folder in diffusers layout with safetensors"
+    if path.is_file():
+        make = f"StableDiffusionXLPipeline.from_single_file({str(path)!r}).save_pretrained('FOLDER')"
+        return f"a single file; supported: a folder in diffusers layout. For an SDXL, diffusers makes one: {make}"
+    if snapshots := sorted(path.glob("snapshots/*/model_index.json")):
+        return f"a cache of Hugging Face's; supported: a snapshot in it, as {snapshots[-1].parent}"
+    return "has no model_index.json; a folder in diffusers layout is needed"
 
 
 def combined(parts: Iterable[str]) -> str:

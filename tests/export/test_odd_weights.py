@@ -11,18 +11,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDPMScheduler, EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderTiny,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 from typer.testing import CliRunner
 
 from triptych.cli.app import app
-from triptych_export.build import export
+from triptych_export import samplers
+from triptych_export.build import Options, export
 from triptych_export.errors import ExportError
-from triptych_export.sdxl import BASE
+from triptych_export.parts import Workshop
+from triptych_export.sdxl import BASE, Sdxl
 from triptych_export.tokenizers import export_tokenizer
 from triptych_export.weights import Weights
 from triptych_server import Server
@@ -288,6 +298,91 @@ def test_the_words_that_do_not_fit_are_told_as_they_were_given(weights, tmp_path
     )
     assert served.cut("snow " * (room - 1) + "<cat-toy> in <cat-toy>") == "<cat-toy> in <cat-toy>"
     assert served.cut("<cat-toy> in snow") == ""
+
+
+def test_a_left_out_option_is_the_classs_own_when_a_refiner_is_compared():
+    config = {"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012}
+    assert samplers.completed(config) == samplers.completed({**config, "timestep_spacing": "linspace"})
+    assert samplers.completed(config) != samplers.completed({**config, "timestep_spacing": "trailing"})
+
+
+@pytest.mark.parametrize(
+    ("options", "pair"),
+    [
+        # NoobAI's, Pony's of that kind, and Playground 2.5's
+        ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, ("euler", "default")),
+        (
+            {"algorithm_type": "dpmsolver++", "rho": 7.0, "sigma_data": 0.5, "sigma_max": 80.0},
+            ("edm_dpmpp_2m", "karras"),
+        ),
+    ],
+)
+def test_schedulers_of_well_known_models_are_taken(options, pair):
+    name = samplers.SAMPLERS[pair[0]].scheduler
+    config = dict(getattr(diffusers, name)(**options).config) | {"_class_name": name}
+    samplers.check(config)
+    assert samplers.default_sampler(config) == pair
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"mid_block_type": None},  # as KOALA
+        {
+            "mid_block_type": "UNetMidBlock2D",  # as SSD-1B
+            "transformer_layers_per_block": [1, [2]],
+            "reverse_transformer_layers_per_block": [[2, 1], 1],
+        },
+    ],
+)
+def test_a_unet_with_blocks_left_out_gives_the_same_as_in_pytorch(weights, tmp_path, shape):
+    config = {**dict(UNet2DConditionModel.load_config(weights / "unet")), **shape}
+    torch.manual_seed(1)
+    UNet2DConditionModel.from_config(config).save_pretrained(weights / "unet")
+    stage = Sdxl.open(weights, Options()).stages(77)["unet"]
+    assert Workshop(tmp_path / "out").stage("unet", stage)["max_difference"] < 1e-4
+
+
+def test_heads_that_tensorrt_rtx_cannot_compile_are_refused_before_anything_is_built(weights, tmp_path):
+    encoder = CLIPTextModel(CLIPTextConfig(**tiny_sdxl.clip(48, 1, 77, 32).to_dict() | {"num_attention_heads": 4}))
+    encoder.save_pretrained(weights / "text_encoder")
+    options = Options(target="tensorrt-rtx", compute_capabilities=["sm89"])
+    refused = (
+        r"^text_encoder/config.json: heads of 12 \(hidden_size 48, num_attention_heads 4\); supported by TensorRT-RTX"
+    )
+    with pytest.raises(ExportError, match=refused):
+        export(weights, tmp_path / "out", options)
+    assert not list((tmp_path / "out").rglob("*.onnx"))
+
+
+def test_a_snapshot_in_hugging_faces_cache_is_taken_and_the_cache_itself_names_it(tiny_folder, tmp_path):
+    cache = tmp_path / "models--of--mine"
+    snapshot = cache / "snapshots/0123abcd"
+    for number, file in enumerate(file for file in tiny_folder.rglob("*") if file.is_file()):
+        blob, link = cache / f"blobs/{number}", snapshot / file.relative_to(tiny_folder)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, blob)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    assert Weights.open(snapshot, BASE).source("unet") == Weights.open(tiny_folder, BASE).source("unet")
+    with pytest.raises(ExportError, match=f"a cache of Hugging Face's; supported: a snapshot in it, as {snapshot}$"):
+        export(cache, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "model.safetensors",
+            r"a single file; supported: .* StableDiffusionXLPipeline.from_single_file\('.*model.safetensors'",
+        ),
+        ("model.ckpt", "a pickle; supported: a folder in diffusers layout with safetensors"),
+    ],
+)
+def test_a_single_file_is_refused_with_what_makes_a_folder_of_it(tmp_path, name, message):
+    (tmp_path / name).write_bytes(b"\0")
+    with pytest.raises(ExportError, match=message):
+        export(tmp_path / name, tmp_path / "out")
 
 
 @pytest.mark.parametrize("options", [["--quiet"], []])
