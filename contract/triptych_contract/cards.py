@@ -16,12 +16,16 @@ class CardError(Exception):
 
 @dataclass(frozen=True)
 class TokenizerCard:
-    """One tokenizer file and how prompts are padded: `max_length` tokens with `pad_id`."""
+    """One tokenizer file and how prompts are padded: `max_length` tokens with `pad_id`.
+
+    `multi_vector` is the file of words that stand for several tokens, where there are any.
+    """
 
     path: str
     max_length: int
     pad_id: int
     pad_token: str
+    multi_vector: str | None = None
 
 
 @dataclass(frozen=True)

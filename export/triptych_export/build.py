@@ -104,7 +104,10 @@ class _Export:
         lengths = {card.max_length for card in tokenizers}
         if len(lengths) > 1:
             raise ExportError(f"tokenizer: lengths {[card.max_length for card in tokenizers]}; supported: equal ones")
-        wanted, tables, previews = family.stages(*lengths), family.tables(), family.previews(self.output)
+        wanted = family.stages(*lengths)
+        if self.engines is not None:
+            self.engines.check(wanted)
+        tables, previews = family.tables(), family.previews(self.output)
         work = len(wanted) + len(tables) + len(previews)
         stages: dict[str, Any] = {}
         table_cards: dict[Any, TableCard] = {}
@@ -165,9 +168,11 @@ class _Export:
 
 def _silence() -> None:
     """The libraries' own bars and notices would drown the export's."""
+    import diffusers
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    diffusers.utils.logging.set_verbosity_error()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for library in ("diffusers", "transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -108,7 +108,7 @@ def _draw(model: Pipeline[Any, Any], denoisers: Mapping[str, Denoiser], given: M
 def _encoded(model: Pipeline[Any, Any], settings: Any) -> dict[str, NDArray[Any]]:
     """What the text encoders make of a prompt, by the names that the ensemble gives it."""
     manifest = model.manifest
-    tokenizers = [PromptTokenizer(manifest.verified(card.path), card) for card in manifest.model.tokenizers]
+    tokenizers = [PromptTokenizer.of(manifest, card) for card in manifest.model.tokenizers]
     values: dict[str, NDArray[Any]] = dict(model.encoder_inputs(settings, tokenizers))
     for step in template(manifest.family).ensemble_scheduling.step:
         if step.model_name in manifest.stages and set(step.input_map.values()) <= values.keys():

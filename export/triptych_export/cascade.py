@@ -20,8 +20,10 @@ from .stages import StageSpec
 from .tokenizers import alike
 from .weights import Kind, Weights, read_index
 
-PRIOR = Kind("StableCascadePriorPipeline", ("text_encoder", "prior"), ("tokenizer",))
-DECODER = Kind("StableCascadeDecoderPipeline", ("text_encoder", "decoder", "vqgan"), ("tokenizer",))
+CLIP = {"text_encoder": "CLIPTextModelWithProjection"}
+UNET, VQGAN = "StableCascadeUNet", "PaellaVQModel"
+PRIOR = Kind("StableCascadePriorPipeline", {**CLIP, "prior": UNET}, ("tokenizer",))
+DECODER = Kind("StableCascadeDecoderPipeline", {**CLIP, "decoder": UNET, "vqgan": VQGAN}, ("tokenizer",))
 OPTIONS = ("decoder", "prior_num_inference_steps", "prior_guidance_scale", "decoder_guidance_scale", "size")
 # Batch, height and width that stages are checked at, of the three smallest sides that they take.
 CHECKS = ((2, 1, 2), (1, 0, 1), (3, 2, 0))

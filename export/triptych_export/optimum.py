@@ -278,9 +278,9 @@ def layout(weights: Weights) -> dict[str, bytes]:
     """
     files = {"model_index.json": (weights.folder / "model_index.json").read_bytes()}
     for part in ("text_encoder", "text_encoder_2", "unet"):
-        files[f"{part}/config.json"] = _json(weights.config(part))
-    files["scheduler/scheduler_config.json"] = _json(weights.config("scheduler"))
-    vae = {**weights.config("vae"), "scaling_factor": 1.0, "latents_mean": None, "latents_std": None}
+        files[f"{part}/config.json"] = _json(weights.document(part))
+    files["scheduler/scheduler_config.json"] = _json(weights.document("scheduler"))
+    vae = {**weights.document("vae"), "scaling_factor": 1.0, "latents_mean": None, "latents_std": None}
     files |= dict.fromkeys(("vae_decoder/config.json", "vae_encoder/config.json"), _json(vae))
     for part in weights.kind.tokenizers:
         own = sorted((weights.folder / part).iterdir())

@@ -95,7 +95,9 @@ class Workshop:
         path = f"{part}/tokenizer.json"
 
         def make() -> Made:
-            return [path], asdict(export_tokenizer(weights.load_tokenizer(part), self.output / path, path))
+            tokenizer, inversions = weights.load_tokenizer(part), weights.kind.inversions
+            card = export_tokenizer(tokenizer, self.output / path, path, inversions=inversions)
+            return [file for file in (card.path, card.multi_vector) if file], asdict(card)
 
         made_from = fingerprint("tokenizers", _files(weights.folder / part))
         return TokenizerCard(**self.ledger.part(part, made_from, make))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from triptych_serving.tables import SamplerTables
 
 from .errors import ExportError
 from .tracing import LATENT, OUTPUT, Draws, Run, apart, run_scheduler, run_table, tapped, trace
+from .weights import defaults_of
 
 
 class Sampler(NamedTuple):
@@ -131,8 +133,6 @@ def scheduler(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) 
 
 def _meaning(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> tuple[Any, dict[str, Any]]:
     """The diffusers class and the options that differ from the folder's."""
-    import diffusers
-
     name, options, _ = SAMPLERS[sampler]
     if (name in EDM) != (scheduler_config["_class_name"] in EDM):
         trained = "was not" if name in EDM else "was"
@@ -151,6 +151,16 @@ def _config(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) ->
     cls, wanted = _meaning(scheduler_config, sampler, schedule)
     given = {**scheduler_config, **wanted}
     return {name: given.get(name, parameter.default) for name, parameter in _parameters(cls).items()}
+
+
+def completed(scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+    """A folder's scheduler config, with what it leaves out as its class has it.
+
+    Raises:
+        ExportError: no name of ours means its scheduler.
+    """
+    name = SAMPLERS[default_sampler(scheduler_config)[0]].scheduler
+    return {**defaults_of(getattr(diffusers, name)), **scheduler_config}
 
 
 @cache
@@ -310,6 +320,22 @@ def _verdicts(scheduler_config: str) -> dict[tuple[str, str], str | None]:
         except ExportError as error:
             verdicts[sampler, schedule] = str(error).partition(": ")[2]
     return verdicts
+
+
+def check(scheduler_config: Mapping[str, Any]) -> None:
+    """Try the folder's own pair at a few step counts.
+
+    Raises:
+        ExportError: no table can hold it, or no name of ours means its scheduler.
+    """
+    pair = default_sampler(scheduler_config)
+    try:
+        _try(scheduler_config, *pair)
+    except ExportError as error:
+        options = _config(scheduler_config, *pair)
+        bends = [f"with {name} true" for name in ("clip_sample", "thresholding") if options.get(name)]
+        found = " ".join([str(scheduler_config["_class_name"]), *bends, str(error).partition(": ")[2]])
+        raise ExportError(f"scheduler/scheduler_config.json: {found}; supported: steps that are linear") from None
 
 
 def _try(config: Mapping[str, Any], sampler: str, schedule: str) -> None:

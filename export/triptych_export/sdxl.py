@@ -21,10 +21,15 @@ from .stages import StageSpec
 from .tokenizers import alike
 from .weights import Kind, Weights
 
-BASE = Kind(
-    "StableDiffusionXLPipeline", ("text_encoder", "text_encoder_2", "unet", "vae"), ("tokenizer", "tokenizer_2")
-)
-REFINER = Kind("StableDiffusionXLImg2ImgPipeline", ("text_encoder_2", "unet"), ("tokenizer_2",))
+CLASSES = {
+    "text_encoder": "CLIPTextModel",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+}
+BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
+REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
+REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
 OPTIONS = ("refiner", "guidance_scale", "samplers")
 # Batch, height and width that stages are checked at, in units of the smallest legal side.
 CHECKS = ((2, 1, 2), (1, 2, 1), (3, 2, 3))
@@ -39,12 +44,14 @@ class SdxlExport:
         self.base, self.refiner, self.options = base, refiner, options
         for weights in self._folders.values():
             _check_unet(weights)
+        samplers.check(base.config("scheduler"))
         if refiner is not None:
             _check_refiner(base, refiner)
-            if self._default_size % self._refined_multiple:
+            if any(side % self._refined_multiple for side in self._default_sides):
+                own = " × ".join(str(side) for side in dict.fromkeys(self._default_sides))
                 raise ExportError(
                     f"refiner unet: takes multiples of {self._refined_multiple} pixels; "
-                    f"supported: those that divide the base's own size, {self._default_size}"
+                    f"supported: those that divide the base's own size, {own}"
                 )
 
     @classmethod
@@ -76,7 +83,7 @@ class SdxlExport:
     def previews(self, build: Path) -> dict[str, PreviewRecipe]:
         """One map: both UNets make the same latents."""
         path, own = build / "vae_encoder/model.onnx", (self.base.source("vae"), self.base.config("vae"))
-        side = previews.side(self._size_multiple(self.base), self._default_size)
+        side = previews.side(self._size_multiple(self.base), min(self._default_sides))
         fit = PreviewRecipe(
             "preview", (*own, side), lambda _made: previews.of_sdxl(path, self._scale, side), "previews"
         )
@@ -90,7 +97,7 @@ class SdxlExport:
     ) -> SdxlCard:
         base, options, defaults = self.base, self.options, self.base.call_defaults
         unet, vae, scheduler = (base.config(part) for part in ("unet", "vae", "scheduler"))
-        size, multiple = self._default_size, self._size_multiple(base)
+        (height, width), multiple = self._default_sides, self._size_multiple(base)
         sampler, schedule = samplers.default_sampler(scheduler)
         steps, guidance = options.num_inference_steps, options.guidance_scale
         layers = [base.config(part)["num_hidden_layers"] for part in ("text_encoder", "text_encoder_2")]
@@ -100,10 +107,10 @@ class SdxlExport:
             latent_scale=self._scale,
             vae_scale_factor=_vae_scale_factor(base),
             size_multiple=multiple,
-            min_size=max(multiple, size // 4 // multiple * multiple),
-            max_size=2 * size // multiple * multiple,
-            default_height=size,
-            default_width=size,
+            min_size=max(multiple, min(height, width) // 4 // multiple * multiple),
+            max_size=2 * max(height, width) // multiple * multiple,
+            default_height=height,
+            default_width=width,
             default_num_inference_steps=defaults["num_inference_steps"] if steps is None else steps,
             default_guidance_scale=defaults["guidance_scale"] if guidance is None else guidance,
             guidance_embedding_dim=unet.get("time_cond_proj_dim"),
@@ -175,8 +182,9 @@ class SdxlExport:
         return math.lcm(*(self._size_multiple(weights) for weights in self._folders.values()))
 
     @property
-    def _default_size(self) -> int:
-        return int(self.base.config("unet")["sample_size"]) * _vae_scale_factor(self.base)
+    def _default_sides(self) -> tuple[int, int]:
+        """The model's own height and width in pixels."""
+        return tuple(side * _vae_scale_factor(self.base) for side in _sample_sides(self.base))  # type: ignore[return-value]
 
     def _refiner_card(self) -> RefinerCard | None:
         if self.refiner is None:
@@ -187,6 +195,21 @@ class SdxlExport:
             requires_aesthetics_score=self.refiner.index.get("requires_aesthetics_score", False),
             own_text_encoder=self._own_text_encoder,
         )
+
+
+def _sample_sides(base: Weights) -> tuple[int, int]:
+    """Height and width of the UNet's own latents; a config gives one number for both, or two.
+
+    Raises:
+        ExportError: it gives neither.
+    """
+    given = base.config("unet")["sample_size"]
+    sides = given if isinstance(given, list) else [given, given]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ExportError(
+            f"unet/config.json: sample_size {given!r}; supported: latents along a side, or [height, width]"
+        )
+    return sides[0], sides[1]
 
 
 def _vae_scale_factor(base: Weights) -> int:
@@ -231,7 +254,7 @@ def _check_refiner(base: Weights, refiner: Weights) -> None:
     Raises:
         ExportError: they are not; names what differs.
     """
-    ours, theirs = base.config("scheduler"), refiner.config("scheduler")
+    ours, theirs = (samplers.completed(weights.config("scheduler")) for weights in (base, refiner))
     for name in sorted({*ours, *theirs} - {"_diffusers_version", "skip_prk_steps", "trained_betas"}):
         require_equal(f"refiner scheduler: {name}", theirs.get(name), ours.get(name), "the base's")
     if not alike(base.load_tokenizer("tokenizer_2"), refiner.load_tokenizer("tokenizer_2")):

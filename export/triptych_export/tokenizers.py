@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 
 from triptych_contract.cards import TokenizerCard
 from triptych_serving.tokenizers import PromptTokenizer
 
 from .errors import ExportError
 
+WORDS = "multi_vector.json"
 # Short, empty, odd and too long: what the two implementations must agree on.
 SAMPLES = (
     "",
@@ -23,21 +27,44 @@ SAMPLES = (
 )
 
 
-def export_tokenizer(tokenizer: Any, file: Path, path: str) -> TokenizerCard:
+def export_tokenizer(tokenizer: Any, file: Path, path: str, *, inversions: bool) -> TokenizerCard:
     """Save transformers' `tokenizer` to `file` and check that the serving side reads prompts the same way.
+
+    `inversions` says whether diffusers' pipeline spells out words of several vectors (textual inversions). They lie beside
+    `file`, which is `path` in the build.
 
     Raises:
         ExportError: the two differ; names the tokenizer and the prompt.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     _bare(tokenizer).save(str(file))
-    card = TokenizerCard(path, int(tokenizer.model_max_length), int(tokenizer.pad_token_id), str(tokenizer.pad_token))
-    served = PromptTokenizer(file, card)
-    for sample in SAMPLES:
-        expected = tokenizer(sample, padding="max_length", max_length=card.max_length, truncation=True).input_ids
+    words = _multi_vector(tokenizer) if inversions else {}
+    if words:
+        file.with_name(WORDS).write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    card = TokenizerCard(
+        path,
+        int(tokenizer.model_max_length),
+        int(tokenizer.pad_token_id),
+        str(tokenizer.pad_token),
+        str(Path(path).with_name(WORDS)) if words else None,
+    )
+    served = PromptTokenizer(file, card, words)
+    for sample in (*SAMPLES, *(f"a {word} and {word} in snow" for word in words)):
+        given = TextualInversionLoaderMixin().maybe_convert_prompt(sample, tokenizer) if inversions else sample
+        expected = tokenizer(given, padding="max_length", max_length=card.max_length, truncation=True).input_ids
         if not np.array_equal(served([sample])[0], expected):
             raise ExportError(f"{Path(path).parent}: {sample[:40]!r} gives other ids than transformers' tokenizer")
     return card
+
+
+def _multi_vector(tokenizer: Any) -> dict[str, str]:
+    """The words of several vectors, as diffusers finds them: "<cat>" is one where there is "<cat>_1"."""
+    added, words = tokenizer.added_tokens_encoder, {}
+    for word in sorted(added):
+        more = list(itertools.takewhile(added.__contains__, (f"{word}_{k}" for k in itertools.count(1))))
+        if more:
+            words[word] = " ".join([word, *more])
+    return words
 
 
 def alike(one: Any, other: Any) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +14,73 @@ from tokenizers import Tokenizer
 
 from triptych_contract.cards import TokenizerCard
 
+from .manifest import Manifest
+
 
 class PromptTokenizer:
-    """One exported tokenizer. Every prompt becomes `max_length` ids."""
+    """One exported tokenizer. Every prompt becomes `max_length` ids.
 
-    def __init__(self, path: Path, card: TokenizerCard) -> None:
+    `multi_vector` spells out the words of textual inversions that have several vectors, as diffusers does it:
+    {"<cat>": "<cat> <cat>_1 <cat>_2"}.
+    """
+
+    def __init__(self, path: Path, card: TokenizerCard, multi_vector: Mapping[str, str] | None = None) -> None:
         self.max_length = card.max_length
+        self._multi_vector = multi_vector or {}
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.enable_truncation(card.max_length)
         self._tokenizer.enable_padding(length=card.max_length, pad_id=card.pad_id, pad_token=card.pad_token)
 
+    @classmethod
+    def of(cls, manifest: Manifest, card: TokenizerCard) -> PromptTokenizer:
+        """A tokenizer of a build, its files checked."""
+        words = card.multi_vector and json.loads(manifest.verified(card.multi_vector).read_text("utf-8"))
+        return cls(manifest.verified(card.path), card, words or None)
+
     def __call__(self, prompts: list[str]) -> NDArray[np.int64]:
         """(len(prompts), max_length) int64."""
-        return np.array([encoding.ids for encoding in self._tokenizer.encode_batch(prompts)], np.int64)
+        return np.array([encoding.ids for encoding in self._encode(prompts)], np.int64)
 
     def attention_mask(self, prompts: list[str]) -> NDArray[np.int64]:
         """(len(prompts), max_length) int64: 1 for the prompt's tokens, 0 for padding."""
-        return np.array([encoding.attention_mask for encoding in self._tokenizer.encode_batch(prompts)], np.int64)
+        return np.array([encoding.attention_mask for encoding in self._encode(prompts)], np.int64)
 
     def cut(self, prompt: str) -> str:
         """The words that do not fit and no encoder sees; "" for most prompts."""
-        overflowing: list[Any] = self._tokenizer.encode(prompt).overflowing
+        overflowing: list[Any] = self._encode([prompt])[0].overflowing
         starts = [
             start
             for encoding in overflowing
             for (start, _), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
             if not special
         ]
-        return prompt[min(starts) :] if starts else ""
+        return prompt[self._place(prompt, min(starts)) :] if starts else ""
+
+    def _encode(self, prompts: list[str]) -> list[Any]:
+        return list(self._tokenizer.encode_batch([self._spelt_out(prompt) for prompt in prompts]))
+
+    def _spelt_out(self, prompt: str) -> str:
+        """What diffusers' `maybe_convert_prompt` makes of a prompt."""
+        words = self._words(prompt)
+        return words.sub(lambda word: self._multi_vector[word[0]], prompt) if words else prompt
+
+    def _words(self, prompt: str) -> re.Pattern[str] | None:
+        """Finds the words of several vectors in a prompt: those that the tokenizer, too, reads as words of their own."""
+        if not any(word in prompt for word in self._multi_vector):
+            return None
+        first = self._tokenizer.encode(prompt, add_special_tokens=False)
+        read = {token for encoding in [first, *first.overflowing] for token in encoding.tokens}
+        found = sorted(read & self._multi_vector.keys(), key=lambda word: (-len(word), word))
+        return re.compile("|".join(map(re.escape, found))) if found else None
+
+    def _place(self, prompt: str, spelt_out: int) -> int:
+        """Where in a prompt a place of the spelt-out one is; inside of a word, where the word begins."""
+        words, longer = self._words(prompt), 0
+        for word in words.finditer(prompt) if words else ():
+            begins = word.start() + longer
+            if spelt_out < begins:
+                break
+            if spelt_out < begins + len(self._multi_vector[word[0]]):
+                return word.start()
+            longer += len(self._multi_vector[word[0]]) - len(word[0])
+        return spelt_out - longer

@@ -109,12 +109,12 @@ def export(
         size=size,
     )
     started = time.monotonic()
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, soft_wrap=True)
     try:
         with _progress(console) as report:
             manifest = build(weights, output, options, report)
     except ExportError as error:
-        console.print(f"triptych export: {error}", style="red", markup=False, highlight=False)
+        typer.secho(f"triptych export: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     for stage, facts in manifest.stages.items():
         unit = " of 255" if any(out["dtype"] == "uint8" for out in facts["outputs"].values()) else ""

@@ -20,12 +20,15 @@ from .. import precision
 from ..calibration import PROMPTS
 from ..errors import ExportError
 from ..options import ExportOptions
+from ..parts import StageRecipe
 from ..stages import StageSpec, TensorSpec
 from ..weights import combined
 from . import builder, library
 from .profiles import make_profiles
 from .store import PLAN, EngineKey, EngineStore, StoredEngine, default_store
 
+# TensorRT-RTX 1.7 compiles a text encoder's attention in half precision for such heads only, or smaller ones.
+HEAD_MULTIPLE = 8
 CODE = ("precision.py", "fp8.py", "calibration.py", "tensorrt/builder.py")
 # The largest magnitudes of a stage's inner numbers; long to find, and asked for only where they are needed.
 Calibrate = Callable[[], Mapping[str, float]]
@@ -63,6 +66,25 @@ class Engines:
 
     def __init__(self, store: EngineStore, target: EngineTarget, output: Path) -> None:
         self.store, self.target, self.output = store, target, output
+
+    def check(self, stages: Mapping[str, StageRecipe]) -> None:
+        """What is known not to build is refused before anything is made.
+
+        Raises:
+            ExportError: a text encoder's heads are of a size that TensorRT-RTX cannot compile; names part and sizes.
+        """
+        for name, stage in stages.items():
+            part, chosen = stage.spec.component, precision.of_stage(name, self.target.precisions)
+            if self.target.name != "tensorrt-rtx" or not part.startswith("text_encoder") or chosen == "fp32":
+                continue
+            config = stage.weights.config(part)
+            width, heads = config["hidden_size"], config["num_attention_heads"]
+            size = width // heads
+            if size > HEAD_MULTIPLE and size % HEAD_MULTIPLE:
+                raise ExportError(
+                    f"{part}/config.json: heads of {size} (hidden_size {width}, num_attention_heads {heads}); supported by "
+                    f"TensorRT-RTX in {chosen}: multiples of {HEAD_MULTIPLE}. Give --precision {name}=fp32, or another --target"
+                )
 
     def wanted(self, name: str, facts: Mapping[str, Any], card: ModelCard) -> StageEngines:
         """What the stage `name` needs, from its exported `facts`."""

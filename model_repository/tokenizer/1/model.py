@@ -18,8 +18,7 @@ class TritonPythonModel:
         self.pipeline = pipeline(self.manifest)
         self.kinds = {name: one.kind for name, one in self.pipeline.family.parameters.items()}
         self.pictures = [name for name, kind in self.kinds.items() if isinstance(kind, File)]
-        cards = self.manifest.model.tokenizers
-        self.tokenizers = [PromptTokenizer(self.manifest.verified(card.path), card) for card in cards]
+        self.tokenizers = [PromptTokenizer.of(self.manifest, card) for card in self.manifest.model.tokenizers]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.cache = ImageCache.of_server()
         self.aside = triton.Aside(1)
