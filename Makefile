@@ -3,15 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Folders of tests that need no torch, no browser and no Triton.
+UNIT := tests/client tests/fetching tests/lab tests/page tests/rooms tests/serving
 PROMPT ?= a flat icon of a penguin
 
-.PHONY: demo ui test test-gpu bench chromium check clean
+.PHONY: demo ui unit test test-gpu bench chromium check clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
 
 ui: $(VENV)/.ui ## the demo server and the web page, until Ctrl-C
 	@$(BIN)/triptych serve & server=$$!; trap 'kill $$server; wait $$server' EXIT; $(BIN)/triptych ui
+
+unit: $(VENV)/.unit ## the rooms' own tests, in a minute: without torch, a browser, Triton
+	$(BIN)/python -m pytest -n 2 $(UNIT)
 
 test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer chromium ## everything, on the real Triton and in a real browser
 	$(BIN)/python -m pytest
@@ -48,10 +53,14 @@ $(VENV)/.ui: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/py
 	$(PIP) --editable demo --editable '.[server,ui]'
 	@touch $@ $(VENV)/.server
 
+$(VENV)/.unit: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable demo --editable '.[unit]'
+	@touch $@
+
 $(VENV)/.test: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
 	$(PIP) --editable demo --editable '.[test]'
-	@touch $@ $(VENV)/.server
+	@touch $@ $(VENV)/.server $(VENV)/.unit
 
 # NVIDIA's, with the libraries that it needs; where it cannot be had, tests that drive it are skipped.
 $(VENV)/perf_analyzer/perf_analyzer: tests/get_perf_analyzer.py | $(VENV)/.test

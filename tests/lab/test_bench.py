@@ -22,7 +22,7 @@ from triptych_export.peers.answering import reply_to, seconds
 from triptych_lab.bench.against import Change, changes, load
 from triptych_lab.bench.bare import BareSdxl
 from triptych_lab.bench.capacity import highest_rate
-from triptych_lab.bench.cost import attainable, cost_model, full_rate, measure, write
+from triptych_lab.bench.cost import attainable, full_rate
 from triptych_lab.bench.errors import BenchError
 from triptych_lab.bench.interleave import Samples, interleave
 from triptych_lab.bench.load import Answer, Counted, Replay
@@ -40,7 +40,7 @@ from triptych_lab.bench.serving import with_policy
 from triptych_lab.bench.target import Setting, Sides, Target, at_least, at_most, within
 from triptych_lab.bench.targets import TARGETS, chosen
 from triptych_lab.bench.targets.vs_diffusers_batch import best_batch
-from triptych_lab.simulator import CostModel, simulate
+from triptych_lab.simulator import simulate
 from triptych_lab.workload import Arrival, save
 
 from .farms import arrival, farm, flat, planner
@@ -419,15 +419,6 @@ def test_nothing_of_the_benchmark_imports_torch():
 
 
 ROOT = Path(__file__).parents[2] / "lab"
-
-
-def test_a_cost_file_is_measured_written_and_read(tmp_path):
-    document = measure(demo_build(), rows=(1, 2), repeats=1)
-    write(tmp_path / "cost.json", document)
-    assert json.loads((tmp_path / "cost.json").read_text()) == document
-    read, made = CostModel.load(tmp_path / "cost.json"), cost_model(document)
-    assert read.seconds("unet", 2, 256) == made.seconds("unet", 2, 256) > 0
-    assert (read.encode_s, read.decode_s, read.shared) == (document["encode_s"], document["decode_s"], True)
 
 
 def test_a_workload_takes_the_place_of_chance(tmp_path):

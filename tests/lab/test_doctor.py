@@ -1,4 +1,4 @@
-"""`triptych doctor`: every check's bad states through what it is given, and one look at this machine."""
+"""`triptych doctor`: every check's bad states through what it is given, and its lines."""
 
 from __future__ import annotations
 
@@ -211,10 +211,6 @@ def test_tensorrt():
     assert "cuda-bindings is missing" in alone.found
 
 
-def test_the_installed_tensorrt_is_loaded_as_serving_loads_it():
-    assert gpu.tensorrt().found.startswith("tensorrt-rtx 1.7")
-
-
 @pytest.mark.parametrize(("left", "level"), [(100e9, OK), (5e9, NOTE)])
 def test_disk(left, level):
     assert machine.disk(HERE, always(left)).level == level
@@ -340,18 +336,6 @@ def command(monkeypatch, capsys, *arguments):
     with pytest.raises(SystemExit) as left:
         main()
     return left.value.code, capsys.readouterr().out
-
-
-FREE = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-
-
-def test_this_machine(monkeypatch, capsys):
-    code, out = command(monkeypatch, capsys, *FREE, "--json")
-    shown = json.loads(out)
-    assert {finding["check"] for finding in shown["checks"]} == CHECKS
-    problems = [finding for finding in shown["checks"] if finding["level"] == "problem"]
-    assert problems == []  # the tests run on it
-    assert (code, shown["ok"]) == (0, True)
 
 
 def fake(monkeypatch, *findings):

@@ -204,7 +204,7 @@ def test_a_failed_upload_leaves_the_next_batch_right(loaded):
 
 
 LOSE = """
-from tests.serving.test_device import *
+from tests.tensorrt.test_device import *
 manifest = Manifest.load(sys.argv[1])
 loaded = Loaded(manifest, fixed_rows=2)
 rows = loaded.example(2)
