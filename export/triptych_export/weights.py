@@ -95,7 +95,7 @@ class Weights:
             raise ExportError(f"model_index.json: {component} {found}; supported: {self.kind.classes[component]}")
         for file in self.files(component):
             _check_whole(file)
-        self._loaded(component, device_map="meta")
+        self._loaded(component, device_map="meta", dtype=self._stored_type(component))
 
     def check_tokenizer(self, part: str) -> None:
         """Every word of a tokenizer must be one of its text encoder's, and no prompt longer than that takes.
