@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from diffusers import StableCascadeUNet
 
 from triptych_export import wuerstchen
 from triptych_export.build import ExportOptions, export
@@ -163,7 +164,7 @@ def change_json(path, **changes):
 
 
 def another_scheduler(prior):
-    change_json(decoder_of(prior) / "scheduler/scheduler_config.json", _class_name="DDPMScheduler")
+    change_json(decoder_of(prior) / "model_index.json", scheduler=["diffusers", "DDPMScheduler"])
 
 
 def other_prompts(prior):
@@ -176,12 +177,17 @@ def only_a_pickle(prior):
         file.rename(file.with_suffix(".bin"))
 
 
+def remake_unet(folder, **changes):
+    """Save another UNet in a folder, whose weights are those of its changed config."""
+    StableCascadeUNet.from_config({**StableCascadeUNet.load_config(folder), **changes}).save_pretrained(folder)
+
+
 def another_effnet(prior):
-    change_json(decoder_of(prior) / "decoder/config.json", effnet_in_channels=5)
+    remake_unet(decoder_of(prior) / "decoder", effnet_in_channels=5)
 
 
 def no_image_embeddings(prior):
-    change_json(prior / "prior/config.json", clip_image_in_channels=None)
+    remake_unet(prior / "prior", clip_image_in_channels=None)
 
 
 def an_unknown_class(prior):
@@ -197,7 +203,7 @@ def an_unknown_class(prior):
         (only_a_pickle, "vqgan: no .safetensors file in .*; pickles are not read"),
         (another_effnet, "decoder/config.json: effnet_in_channels 5; supported: the prior's in_channels, "),
         (no_image_embeddings, "prior/config.json: clip_image_in_channels None; supported: "),
-        (an_unknown_class, "model_index.json: vqgan wuerstchen.NewVQModel; supported: "),
+        (an_unknown_class, "model_index.json: vqgan NewVQModel; supported: PaellaVQModel"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused_by_name(folders, tmp_path, spoil, message):

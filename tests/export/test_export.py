@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from triptych_export import sdxl, to_onnx
 from triptych_export.build import ExportOptions, export
@@ -57,11 +58,12 @@ def no_encoder(folder):
 
 
 def inpainting(folder):
-    change_json(folder / "unet/config.json", in_channels=9)
+    config = {**UNet2DConditionModel.load_config(folder / "unet"), "in_channels": 9}
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
 
 
 def odd_scheduler(folder):
-    change_json(folder / "scheduler/scheduler_config.json", _class_name="DPMSolverSDEScheduler")
+    change_json(folder / "model_index.json", scheduler=["diffusers", "DPMSolverSDEScheduler"])
 
 
 @pytest.mark.parametrize(
