@@ -13,7 +13,6 @@ import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -29,7 +28,7 @@ from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
-from .watch import ARRIVAL_SECONDS, REMEMBERED, Watchers
+from .watch import ARRIVAL_SECONDS, Watchers
 
 # A job with `cancel_on_disconnect` is cancelled once nobody has watched it for so long: a pause between two polls is shorter.
 RECONNECT_SECONDS = 5.0
@@ -63,7 +62,6 @@ class Engine:
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
-        self._unmet: OrderedDict[tuple[str, str], None] = OrderedDict()  # cancels of jobs that may still come
         self._published = clock()
         self._stopping = threading.Event()
         self._cut_off = False
@@ -239,7 +237,7 @@ class Engine:
             return
         if self._cut_off:
             self._end_all()
-        elif (job.id, job.settings.tenant) in self._unmet:
+        elif self._watchers.is_cancelled(job):
             self._cancelled(job)
 
     def _end_all(self) -> None:
@@ -266,7 +264,7 @@ class Engine:
         job.status = status
         self._watchers.ended(job)
         if error is None:
-            job.reply.send(self._timings(job), job.latents[0])
+            job.reply.send(job.timings(self._clock()), job.latents[0])
         else:
             job.reply.fail(error)
         self._release(job.conditionings)
@@ -275,15 +273,6 @@ class Engine:
         for denoiser, rows in conditionings.items():
             for conditioning in rows:
                 self.denoisers[denoiser].release(conditioning)
-
-    def _timings(self, job: Job) -> dict[str, float]:
-        started, now = job.started or job.submitted, self._clock()
-        return {
-            "before_ms": round((job.submitted - job.arrived) * 1e3, 3),
-            "queue_ms": round((started - job.submitted) * 1e3, 3),
-            "queue_steps": job.steps_waited,
-            "denoise_ms": round((now - started) * 1e3, 3),
-        }
 
     def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:
         job = self.books.jobs.get(id)
@@ -295,9 +284,7 @@ class Engine:
         elif job is None and self._clock() - asked < ARRIVAL_SECONDS:  # its prompt may still be being encoded
             self._early.append(partial(self._cancel, id, tenant, reply, asked))
         else:
-            self._unmet[id, tenant] = None
-            while len(self._unmet) > REMEMBERED:
-                self._unmet.popitem(last=False)
+            self._watchers.cancel_later(id, tenant)
             reply.fail(invalid("id", id, "the id of a request of this tenant"))
 
     def _cancelled(self, job: Job) -> None:

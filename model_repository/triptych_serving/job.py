@@ -94,6 +94,16 @@ class Job:
         self.noise_preds: deque[Floats] = deque(maxlen=self.table.noise_preds.shape[1])
         self.cost = self._cost()
 
+    def timings(self, now: float) -> dict[str, float]:
+        """Tell what the job spent its time on, in milliseconds, and how many of the loop's steps it waited."""
+        started = self.started or self.submitted
+        return {
+            "before_ms": round((self.submitted - self.arrived) * 1e3, 3),
+            "queue_ms": round((started - self.submitted) * 1e3, 3),
+            "queue_steps": self.steps_waited,
+            "denoise_ms": round((now - started) * 1e3, 3),
+        }
+
     @property
     def table(self) -> SamplerTable:
         """The sampler table of its phase."""

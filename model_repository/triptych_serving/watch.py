@@ -53,6 +53,7 @@ class Watchers:
         self._waiting: list[Watch] = []
         self._news: OrderedDict[str, News] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._cancelled: OrderedDict[tuple[str, str], None] = OrderedDict()  # jobs that may still come
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -64,6 +65,16 @@ class Watchers:
     def knows(self, id: str, tenant: str) -> bool:
         """Return whether this tenant has, or had, a job of this id."""
         return id in self._news and self._news[id].tenant == tenant
+
+    def cancel_later(self, id: str, tenant: str) -> None:
+        """Remember a cancel whose job has not come."""
+        self._cancelled[id, tenant] = None
+        while len(self._cancelled) > REMEMBERED:
+            self._cancelled.popitem(last=False)
+
+    def is_cancelled(self, job: Job) -> bool:
+        """Return whether a job was cancelled before it came."""
+        return (job.id, job.settings.tenant) in self._cancelled
 
     def left(self, id: str) -> float | None:
         """Return since when a job that was watched before has no watch; None if it has one, or never had."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from triptych_contract.families import DEFAULT
 from triptych_lab.simulator import CostModel
 from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest
@@ -38,7 +39,7 @@ def measure(build: Path, rows: Sequence[int] = ROWS, repeats: int = REPEATS) -> 
     names = [name for name in manifest.model.denoisers if name in manifest.stages]
     points = [point for name in names for point in _points(manifest, name, rows, repeats)]
     document = {"model": manifest.model.name, "points": points, "encode_s": 0.0, "decode_s": 0.0, "shared": True}
-    return {**document, **_around(build, document, repeats)} if manifest.family == "sdxl" else document
+    return {**document, **_around(build, document, repeats)} if manifest.family == DEFAULT.name else document
 
 
 @lru_cache(maxsize=4)

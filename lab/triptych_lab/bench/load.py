@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from triptych import Client
 from triptych.async_client import AsyncClient
 from triptych.errors import TriptychError
+from triptych_contract.families import DEFAULT
 from triptych_lab.workload import Arrival
 
 from .errors import BenchError
@@ -65,7 +66,7 @@ class Replay:
                 yield after.at_s, (after.rows - before.rows) / (after.batches - before.batches)
 
 
-def replay(url: str, arrivals: Iterable[Arrival], model: str = "sdxl") -> Replay:
+def replay(url: str, arrivals: Iterable[Arrival], model: str = DEFAULT.name) -> Replay:
     """Send each request when it is due, whether or not those before it are answered: an open loop.
 
     Raises:
@@ -74,7 +75,7 @@ def replay(url: str, arrivals: Iterable[Arrival], model: str = "sdxl") -> Replay
     return asyncio.run(_replay(url, list(arrivals), model))
 
 
-def draw_all(url: str, requests: Sequence[Mapping[str, Any]], users: int, model: str = "sdxl") -> float:
+def draw_all(url: str, requests: Sequence[Mapping[str, Any]], users: int, model: str = DEFAULT.name) -> float:
     """Measure the seconds that `users` take for all requests. Each sends one when its last is answered: a closed loop.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from triptych.errors import invalid
+from triptych_contract.families import DEFAULT
 
 
 def workload(
@@ -25,7 +26,7 @@ def workload(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same file.")] = 0,
-    model: Annotated[str, typer.Option(help="The ensemble that they are for.")] = "sdxl",
+    model: Annotated[str, typer.Option(help="The ensemble that they are for.")] = DEFAULT.name,
 ) -> None:
     """Write requests that can be sent again: what each asks for, and when it comes. Prints the path."""
     from triptych.request import check

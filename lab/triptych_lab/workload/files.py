@@ -15,7 +15,7 @@ from typing import Any
 
 from triptych.errors import InvalidRequest, invalid
 from triptych.request import check
-from triptych_contract.families import family_of
+from triptych_contract.families import DEFAULT, family_of
 
 INTERVAL = "interval_s"
 MAX_INTERVAL_S = 1e6
@@ -43,7 +43,7 @@ def save(path: Path, arrivals: Iterable[Arrival]) -> int:
     return count
 
 
-def load(path: Path, model: str = "sdxl") -> Iterator[Arrival]:
+def load(path: Path, model: str = DEFAULT.name) -> Iterator[Arrival]:
     """Read a workload for the ensemble `model`, line by line, since a file may not fit into memory. Blank lines are skipped.
 
     Raises:
