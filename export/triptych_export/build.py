@@ -17,11 +17,11 @@ from triptych_serving.assemble import assemble
 from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest
 
 from .calibration import largest_inputs
-from .cascade import CascadeExport
 from .errors import ExportError
 from .options import ExportOptions
 from .parts import PreviewRecipe, StageRecipe, TableRecipe, Workshop, tools
-from .sdxl import SdxlExport
+from .sdxl.recipe import SdxlExport
+from .stable_cascade.recipe import CascadeExport
 from .tensorrt.engines import Engines, engines_of
 from .weights import Weights, combined, read_index
 

@@ -171,7 +171,7 @@ class Workshop:
 
 def fingerprint(modules: str, *parts: Any) -> str:
     """What a part is made from; `modules` names the code of this package that makes it."""
-    code = [sha256(Path(__file__).with_name(f"{module}.py")) for module in modules.split()]
+    code = [sha256(Path(__file__).parent / f"{module}.py") for module in modules.split()]
     return combined([json.dumps(parts, sort_keys=True, default=str), *code, *tools().values()])
 
 

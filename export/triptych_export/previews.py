@@ -20,7 +20,8 @@ from triptych_contract.cards import PreviewCard
 from triptych_contract.sdxl.card import LatentScale
 from triptych_serving.previews import draw
 
-from . import to_onnx, wuerstchen
+from . import to_onnx
+from .stable_cascade import wuerstchen
 from .weights import Weights
 
 Floats = NDArray[np.float32]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from diffusers import StableCascadeUNet
 
-from triptych_export import wuerstchen
 from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
 from triptych_export.samplers import CHECKED
+from triptych_export.stable_cascade import wuerstchen
 from triptych_export.tracing import TOLERANCE, run_table, tapped
 from triptych_serving.manifest import Manifest
 from triptych_serving.ort import OrtStage

@@ -12,10 +12,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from triptych_export import sdxl, to_onnx
+from triptych_export import to_onnx
 from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
-from triptych_export.sdxl_stages import ClipStage
+from triptych_export.sdxl import recipe as sdxl
+from triptych_export.sdxl.stages import ClipStage
 from triptych_export.stages import StageSpec, TensorSpec
 from triptych_export.weights import Weights
 from triptych_server import CannotServe, Server

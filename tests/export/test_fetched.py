@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from triptych_export.cascade import DECODER
-from triptych_export.cascade import PRIOR as CASCADE_PRIOR
 from triptych_export.fetching import MODELS
-from triptych_export.sdxl import BASE, REFINER
+from triptych_export.sdxl.recipe import BASE, REFINER
+from triptych_export.stable_cascade.recipe import DECODER
+from triptych_export.stable_cascade.recipe import PRIOR as CASCADE_PRIOR
 from triptych_export.weights import Weights
 
 from ..fetching.hub import UNET, bring, serving, small_hub

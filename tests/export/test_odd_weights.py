@@ -32,7 +32,7 @@ from triptych_export import samplers
 from triptych_export.build import Options, export
 from triptych_export.errors import ExportError
 from triptych_export.parts import Workshop
-from triptych_export.sdxl import BASE, Sdxl
+from triptych_export.sdxl.recipe import BASE, Sdxl
 from triptych_export.tokenizers import export_tokenizer
 from triptych_export.weights import Weights
 from triptych_server import Server

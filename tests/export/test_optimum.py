@@ -19,7 +19,7 @@ from triptych_export import samplers
 from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
 from triptych_export.precision import lower
-from triptych_export.sdxl import SdxlExport
+from triptych_export.sdxl.recipe import SdxlExport
 from triptych_export.tensorrt.engines import Engines, EngineTarget
 from triptych_export.tensorrt.store import EngineStore
 from triptych_export.to_onnx import example_inputs, open_session

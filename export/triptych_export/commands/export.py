@@ -57,9 +57,7 @@ def export(
     refiner: Annotated[
         Path | None, typer.Option(help="SDXL refiner's folder; its UNet takes over at `denoising_end`", exists=True)
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The model's name in receipts; default sdxl or stable-cascade")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in receipts; default: the family's")] = None,
     num_inference_steps: Annotated[
         int | None, typer.Option(help="Default number of steps; Cascade: of its decoder", min=1, max=100)
     ] = None,

@@ -15,38 +15,31 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from triptych.errors import invalid
+from triptych_export.catalog import CATALOGUES, MODELS
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
     from triptych_export.fetching import Fetched
-    from triptych_export.fetching.catalog import Model
     from triptych_export.fetching.files import Told
     from triptych_export.fetching.record import Record
+    from triptych_export.published import Model
 
-CASCADE, PRIOR = "stable-cascade", "stable-cascade-prior"
-
-
-class Name(str, Enum):
-    """The table's names, spelled out here so that `--help` need not read it."""
-
-    SDXL = "sdxl"
-    SDXL_REFINER = "sdxl-refiner"
-    SDXL_VAE_FP16_FIX = "sdxl-vae-fp16-fix"
-    STABLE_CASCADE = CASCADE
-    STABLE_CASCADE_PRIOR = PRIOR
+Name = Enum("Name", {name: name for name in MODELS}, type=str)  # type: ignore[misc] # the catalogue names them
 
 
 def fetch(
-    models: Annotated[list[Name], typer.Argument(help="What to fetch; stable-cascade brings its prior.")],
+    models: Annotated[list[Name], typer.Argument(help="What to fetch; what needs a prior brings it.")],
     output: Annotated[
         Path | None,
         typer.Option(
             "-o", "--output", metavar="DIR", help="Each model gets a folder there; default: your data folder."
         ),
     ] = None,
-    prior: Annotated[bool, typer.Option("--prior/--no-prior", help="Bring stable-cascade's prior as well.")] = True,
+    prior: Annotated[
+        bool, typer.Option("--prior/--no-prior", help="Bring the prior of a model that needs one.")
+    ] = True,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", "--accept-license", help="Accept the licences without being asked.")
     ] = False,
@@ -74,12 +67,11 @@ def data_folder() -> Path:
 
 
 def _chosen(names: Sequence[str], prior: bool) -> list[Model]:
-    """The models, each once; Cascade's prior before its decoder, as `triptych export` takes them."""
-    from triptych_export.fetching import MODELS
-
-    if not prior and PRIOR in names:
-        raise invalid("--no-prior", f"{PRIOR} and --no-prior", "one of them")
-    brought = [(PRIOR, name) if name == CASCADE and prior else (name,) for name in names]
+    """The models, each once; a prior before what needs it, as `triptych export` takes them."""
+    priors = {model.prior for model in MODELS.values() if model.prior}
+    if not prior and (named := priors & {*names}):
+        raise invalid("--no-prior", f"{min(named)} and --no-prior", "one of them")
+    brought = [(MODELS[name].prior, name) if MODELS[name].prior and prior else (name,) for name in names]
     return [MODELS[name] for name in dict.fromkeys(name for group in brought for name in group)]
 
 
@@ -142,12 +134,8 @@ def _next_step(fetched: Sequence[Fetched]) -> str:
     """What people do next, with the folders that were printed."""
     folders = {one.model.name: shlex.quote(str(one.folder)) for one in fetched}
     total = f"{_size(sum(one.record.size for one in fetched))}, every file as the hub states it"
-    if PRIOR in folders and CASCADE in folders:
-        return f"{total}\nnext: triptych export {folders[PRIOR]} --decoder {folders[CASCADE]} -o build/{CASCADE}"
-    if "sdxl" in folders:
-        refiner = f" --refiner {folders['sdxl-refiner']}" if "sdxl-refiner" in folders else ""
-        return f"{total}\nnext: triptych export {folders['sdxl']}{refiner} -o build/sdxl"
-    return total
+    arguments = [catalogue.exported(folders) for catalogue in reversed(CATALOGUES)]
+    return next((f"{total}\nnext: triptych export {given}" for given in arguments if given), total)
 
 
 class _Progress:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from triptych_export.fetching.catalog import Model
 from triptych_export.fetching.errors import FetchError
 from triptych_export.fetching.files import HubFile, Told, fault
 from triptych_export.fetching.hub import Listing
 from triptych_export.fetching.record import Record
 from triptych_export.fetching.selection import wanted
+from triptych_export.published import Model
 
 INCOMPLETE = ".incomplete"
 SPARE_BYTES = 64_000_000  # for the record and what else writes to that disk meanwhile

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from triptych.errors import invalid
-from triptych_export.fetching.catalog import HUB, Model
 from triptych_export.fetching.errors import FetchError
 from triptych_export.fetching.files import HubFile, Told
+from triptych_export.published import HUB, Model
 
 if TYPE_CHECKING:
     import httpx2

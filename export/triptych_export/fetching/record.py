@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from triptych_export.fetching.catalog import Licence, Model
 from triptych_export.fetching.errors import FetchError
 from triptych_export.fetching.files import HubFile
+from triptych_export.published import Licence, Model
 
 NAME = "triptych-fetch.json"
 FORMAT = 1

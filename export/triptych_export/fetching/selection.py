@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-from triptych_export.fetching.catalog import Model
 from triptych_export.fetching.errors import FetchError
 from triptych_export.fetching.files import HubFile
+from triptych_export.published import Model
 
 # As diffusers and transformers name them: model.fp16.safetensors, model.fp16-00001-of-00002.safetensors,
 # diffusion_pytorch_model-00001-of-00002.bf16.safetensors. Other names in a component are another tool's copies.

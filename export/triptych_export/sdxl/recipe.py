@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
+from triptych_contract.sdxl import FAMILY
 from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, SdxlCard
 
-from . import previews, samplers
-from .errors import ExportError
-from .optimum import AdaptedStageRecipe, OptimumFolder, layout, open_folder
-from .options import ExportOptions
-from .parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
-from .sdxl_stages import MODULES, base_specs, refiner_specs
-from .stages import StageSpec
-from .tokenizers import alike
-from .weights import Kind, Weights
+from .. import previews, samplers
+from ..errors import ExportError
+from ..optimum import AdaptedStageRecipe, OptimumFolder, layout, open_folder
+from ..options import ExportOptions
+from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
+from ..stages import StageSpec
+from ..tokenizers import alike
+from ..weights import Kind, Weights
+from .stages import MODULES, base_specs, refiner_specs
 
 CLASSES = {
     "text_encoder": "CLIPTextModel",
@@ -38,7 +39,7 @@ CHECKS = ((2, 1, 2), (1, 2, 1), (3, 2, 3))
 class SdxlExport:
     """The folders of an SDXL, checked."""
 
-    name = "sdxl"
+    name = FAMILY.name
 
     def __init__(self, base: Weights, refiner: Weights | None, options: ExportOptions) -> None:
         self.base, self.refiner, self.options = base, refiner, options
@@ -102,7 +103,7 @@ class SdxlExport:
         steps, guidance = options.num_inference_steps, options.guidance_scale
         layers = [base.config(part)["num_hidden_layers"] for part in ("text_encoder", "text_encoder_2")]
         return SdxlCard(
-            name=options.name or "sdxl",
+            name=options.name or FAMILY.name,
             latent_channels=vae["latent_channels"],
             latent_scale=self._scale,
             vae_scale_factor=_vae_scale_factor(base),
@@ -146,7 +147,7 @@ class SdxlExport:
         sizes = [_sizes(batch, height * multiple, width * multiple, scale) for batch, height, width in CHECKS]
         if isinstance(weights, OptimumFolder):
             return AdaptedStageRecipe.of(name, weights, spec, sizes)
-        return StageRecipe(weights, spec, MODULES[name], sizes, "sdxl_stages")
+        return StageRecipe(weights, spec, MODULES[name], sizes, "sdxl/stages")
 
     @cached_property
     def _own_text_encoder(self) -> bool:

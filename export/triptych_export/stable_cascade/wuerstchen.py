@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import samplers
-from .errors import ExportError
-from .tracing import tapped
+from .. import samplers
+from ..errors import ExportError
+from ..tracing import tapped
 
 SCHEDULER = "DDPMWuerstchenScheduler"
 

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
+from triptych_contract.stable_cascade import FAMILY
 from triptych_contract.stable_cascade.card import CascadeCard
 
-from . import previews, wuerstchen
-from .cascade_stages import MODULES, decoder_specs, prior_specs
-from .errors import ExportError
-from .options import ExportOptions
-from .parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
-from .stages import StageSpec
-from .tokenizers import alike
-from .weights import Kind, Weights, read_index
+from .. import previews
+from ..errors import ExportError
+from ..options import ExportOptions
+from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
+from ..stages import StageSpec
+from ..tokenizers import alike
+from ..weights import Kind, Weights, read_index
+from . import wuerstchen
+from .stages import MODULES, decoder_specs, prior_specs
 
 CLIP = {"text_encoder": "CLIPTextModelWithProjection"}
 UNET, VQGAN = "StableCascadeUNet", "PaellaVQModel"
@@ -33,7 +35,7 @@ NO_TABLE = TableCard("", 0, False)
 class CascadeExport:
     """The folders of a Stable Cascade, checked."""
 
-    name = "stable_cascade"
+    name = FAMILY.name
 
     def __init__(self, prior: Weights, decoder: Weights, options: ExportOptions) -> None:
         self.prior, self.decoder, self.options = prior, decoder, options
@@ -75,7 +77,7 @@ class CascadeExport:
         run = previews.PriorRun(build, self.prior, self.decoder, self._card.sizes(small, small))
         schedulers = [weights.config("scheduler") for weights in self._folders.values()]
         everything = (self.sources(), schedulers, run.sizes)
-        first, code = "preview decoder", "previews to_onnx wuerstchen"
+        first, code = "preview decoder", "previews to_onnx stable_cascade/wuerstchen"
         return {
             "decoder": PreviewRecipe(first, encoder, lambda _made: previews.of_vqgan(self.decoder, side), code),
             "prior": PreviewRecipe("preview prior", everything, lambda made: run.fit(made[first]), code),
@@ -164,13 +166,13 @@ class CascadeExport:
         sides = (self._sides + 2 * self._sides[-1:])[:3]
         sizes = [{**self._card.sizes(sides[h], sides[w]), "batch": batch} for batch, h, w in CHECKS]
         return StageRecipe(
-            weights, spec, MODULES[name], sizes, "cascade_stages", as_stored=name in CascadeCard.denoisers
+            weights, spec, MODULES[name], sizes, "stable_cascade/stages", as_stored=name in CascadeCard.denoisers
         )
 
 
 def _table(name: str, config: Mapping[str, Any]) -> TableRecipe:
     make = partial(wuerstchen.tables, dict(config))
-    return TableRecipe(f"samplers/{name}.npz.xz", (config,), make, "wuerstchen samplers tracing")
+    return TableRecipe(f"samplers/{name}.npz.xz", (config,), make, "stable_cascade/wuerstchen samplers tracing")
 
 
 def _chosen(option: Any, default: Any) -> Any:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.nn.utils.parametrize import register_parametrization
 
-from .stages import StageSpec, TensorSpec
-from .weights import Weights
+from ..stages import StageSpec, TensorSpec
+from ..weights import Weights
 
 MAX_POSITIONS = 10000  # diffusers' factor from timestep ratios to the positions that it embeds
 

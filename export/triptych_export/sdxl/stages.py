@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .stages import StageSpec, TensorSpec
-from .weights import Weights
+from ..stages import StageSpec, TensorSpec
+from ..weights import Weights
 
 
 class ClipStage(nn.Module):

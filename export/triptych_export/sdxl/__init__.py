@@ -1,0 +1,1 @@
+"""SDXL's room: how its weights become stages, tables and a card, and where they are published."""
