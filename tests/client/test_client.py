@@ -22,6 +22,7 @@ from triptych import (
 )
 from triptych import async_client as under_test
 from triptych.errors import translate
+from triptych_contract.errors import facts_of, with_facts
 
 from .fakes import FakeTransport
 
@@ -179,14 +180,20 @@ async def test_what_cannot_be_sent_is_refused_by_name(given, message):
         ("INVALID_ARGUMENT", "in ensemble 'sdxl', seed: -1 given; legal: 0 … 9", InvalidRequest),
         (
             "UNAVAILABLE",
-            "in ensemble 'sdxl', queue: about 7 s of work waits, limit 2 s; try again in about 5 s",
+            "in ensemble 'sdxl', queue: about 7 s of work waits, limit 2 s; try again in about 5 s\n"
+            '{"retry_after_s": 5}',
             Overloaded,
         ),
         ("UNAVAILABLE", "failed to connect to all addresses", ServerUnavailable),
+        ("UNAVAILABLE", "Request for unknown model: 'sdxl' has no available versions", ServerUnavailable),
         ("UNAVAILABLE", "Socket closed", ServerUnavailable),
-        ("UNAVAILABLE", "in ensemble 'sdxl', draining: the server stops", ServerUnavailable),
-        ("UNAVAILABLE", "in ensemble 'sdxl', stopped: at step 3 of 60", ServerUnavailable),
-        ("CANCELLED", "in ensemble 'sdxl', deadline_ms: 5 ms passed at step 1", DeadlineExceeded),
+        ("UNAVAILABLE", "in ensemble 'sdxl', draining: the server stops\n{\"stopping\": true}", ServerUnavailable),
+        ("UNAVAILABLE", "in ensemble 'sdxl', stopped: at step 3 of 60\n{\"stopping\": true}", ServerUnavailable),
+        (
+            "CANCELLED",
+            "in ensemble 'sdxl', deadline_ms: 5 ms passed at step 1\n{\"deadline_ms\": 5}",
+            DeadlineExceeded,
+        ),
         ("CANCELLED", "in ensemble 'sdxl', cancelled: on request", RequestCancelled),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
         ("INTERNAL", "in ensemble 'sdxl', Stub process 'vae_encoder_0_0' is not healthy.", ServerUnavailable),
@@ -198,11 +205,21 @@ def test_foreign_errors_become_ours(code, message, kind):
     assert type(error) is kind
     assert "ensemble" not in str(error)
     assert "[request id" not in str(error)
+    assert "{" not in str(error)
     assert error.request_id == "the id"
     if kind is Overloaded:
         assert error.retry_after_s == 5
     if kind is ServerUnavailable:
-        assert error.nothing_accepted == ("Socket" not in message)
+        assert error.nothing_accepted == (message != "Socket closed")
+        assert error.loading == ("Stub process" in message or "no available versions" in message)
+
+
+@pytest.mark.parametrize(
+    "message", ["", "words", "two\nlines", "words\n{", 'words\n["a"]', "{}", "words\n" + "{" * 9999]
+)
+def test_words_of_others_have_no_facts(message):
+    assert facts_of(message) == (message, {})
+    assert facts_of(with_facts("two\nlines", {"a": 1})) == ("two\nlines", {"a": 1})
 
 
 def test_the_sync_client_is_the_same_client():
