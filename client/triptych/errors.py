@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from triptych_contract.cards import CardError
 from triptych_contract.errors import InvalidRequest, Problem, TriptychError, facts_of, from_wire, invalid
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "ServerUnavailable",
     "TriptychError",
     "invalid",
+    "of_another_version",
     "translate",
 ]
 
@@ -80,6 +82,11 @@ class DeadlineExceeded(TriptychError):
 
 class ServerError(TriptychError):
     pass
+
+
+def of_another_version(error: Exception) -> ServerError:
+    """Make the error of an answer that this version cannot read, for the reason that reading it gave."""
+    return ServerError(f"the answer is not this version's ({error if isinstance(error, CardError) else repr(error)})")
 
 
 def translate(error: InferenceServerException, request_id: str) -> TriptychError:
