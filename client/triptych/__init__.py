@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TriptychError,
     )
     from .parameters import AnyParameters, CascadeParameters, Parameters
+    from .patience import Patience
     from .sync_client import Client, Job
     from .types import Completed, Event, GeneratedImage, InProgress, Queued
 
@@ -41,6 +42,7 @@ _NAMES = {
         "TriptychError",
     ),
     "parameters": ("AnyParameters", "CascadeParameters", "Parameters"),
+    "patience": ("Patience",),
     "sync_client": ("Client", "Job"),
     "types": ("Completed", "Event", "GeneratedImage", "InProgress", "Queued"),
 }
@@ -61,6 +63,7 @@ __all__ = [
     "Job",
     "Overloaded",
     "Parameters",
+    "Patience",
     "Queued",
     "RequestCancelled",
     "ServerError",

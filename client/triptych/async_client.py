@@ -15,28 +15,30 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from triptych_contract.cards import CardError, ModelCard
+from triptych_contract.families import DEFAULT, read_card
+from triptych_contract.family import Family
+from triptych_contract.settings import OUTPUT_FORMATS
+
 from . import request
 from .errors import (
     DeadlineExceeded,
     InvalidRequest,
-    Overloaded,
     RequestCancelled,
     ServerError,
     ServerUnavailable,
     TriptychError,
     invalid,
+    of_another_version,
 )
 from .parameters import AnyParameters
+from .patience import Patience, Waits
 from .transport import Transport, TritonTransport
 from .types import Completed, Event, GeneratedImage, InProgress, Queued
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# Waits before the second and third attempt, in seconds, each taken half to whole at random.
-RETRIES_S = (0.5, 2.0)
-# A full queue says when there is room; longer than this is for the caller to wait.
-MAX_WAIT_S = 30.0
 # The server ends a request at its deadline; the call itself waits this much longer for the server's own words.
 GRACE_S = 2.0
 # A long poll that hears nothing for this long has lost its server.
@@ -54,7 +56,9 @@ class AsyncClient:
         url: host:port of the server's gRPC endpoint; `dns:///name:port` balances over all addresses of a name.
         timeout: seconds that a request may take in all, queue and retries included; None waits as long as it takes.
         tenant: whom the requests belong to; tenants are served in turn and cannot see each other's jobs.
-        model: the ensemble to ask: `sdxl`, `stable_cascade`, or one of your own that takes what `sdxl` takes.
+        model: the ensemble to ask: a family's name, as `triptych_contract.families` has it, or one of your own that takes
+            what the first of them takes.
+        patience: how long a call without a timeout waits for a server that is away; with one it waits until that passes.
         tls: encrypt.
         root_certificates: the PEM file to trust rather than the system's authorities; asks for `tls`.
         private_key, certificate_chain: PEM files by which the server knows this client; ask for `tls`.
@@ -66,7 +70,8 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         tenant: str | None = None,
-        model: str = "sdxl",
+        model: str = DEFAULT.name,
+        patience: Patience = Patience(),  # noqa: B008 - it never changes
         tls: bool = False,
         root_certificates: str | None = None,
         private_key: str | None = None,
@@ -74,6 +79,8 @@ class AsyncClient:
         transport: Transport | None = None,
     ) -> None:
         self.url, self.timeout, self.tenant, self.model = url, timeout, tenant, model
+        self._patience = patience
+        self._card: tuple[Family, ModelCard] | None = None
         self._transport = transport or TritonTransport(
             url,
             tls=tls,
@@ -146,7 +153,7 @@ class AsyncClient:
         return seconds
 
     def _send(self, inputs: dict[str, Any], timeout: float | None) -> AsyncJob:
-        job = AsyncJob(self._transport, self.model, inputs, timeout)
+        job = AsyncJob(self._transport, self.model, inputs, timeout, self._patience)
         self._jobs.add(job)
         job.task.add_done_callback(lambda _: self._retire(job))
         return job
@@ -177,11 +184,11 @@ class AsyncClient:
 
     async def models(self) -> dict[str, Any]:
         """All that the server serves, by ensemble; each as `describe` has it."""
-        report = await _verb(self._transport, action="describe")
+        report = await self._patiently("describe", CANCEL_S)
         try:
             return dict(report["models"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ServerError(f"the answer is not this version's ({error!r})") from None
+            raise of_another_version(error) from None
 
     async def describe(self) -> dict[str, Any]:
         """This client's model: `model`, `family`, `target`, `build`, `stages`; SDXL's samplers are in `model`.
@@ -194,13 +201,49 @@ class AsyncClient:
             raise invalid("model", self.model, ", ".join(served))
         return served[self.model]
 
+    async def card(self) -> ModelCard:
+        """This client's model as the contract reads it: limits, defaults, samplers. Asked for once.
+
+        Raises:
+            InvalidRequest: the server does not serve it.
+            ServerError: the server is of another version.
+        """
+        return (await self._served())[1]
+
+    async def check(self, prompt: str, **parameters: Unpack[AnyParameters]) -> None:
+        """Judge a request as the server would, without a request; what is damaged inside a picture it alone finds.
+
+        Raises:
+            InvalidRequest: has all that is wrong.
+        """
+        family, card = await self._served()
+        given = {"prompt": prompt, "tenant": self.tenant, **parameters}
+        request.judge(self.model, given, family.settings, card)
+
+    async def _served(self) -> tuple[Family, ModelCard]:
+        if self._card is None:
+            try:
+                self._card = read_card(await self.describe())
+            except CardError as error:
+                raise of_another_version(error) from None
+        return self._card
+
     async def verify(self, *, timeout: float | None = None) -> dict[str, Any]:
         """For each denoiser, whether every row has the same bytes in every batch. Takes minutes on large models.
 
         Raises:
             TriptychError: one of the tree in `triptych.errors`.
         """
-        return await _verb(self._transport, self._seconds(timeout) or VERIFY_S, action="verify")
+        return await self._patiently("verify", self._seconds(timeout) or VERIFY_S)
+
+    async def _patiently(self, action: str, timeout_s: float) -> dict[str, Any]:
+        """Ask the loop for what changes nothing, once there is one."""
+        waits = Waits(self._patience, _end(self.timeout))
+        while True:
+            try:
+                return await _verb(self._transport, timeout_s, action=action)
+            except ServerUnavailable as error:
+                await waits.after(error)
 
     async def close(self) -> None:
         """Cancel what is still in flight and disconnect."""
@@ -219,12 +262,14 @@ class AsyncClient:
 class AsyncJob:
     """One request under way. `id` and `seed` are known from the start."""
 
-    def __init__(self, transport: Transport, model: str, inputs: dict[str, Any], timeout: float | None) -> None:
+    def __init__(
+        self, transport: Transport, model: str, inputs: dict[str, Any], timeout: float | None, patience: Patience
+    ) -> None:
         self.id = str(uuid.uuid4())
         self.seed: int = inputs["seed"]
         self._transport, self._model, self._inputs = transport, model, inputs
         self._tenant = {"tenant": inputs["tenant"]} if "tenant" in inputs else {}
-        self._ends = None if timeout is None else time.monotonic() + timeout
+        self._ends, self._patience = _end(timeout), patience
         self._sent = False
         self.task = asyncio.ensure_future(self._run())
 
@@ -288,16 +333,12 @@ class AsyncJob:
         yield Completed(await self.get())
 
     async def _run(self) -> GeneratedImage:
-        for pause in (*RETRIES_S, None):
+        waits = Waits(self._patience, self._ends)
+        while True:
             try:
                 return await self._attempt()
             except ServerUnavailable as error:
-                left = self._left()
-                wait = None if pause is None else _wait(error, pause)
-                if wait is None or wait > MAX_WAIT_S or (left is not None and left <= wait):
-                    raise
-                await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
+                await waits.after(error)
 
     async def _attempt(self) -> GeneratedImage:
         left, inputs = self._left(), dict(self._inputs)
@@ -327,13 +368,9 @@ class AsyncJob:
         return await _verb(self._transport, WATCH_S, action="watch", **asked)
 
 
-def _wait(error: ServerUnavailable, pause: float) -> float | None:
-    """Seconds until a request may be sent again, at random so that callers do not come back all at once; or never."""
-    if not error.nothing_accepted:
-        return None
-    if isinstance(error, Overloaded):
-        return error.retry_after_s + pause * random.uniform(0, 1)  # noqa: S311 - no secret
-    return pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
+def _end(timeout: float | None) -> float | None:
+    """When a timeout passes that begins now."""
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def _picture(answer: dict[str, Any], request_id: str) -> GeneratedImage:
@@ -341,7 +378,7 @@ def _picture(answer: dict[str, Any], request_id: str) -> GeneratedImage:
         receipt = json.loads(answer["receipt"])
         return GeneratedImage(
             data=bytes(answer["image"]),
-            format=receipt["output_format"],
+            format=_format(receipt["output_format"]),
             seed=int(answer["resolved_seed"]),
             timings=receipt.pop("timings"),
             cached=receipt.pop("cached", False),
@@ -350,6 +387,12 @@ def _picture(answer: dict[str, Any], request_id: str) -> GeneratedImage:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(f"the answer is not Triptych's ({error!r})", request_id) from error
+
+
+def _format(name: object) -> str:
+    if name not in OUTPUT_FORMATS:  # files are named by it
+        raise ValueError(f"format {name!r}")
+    return str(name)
 
 
 async def _verb(transport: Transport, timeout_s: float = CANCEL_S, **inputs: Any) -> dict[str, Any]:

@@ -12,25 +12,25 @@ TriptychError
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from triptych_contract.errors import InvalidRequest, Problem, TriptychError, from_wire, invalid
+from triptych_contract.cards import CardError
+from triptych_contract.errors import InvalidRequest, Problem, TriptychError, facts_of, from_wire, invalid
 
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
 _PREFIX = re.compile(r"^(in ensemble '[^']*', )?(\[request id: [^\]]*\] )?")
-_RETRY_AFTER = re.compile(r"try again in about (\d+) s")
 _NEVER_ARRIVED = (
     "failed to connect",
     "connections to all backends failing",
     "DNS resolution",
     "errors resolving",
-    "no available versions",
     "stopped accepting new inference requests",
 )
-# Ours about a server that stops: the request was not begun, or is on no server any more.
-_STOPPING = ("draining: ", "stopped: ")
+# Triton's words about a model that is not loaded.
+_NOT_LOADED = "no available versions"
 # Triton's words about a process that died or that it took for dead; the job is then on no server any more.
 _STUB_LOST = re.compile(r"Stub process .*is not healthy|Failed to obtain the health mutex")
 
@@ -44,16 +44,24 @@ __all__ = [
     "ServerUnavailable",
     "TriptychError",
     "invalid",
+    "of_another_version",
     "translate",
 ]
 
 
 class ServerUnavailable(TriptychError):
-    """`nothing_accepted` tells that the server cannot have begun the request, so that it may be sent again."""
+    """Nobody answers, or not with a picture.
 
-    def __init__(self, message: str, request_id: str = "", *, nothing_accepted: bool = False) -> None:
+    Args:
+        nothing_accepted: whether the server cannot have begun the request, so that it may be sent again.
+        loading: whether there is a server, whose models are not loaded.
+    """
+
+    def __init__(
+        self, message: str, request_id: str = "", *, nothing_accepted: bool = False, loading: bool = False
+    ) -> None:
         super().__init__(message, request_id)
-        self.nothing_accepted = nothing_accepted
+        self.nothing_accepted, self.loading = nothing_accepted, loading
 
 
 class Overloaded(ServerUnavailable):
@@ -76,6 +84,11 @@ class ServerError(TriptychError):
     pass
 
 
+def of_another_version(error: Exception) -> ServerError:
+    """Make the error of an answer that this version cannot read, for the reason that reading it gave."""
+    return ServerError(f"the answer is not this version's ({error if isinstance(error, CardError) else repr(error)})")
+
+
 def translate(error: InferenceServerException, request_id: str) -> TriptychError:
     """tritonclient's error as ours."""
     code = str(error.status() or "").removeprefix("StatusCode.")
@@ -84,23 +97,25 @@ def translate(error: InferenceServerException, request_id: str) -> TriptychError
         return from_wire(message, request_id)
     if code == "NOT_FOUND":
         return InvalidRequest(message=f"model: {message}", request_id=request_id)
-    if code == "UNAVAILABLE" or "no available versions" in message:
-        return _unavailable(message, request_id)
-    if code == "DEADLINE_EXCEEDED" or message.startswith("deadline_ms: "):
-        return DeadlineExceeded(message, request_id)
+    words, facts = facts_of(message)
+    if code == "UNAVAILABLE" or _NOT_LOADED in words:
+        return _unavailable(words, facts, request_id)
+    if code == "DEADLINE_EXCEEDED" or "deadline_ms" in facts:
+        return DeadlineExceeded(words, request_id)
     if code == "CANCELLED":
-        return RequestCancelled(message, request_id)
-    if _STUB_LOST.search(message):
-        return ServerUnavailable(f"the server restarts ({message})", request_id, nothing_accepted=True)
-    return ServerError(message, request_id)
+        return RequestCancelled(words, request_id)
+    if _STUB_LOST.search(words):
+        return ServerUnavailable(f"the server restarts ({words})", request_id, nothing_accepted=True, loading=True)
+    return ServerError(words, request_id)
 
 
-def _unavailable(message: str, request_id: str) -> ServerUnavailable:
-    if message.startswith("queue: "):
-        after = _RETRY_AFTER.search(message)
-        return Overloaded(message, request_id, retry_after_s=float(after[1]) if after else 1.0)
-    if message.startswith(_STOPPING):
-        return ServerUnavailable(f"the server stops ({message})", request_id, nothing_accepted=True)
-    never_arrived = any(phrase in message for phrase in _NEVER_ARRIVED)
-    words = f"no server is ready there ({message})" if never_arrived else f"the connection broke ({message})"
-    return ServerUnavailable(words, request_id, nothing_accepted=never_arrived)
+def _unavailable(words: str, facts: Mapping[str, Any], request_id: str) -> ServerUnavailable:
+    if isinstance(after := facts.get("retry_after_s"), (int, float)):
+        return Overloaded(words, request_id, retry_after_s=float(after))
+    if "stopping" in facts:  # the request was not begun, or is on no server any more
+        return ServerUnavailable(f"the server stops ({words})", request_id, nothing_accepted=True)
+    loading = _NOT_LOADED in words
+    if loading or any(phrase in words for phrase in _NEVER_ARRIVED):
+        told = f"no server is ready there ({words})"
+        return ServerUnavailable(told, request_id, nothing_accepted=True, loading=loading)
+    return ServerUnavailable(f"the connection broke ({words})", request_id)

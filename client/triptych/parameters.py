@@ -1,4 +1,4 @@
-"""What may be asked for beside the prompt, for editors and type checkers. Made from the contract; what is legal, it says."""
+"""What may be asked for beside the prompt, for editors and type checkers. Made from the contract: edit that."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ class Shared(TypedDict, total=False):
     seed: int | None
     """The same seed makes the same picture. 0 … 9223372036854775807. Default: drawn by the server."""
     height: int | None
-    """Height in pixels. 0 … 2147483647. Default: the model's; with `init_image` its own, rounded down."""
+    """Height in pixels. A size of the model's; an error names the nearest. Default: the model's; with `init_image`
+    its own, rounded down."""
     width: int | None
-    """Width in pixels. 0 … 2147483647. Default: the model's; with `init_image` its own, rounded down."""
+    """Width in pixels. A size of the model's; an error names the nearest. Default: the model's; with `init_image`
+    its own, rounded down."""
     output_format: str | None
     """File format. `png`, `jpeg`, `webp`. Default: `png`."""
     deadline_ms: int | None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
+from triptych_contract import parameters
 from triptych_contract.errors import InvalidRequest, invalid
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 # One message of gRPC holds no more; also what keeps an endless file from being read.
 MAX_BYTES = 2**31 - 2**20
 PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+FORMATS = ("PNG", "JPEG", "WEBP")
+# EXIF's tag for how the camera was held, and its values for upright.
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 LEGAL = "a PNG, JPEG or WebP file (its path or its bytes) or a PIL image"
 
 
@@ -29,6 +35,27 @@ def file_bytes(field: str, given: Any) -> bytes:
     if len(data) > MAX_BYTES:
         raise invalid(field, f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
     return data
+
+
+def header(field: str, data: bytes) -> parameters.Picture:
+    """Read what settings hold of a picture off its file; nothing is decoded.
+
+    Raises:
+        InvalidRequest: it is no picture.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # how large it may be, the server says
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        looked_for = image.format != "PNG" or "exif" in image.info  # Pillow decodes all of a PNG to look at its end
+        if looked_for and image.getexif().get(ORIENTATION) in TURNED:
+            width, height = height, width
+    except Exception as error:  # Pillow raises whatever it stumbles over
+        raise invalid(field, f"no readable picture ({type(error).__name__})", LEGAL) from None
+    return parameters.Picture(hashlib.sha256(data).hexdigest(), height, width)
 
 
 def _content(field: str, given: Any) -> bytes:

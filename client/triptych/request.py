@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from triptych_contract.cards import ModelCard
 from triptych_contract.errors import InvalidRequest, Problem, invalid
 from triptych_contract.families import family_of, stranger
 from triptych_contract.parameters import File, Parameter
+from triptych_contract.settings import Settings
 
-from .pictures import file_bytes
+from .pictures import file_bytes, header
 
 
 def check(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,6 +20,38 @@ def check(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequest: names that `model` does not have, values that their types cannot hold, files that cannot be read.
     """
+    ready, problems = read(model, given)
+    if problems:
+        raise InvalidRequest(problems)
+    return ready
+
+
+def judge(model: str, given: Mapping[str, Any], settings: type[Settings], card: ModelCard) -> None:
+    """Check the inputs as `check` does, and against what a model can do.
+
+    Raises:
+        InvalidRequest: has all problems, each field's first.
+    """
+    ready, problems = read(model, given)
+    legal = family_of(model).parameters
+    for name in [name for name in ready if isinstance(legal[name].kind, File)]:
+        try:
+            ready[name] = header(name, ready[name])
+        except InvalidRequest as error:
+            problems += error.problems
+            del ready[name]
+    try:
+        settings.parse(ready, card)
+    except InvalidRequest as error:
+        told = {problem.field for problem in problems}  # it was not shown those, nor knows what hangs on them
+        hangs = told | {name for name, one in legal.items() if one.needs in told}
+        problems += [problem for problem in error.problems if problem.field not in hangs]
+    if problems:
+        raise InvalidRequest(problems)
+
+
+def read(model: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Give what `check` gives, and what it would raise."""
     legal = family_of(model).parameters
     ready: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -29,9 +63,7 @@ def check(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 ready[name] = _sendable(legal[name], value)
         except InvalidRequest as error:
             problems += error.problems
-    if problems:
-        raise InvalidRequest(problems)
-    return ready
+    return ready, problems
 
 
 def _sendable(one: Parameter, value: Any) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from triptych_contract.cards import ModelCard
+
 from .async_client import AsyncClient, AsyncJob
 from .parameters import AnyParameters
 from .types import Event, GeneratedImage
@@ -123,6 +125,14 @@ class Client:
     def describe(self) -> dict[str, Any]:
         """`AsyncClient.describe`."""
         return self._bridge.run(self._client.describe())
+
+    def card(self) -> ModelCard:
+        """`AsyncClient.card`."""
+        return self._bridge.run(self._client.card())
+
+    def check(self, prompt: str, **parameters: Unpack[AnyParameters]) -> None:
+        """`AsyncClient.check`."""
+        self._bridge.run(self._client.check(prompt, **parameters))
 
     def verify(self, *, timeout: float | None = None) -> dict[str, Any]:
         """`AsyncClient.verify`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from ipaddress import ip_address
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from triptych_contract.verbs import ALL_DATATYPES
 
@@ -12,6 +15,15 @@ from .errors import translate
 
 KEEPALIVE_MS = 60_000
 MAX_BACKOFF_MS = 2_000
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a gRPC address, as `localhost:8001` or `dns:///[::1]:8001`, is this machine's own."""
+    try:
+        host = urlsplit("//" + re.sub(r"^(dns|ipv4|ipv6):(//[^/]*/)?", "", url)).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # another name, or no address at all
+        return False
 
 
 class Transport(Protocol):
@@ -72,6 +84,8 @@ class TritonTransport:
             ("grpc.lb_policy_name", "round_robin"),
             # gRPC would wait up to two minutes between looks for a server that went away.
             ("grpc.max_reconnect_backoff_ms", MAX_BACKOFF_MS),
+            # A proxy's own loopback is another machine's.
+            *([("grpc.enable_http_proxy", 0)] if is_loopback(self._url) else []),
         ]
         return self._triton.InferenceServerClient(self._url, ssl=self._tls, channel_args=options, **self._certificates)
 

@@ -7,13 +7,12 @@ TriptychError              the root of what the client raises; its other branche
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 SHOWN_CHARACTERS = 60
 # gRPC carries an error's text in a header of at most 8 KiB, where every character beyond ASCII takes nine bytes.
 WIRE_CHARACTERS = 2_000
-_TAIL = '{"problems": '
 
 
 class Problem(NamedTuple):
@@ -64,6 +63,21 @@ def invalid(field: str, given: object, legal: str) -> InvalidRequest:
     return InvalidRequest([Problem(field, str(given), legal)])
 
 
+def with_facts(words: str, facts: Mapping[str, Any]) -> str:
+    """Put what programs read behind what people read: one line of JSON, the last."""
+    return f"{words}\n{json.dumps(facts)}"
+
+
+def facts_of(message: str) -> tuple[str, Mapping[str, Any]]:
+    """Take apart what `with_facts` put together; a message of another's has no facts."""
+    words, _, tail = message.rpartition("\n")
+    try:
+        facts = json.loads(tail) if words and tail.startswith("{") else None
+    except (RecursionError, ValueError):
+        facts = None
+    return (words, facts) if isinstance(facts, dict) else (message, {})
+
+
 def to_wire(error: InvalidRequest) -> str:
     """Write an error as one text that Triton can carry: lines for people, then one line of JSON for programs."""
     kept = [problem.cut for problem in error.problems]
@@ -75,17 +89,14 @@ def to_wire(error: InvalidRequest) -> str:
 def _wire_text(error: InvalidRequest, kept: list[Problem]) -> str:
     lines = [str(problem) for problem in kept]
     more = len(error.problems) - len(kept)
-    tail = json.dumps({"problems": [problem._asdict() for problem in kept]})
-    return "\n".join([*lines, *([f"and {more} more"] if more else []), tail])
+    words = "\n".join([*lines, *([f"and {more} more"] if more else [])])
+    return with_facts(words, {"problems": [problem._asdict() for problem in kept]})
 
 
 def from_wire(message: str, request_id: str = "") -> InvalidRequest:
     """Read what `to_wire` wrote; a message of Triton's own has no problems."""
-    words, _, tail = message.rpartition("\n")
-    if tail.startswith(_TAIL):
-        try:
-            found = [Problem(**problem) for problem in json.loads(tail)["problems"]]
-            return InvalidRequest(found, words, request_id)
-        except (KeyError, TypeError, ValueError):
-            pass
-    return InvalidRequest((), message, request_id)
+    words, facts = facts_of(message)
+    try:
+        return InvalidRequest([Problem(**problem) for problem in facts["problems"]], words, request_id)
+    except (KeyError, TypeError):
+        return InvalidRequest((), message, request_id)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from . import sdxl, stable_cascade
-from .errors import invalid
+from .cards import CardError, ModelCard
+from .errors import InvalidRequest, invalid
 from .family import Family
 
 FAMILIES: Mapping[str, Family] = {one.name: one for one in (sdxl.FAMILY, stable_cascade.FAMILY)}
@@ -29,6 +31,19 @@ def known(name: object) -> Family:
     if not isinstance(name, str) or name not in FAMILIES:
         raise invalid("family", repr(name), ", ".join(FAMILIES))
     return FAMILIES[name]
+
+
+def read_card(described: Any) -> tuple[Family, ModelCard]:
+    """Read what a manifest, or a server, says of one model.
+
+    Raises:
+        CardError: it is of another version of Triptych.
+    """
+    try:
+        family = known(described["family"])
+        return family, family.card.from_json(described["model"])
+    except (AttributeError, InvalidRequest, LookupError, TypeError, ValueError) as error:
+        raise CardError(str(error) if isinstance(error, InvalidRequest) else repr(error)) from None
 
 
 def stranger(what: str, name: str, ensemble: str) -> str:

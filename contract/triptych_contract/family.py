@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .cards import ModelCard
 from .parameters import Parameter
@@ -28,6 +28,13 @@ class Variant:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Samplers(NamedTuple):
+    """What a model can sample with: as JSON, and as lines for people."""
+
+    facts: Mapping[str, Any]
+    lines: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of models.
@@ -43,6 +50,10 @@ class Family:
         always: settings that its receipts have held from the first version on.
         variants: of a model, the ways that forms offer.
         staged: whether a request with these inputs runs more than one denoiser.
+        stages: what people call its denoisers.
+        samplers: of a model, what it can sample with.
+        mixed: of a model, what sets the k-th of n requests apart that have as little in common as it allows.
+        called: the name of one of those.
     """
 
     name: str
@@ -55,6 +66,10 @@ class Family:
     decoder: str
     variants: Callable[[Any], tuple[Variant, ...]]
     staged: Callable[[Mapping[str, Any]], bool]
+    stages: Mapping[str, str]
+    samplers: Callable[[Any], Samplers]
+    mixed: Callable[[int, int, Any], dict[str, Any]]
+    called: Callable[[Mapping[str, Any]], str]
     always: tuple[str, ...] = ()
 
     @property

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from .pictures import Picture
 
+
 '''
 
 
@@ -59,16 +60,11 @@ def _typed_dict(name: str, bases: str, doc: str, members: Mapping[str, Parameter
     base = f"{bases or 'TypedDict, '}total=False"
     lines = [f"class {name}({base}):", f'    """{doc}"""', ""]
     for one in members.values():
-        legal = f"{_plain(one.kind.legal)}. Default: {_plain(one.told_default)}."
-        words = textwrap.wrap(f"{_plain(one.words)} {legal[0].upper()}{legal[1:]}", 110)
+        words = textwrap.wrap(one.told, 110)
         lines += [f"    {one.name}: {one.kind.python} | None", f'    """{words[0]}']
         lines += [f"    {line}" for line in words[1:]]
         lines[-1] += '"""'
     return "\n".join(lines) + "\n"
-
-
-def _plain(markdown: str) -> str:
-    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
 
 
 def table(members: Iterable[Parameter]) -> str:

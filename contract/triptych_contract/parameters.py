@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,6 +22,15 @@ from typing import Any, ClassVar, NamedTuple
 from .errors import invalid
 
 PARAMETER = "parameter"
+# What a group of parameters is called, in the order in which people are asked.
+GROUPS = {
+    "picture": "Picture",
+    "sampling": "Sampling",
+    "start": "Start from a picture",
+    "refiner": "Refiner",
+    "stable cascade": "Stable Cascade",
+    "output": "Output",
+}
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
 
 
@@ -332,6 +342,13 @@ class Parameter:
     a1111: str = ""
     delivery: bool = False
     required: bool = False
+
+    @property
+    def told(self) -> str:
+        """What it is, what is legal and what the default is, in sentences without links."""
+        legal = self.kind.legal
+        text = f"{self.words} {legal[0].upper()}{legal[1:]}. Default: {self.told_default}."
+        return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
 
     def of(self, card: Any) -> Parameter:
         """Give the parameter with the limits and the default of a model."""

@@ -99,6 +99,7 @@ class Settings:
         Flag(),
         "Answer from the cache of finished files, and keep the file there.",
         default_words="true with a `seed`; without one every picture is a new one",
+        options=("--cache/--no-cache",),
         delivery=True,
     )
 

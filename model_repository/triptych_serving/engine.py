@@ -155,7 +155,8 @@ class Engine:
         for job in self.books.late(now):
             limit = job.settings.deadline_ms
             self.metrics.add("expired_total")
-            self._end(job, Status.CANCELLED, Cancelled(f"deadline_ms: {limit} ms passed at step {job.steps_done}"))
+            words = f"deadline_ms: {limit} ms passed at step {job.steps_done}"
+            self._end(job, Status.CANCELLED, Cancelled(words, deadline_ms=limit))
         for job in list(self.books.jobs.values()):
             if job.reply.is_cancelled() or self._abandoned(job, now):
                 self.metrics.add("cancelled_total")

@@ -18,11 +18,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from triptych_contract.errors import InvalidRequest, invalid, to_wire
+from triptych_contract.errors import InvalidRequest, invalid, to_wire, with_facts
 from triptych_contract.families import FAMILIES
 from triptych_contract.parameters import Kind
 
-from .errors import Cancelled, Overloaded, StageFailed, Stopping
+from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .manifest import Manifest
 from .metrics import METRICS
 from .record import Record
@@ -167,8 +167,13 @@ def failure(error: Exception) -> Any:
         Cancelled: codes.CANCELLED,
     }
     code = kinds.get(type(error), codes.INTERNAL)
-    words = to_wire(error) if isinstance(error, InvalidRequest) else str(error)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(words, code))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(_words(error), code))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, InvalidRequest):
+        return to_wire(error)
+    return with_facts(str(error), error.facts) if isinstance(error, RequestError) and error.facts else str(error)
 
 
 def answer_each(requests: Sequence[Any], answer: Callable[[Any], Any]) -> list[Any]:

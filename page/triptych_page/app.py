@@ -15,6 +15,7 @@ from typing import Any
 
 from triptych.async_client import AsyncClient
 from triptych.errors import invalid
+from triptych.patience import Patience
 from triptych_contract.families import FAMILIES
 
 from .desk import Desk
@@ -31,6 +32,8 @@ from .words import LOCAL
 HOUSEKEEPING_S = 60.0
 # Passwords that are hashed at once.
 HASHES = 2
+# The page waits for a server itself, and tells that it does.
+PATIENCE = Patience(absent_s=1, loading_s=1)
 QUEUE = 256
 EVENTS_AT_ONCE = 32
 
@@ -170,7 +173,7 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
     from fastapi import FastAPI
     from starlette.middleware import Middleware
 
-    made = clients or {model: AsyncClient(**options.client, model=model) for model in FAMILIES}
+    made = clients or {model: AsyncClient(**options.client, model=model, patience=PATIENCE) for model in FAMILIES}
     monitor = Monitor(made["sdxl"])
     jobs = Jobs(lambda ensemble: made[ensemble], store, monitor, _limits(options))
     desk = Desk(store, jobs, monitor)

@@ -54,7 +54,11 @@ class FakeTransport:
     async def _verb(self, inputs):
         self.verbs.append(inputs["action"])
         if inputs["action"] in self.reports:
-            return self.reports[inputs["action"]]
+            report = self.reports[inputs["action"]]
+            report = report() if callable(report) else report
+            if isinstance(report, TriptychError):
+                raise report
+            return report
         if inputs["action"] == "cancel":
             self.cancelled.append(inputs["id"])
             return {"id": inputs["id"], "cancelled": True}

@@ -19,19 +19,24 @@ from triptych import (
     RequestCancelled,
     ServerError,
     ServerUnavailable,
+    patience,
 )
 from triptych import async_client as under_test
 from triptych.errors import translate
+from triptych.patience import Patience
+from triptych_contract.errors import facts_of, with_facts
 
 from .fakes import FakeTransport
 
 GONE = ServerUnavailable("connect", nothing_accepted=True)
+LOADING = ServerUnavailable("no available versions", nothing_accepted=True, loading=True)
 BROKEN = ServerUnavailable("the connection broke")
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(under_test, "RETRIES_S", (0.001, 0.001))
+    monkeypatch.setattr(patience, "BACK_OFF_S", (0.001,))
+    monkeypatch.setattr(patience, "FULL_S", (0.001, 0.001))
 
 
 def running(step, seq):
@@ -39,7 +44,7 @@ def running(step, seq):
 
 
 async def test_every_attempt_carries_the_same_seed_and_id():
-    transport = FakeTransport(GONE, Overloaded("queue: full"), b"image")
+    transport = FakeTransport(GONE, Overloaded("queue: full", retry_after_s=0.001), b"image")
     async with AsyncClient(transport=transport) as client:
         image = await client.generate("a fox")
     assert image.data == b"image"
@@ -49,21 +54,55 @@ async def test_every_attempt_carries_the_same_seed_and_id():
 
 
 @pytest.mark.parametrize(
-    ("error", "attempts"),
+    ("error", "again"),
     [
-        (GONE, 3),
-        (BROKEN, 1),
-        (InvalidRequest(message="steps: 0"), 1),
-        (ServerError("x"), 1),
-        (RequestCancelled("x"), 1),
+        (GONE, True),
+        (LOADING, True),
+        (BROKEN, False),
+        (InvalidRequest(message="steps: 0"), False),
+        (ServerError("x"), False),
+        (RequestCancelled("x"), False),
     ],
 )
-async def test_only_what_was_never_accepted_is_sent_again(error, attempts):
+async def test_only_what_was_never_accepted_is_sent_again(error, again):
     transport = FakeTransport(error)
-    async with AsyncClient(transport=transport) as client:
+    async with AsyncClient(transport=transport, patience=Patience(absent_s=0.1, loading_s=0.1)) as client:
         with pytest.raises(type(error)):
             await client.generate("a fox", seed=0)
-    assert [request["seed"] for request in transport.requests] == [0] * attempts
+    assert (len(transport.requests) > 1) == again
+    assert {request["seed"] for request in transport.requests} == {0}
+
+
+@pytest.mark.parametrize("error", [GONE, LOADING])
+async def test_a_timeout_is_how_long_a_server_that_is_away_is_looked_for(error):
+    transport = FakeTransport(*[error] * 20, b"image")
+    async with AsyncClient(transport=transport, timeout=60, patience=Patience(0, 0)) as client:
+        await client.generate("a fox")
+    assert len(transport.requests) == 21
+
+
+async def test_one_that_loads_is_waited_for_apart_from_one_that_is_away():
+    told = []
+    transport = FakeTransport(LOADING, GONE, LOADING, b"image")
+    patience = Patience(absent_s=10, loading_s=20, tell=lambda error, seconds: told.append((error, round(seconds))))
+    async with AsyncClient(transport=transport, patience=patience) as client:
+        await client.generate("a fox")
+    assert told == [(LOADING, 20), (GONE, 10), (LOADING, 20)]
+
+
+async def test_a_full_queue_is_asked_three_times_whatever_the_timeout():
+    transport = FakeTransport(Overloaded("queue: full", retry_after_s=0.001))
+    async with AsyncClient(transport=transport, timeout=60) as client:
+        with pytest.raises(Overloaded):
+            await client.generate("a fox")
+    assert len(transport.requests) == 3
+
+
+async def test_what_a_server_serves_is_asked_until_it_has_loaded():
+    transport = FakeTransport(reports={"describe": lambda: LOADING if len(transport.verbs) < 3 else {"models": {}}})
+    async with AsyncClient(transport=transport) as client:
+        assert await client.models() == {}
+    assert transport.verbs == ["describe"] * 3
 
 
 async def test_many_have_consecutive_seeds_in_order():
@@ -179,14 +218,20 @@ async def test_what_cannot_be_sent_is_refused_by_name(given, message):
         ("INVALID_ARGUMENT", "in ensemble 'sdxl', seed: -1 given; legal: 0 … 9", InvalidRequest),
         (
             "UNAVAILABLE",
-            "in ensemble 'sdxl', queue: about 7 s of work waits, limit 2 s; try again in about 5 s",
+            "in ensemble 'sdxl', queue: about 7 s of work waits, limit 2 s; try again in about 5 s\n"
+            '{"retry_after_s": 5}',
             Overloaded,
         ),
         ("UNAVAILABLE", "failed to connect to all addresses", ServerUnavailable),
+        ("UNAVAILABLE", "Request for unknown model: 'sdxl' has no available versions", ServerUnavailable),
         ("UNAVAILABLE", "Socket closed", ServerUnavailable),
-        ("UNAVAILABLE", "in ensemble 'sdxl', draining: the server stops", ServerUnavailable),
-        ("UNAVAILABLE", "in ensemble 'sdxl', stopped: at step 3 of 60", ServerUnavailable),
-        ("CANCELLED", "in ensemble 'sdxl', deadline_ms: 5 ms passed at step 1", DeadlineExceeded),
+        ("UNAVAILABLE", "in ensemble 'sdxl', draining: the server stops\n{\"stopping\": true}", ServerUnavailable),
+        ("UNAVAILABLE", "in ensemble 'sdxl', stopped: at step 3 of 60\n{\"stopping\": true}", ServerUnavailable),
+        (
+            "CANCELLED",
+            "in ensemble 'sdxl', deadline_ms: 5 ms passed at step 1\n{\"deadline_ms\": 5}",
+            DeadlineExceeded,
+        ),
         ("CANCELLED", "in ensemble 'sdxl', cancelled: on request", RequestCancelled),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
         ("INTERNAL", "in ensemble 'sdxl', Stub process 'vae_encoder_0_0' is not healthy.", ServerUnavailable),
@@ -198,11 +243,21 @@ def test_foreign_errors_become_ours(code, message, kind):
     assert type(error) is kind
     assert "ensemble" not in str(error)
     assert "[request id" not in str(error)
+    assert "{" not in str(error)
     assert error.request_id == "the id"
     if kind is Overloaded:
         assert error.retry_after_s == 5
     if kind is ServerUnavailable:
-        assert error.nothing_accepted == ("Socket" not in message)
+        assert error.nothing_accepted == (message != "Socket closed")
+        assert error.loading == ("Stub process" in message or "no available versions" in message)
+
+
+@pytest.mark.parametrize(
+    "message", ["", "words", "two\nlines", "words\n{", 'words\n["a"]', "{}", "words\n" + "{" * 9999]
+)
+def test_words_of_others_have_no_facts(message):
+    assert facts_of(message) == (message, {})
+    assert facts_of(with_facts("two\nlines", {"a": 1})) == ("two\nlines", {"a": 1})
 
 
 def test_the_sync_client_is_the_same_client():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -13,20 +14,23 @@ from PIL.PngImagePlugin import PngInfo
 import triptych_demo as shipped_models
 from triptych import InvalidRequest, ServerError, ServerUnavailable
 from triptych import async_client as under_test
-from triptych.cli import main
+from triptych.cli import connections, main
 from triptych.cli.verify import mixed_requests
 from triptych.receipts import differences, reasons, request_of
-from triptych_contract.families import FAMILIES
+from triptych_contract.errors import Problem
+from triptych_contract.families import FAMILIES, read_card
 
 from .fakes import FakeTransport
+from .models import card
 
 GONE = ServerUnavailable("no server is ready there (refused)", nothing_accepted=True)
-CARD = {
-    "min_size": 32,
-    "size_multiple": 24,
-    "default_sampler": "euler",
-    "default_schedule": "default",
-    "samplers": {
+CARD = card(
+    "sdxl",
+    min_size=32,
+    size_multiple=24,
+    default_sampler="euler",
+    default_schedule="default",
+    samplers={
         "euler": {
             "diffusers": "EulerDiscreteScheduler",
             "a1111": "Euler",
@@ -44,7 +48,7 @@ CARD = {
             },
         },
     },
-}
+)
 DENOISERS = {"unet": {"batch_invariant": True, "batches": [1, 2, 4]}}
 RECEIPT = {
     "model": "tiny",
@@ -67,7 +71,7 @@ RECEIPT = {
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs a command with `transport` as its server; gives exit code, stdout and stderr."""
-    monkeypatch.setattr(under_test, "RETRIES_S", ())
+    monkeypatch.setattr(connections, "ABSENT_S", 0)
 
     def run(transport, *arguments):
         monkeypatch.setattr(under_test, "TritonTransport", lambda *_, **__: transport)
@@ -79,13 +83,13 @@ def run(monkeypatch, capsys):
     return run
 
 
-def described(**cards):
+def families(**cards):
     """What a server of these families says of itself."""
     return {"models": {family: {"model": card, "family": family} for family, card in cards.items()}}
 
 
 def served(*answers, denoisers=DENOISERS, **cards):
-    reports = {"describe": described(**(cards or {"sdxl": CARD})), "verify": {"denoisers": denoisers}}
+    reports = {"describe": families(**(cards or {"sdxl": CARD})), "verify": {"denoisers": denoisers}}
     return FakeTransport(*answers, reports=reports)
 
 
@@ -136,13 +140,15 @@ def test_generate_sends_every_option(run, tmp_path):
     }
     transport = FakeTransport()
     given = [word for option, (value, _, _) in options.items() for word in (option, value)]
-    code, out, _ = run(transport, "generate", "a fox", "-o", tmp_path / "out", "--size", "96x128", *given)
+    flags = ["--cancel-on-disconnect", "--no-cache"]
+    code, out, _ = run(transport, "generate", "a fox", "-o", tmp_path / "out", "--size", "96x128", *given, *flags)
     assert code == 0
     assert out.count("\n") == 1
     sent = {name: value for name, value in transport.requests[0].items() if name not in ("request_id", "timeout_s")}
     wanted = {name: value for _, name, value in options.values()}
-    assert sent == {"prompt": "a fox", "width": 96, "height": 128, **wanted}
-    assert set(sent) == set(FAMILIES["sdxl"].parameters) - {"deadline_ms", "cancel_on_disconnect", "use_cache"}
+    flagged = {"cancel_on_disconnect": True, "use_cache": False}
+    assert sent == {"prompt": "a fox", "width": 96, "height": 128, **wanted, **flagged}
+    assert set(sent) == set(FAMILIES["sdxl"].parameters) - {"deadline_ms"}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +166,72 @@ def test_generate_refuses_by_name(run, tmp_path, arguments, message):
     assert (code, out) == (2, "")
     assert err.startswith(message)
     assert not transport.requests
+
+
+def test_generate_tells_all_that_is_wrong_here_a_line_each(run, tmp_path):
+    wrong = ["--size", "big", "--image", "none.png", "--prior-steps", "4", "--seed", str(2**63)]
+    code, out, err = run(FakeTransport(), "generate", "a fox", "-o", tmp_path, *wrong)
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    named = [line.split(": ")[1] for line in lines]
+    assert sorted(named) == ["--prior-num-inference-steps", "init_image", "seed", "size"]
+
+
+def test_generate_tells_all_that_the_server_finds_once_a_line_each(run, tmp_path):
+    found = [Problem("width", "100", "multiples of 8"), Problem("sampler", "'nope'", "euler")]
+    code, out, err = run(
+        FakeTransport(InvalidRequest(found)), "generate", "a fox", "-n", "3", "-o", tmp_path, "--quiet"
+    )
+    assert (code, out) == (2, "")
+    assert err == "error: width: 100 given; legal: multiples of 8\nerror: sampler: 'nope' given; legal: euler\n"
+
+
+@pytest.mark.parametrize("name", ["png/../../../x", "", None, 7])
+def test_a_file_is_never_named_by_a_server(run, tmp_path, name):
+    transport = FakeTransport(receipt={"output_format": name, "timings": {"total_ms": 5.0}})
+    code, out, err = run(transport, "generate", "a fox", "-o", tmp_path / "out", "--quiet")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: the answer is not Triptych's")
+    assert not list((tmp_path / "out").iterdir())
+
+
+# what others wrote
+
+
+HOSTILE = "x\x1b[2K\r\nequal    FAKE.png\x9b1A\x7f\u2028"
+HARMLESS = r"x\x1b[2K\r\nequal    FAKE.png\x9b1A\x7f\u2028"
+
+
+def test_a_receipt_cannot_forge_a_line_or_steer_a_terminal(run, tmp_path):
+    file = painted(tmp_path / "a.png", {**RECEIPT, "model": HOSTILE})
+    again = painted(tmp_path / "b.png", RECEIPT, "blue")
+    _, out, _ = run(Repeating([again]), "replay", file)
+    assert out == f"DIFFERS  {file}: other model ({HARMLESS} → tiny)\n"
+    _, out, _ = run(Repeating([again]), "replay", file, "--json")
+    assert json.loads(out)["differences"] == [f"model: {HOSTILE} → tiny"]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out)
+    file = painted(tmp_path / "c.png", {**RECEIPT, "family": HOSTILE})
+    _, out, err = run(FakeTransport(), "replay", file)
+    assert out.count("\n") == err.count("\n") == 1
+    assert "\x1b" not in out + err
+
+
+def test_a_server_cannot_either(run, tmp_path):
+    samplers = {HOSTILE: CARD["samplers"]["euler"]}
+    _, out, _ = run(served(sdxl={**CARD, "samplers": samplers}), "samplers")
+    assert HARMLESS in out
+    assert out.count("\n") == 4
+    _, out, _ = run(served(drawn, denoisers={HOSTILE: DENOISERS["unet"]}), "verify")
+    assert out.startswith(f"equal    {HARMLESS}: every row")
+    state = {"status": "running", "step": 1, "num_steps": 3, "remaining_s": None, "stage": HOSTILE, "preview": None}
+    transport = FakeTransport(states=[{**state, "seq": 1}, {**state, "seq": 2}])
+    transport.hold.clear()
+    _, _, err = run(transport, "generate", "a fox", "-o", tmp_path, "--seed", "5", "--denoising-end", "0.5")
+    assert err.startswith(f"seed 5: {HARMLESS}, step 1 of 3\n")
+    _, _, err = run(FakeTransport(ServerError(HOSTILE)), "generate", "a fox", "-o", tmp_path, "--quiet")
+    assert "\x1b" not in err
+    assert all(line.startswith("error: ") for line in err.splitlines())
 
 
 def test_generate_tells_what_was_cached(run, tmp_path):
@@ -307,7 +379,7 @@ def test_an_answer_that_verifies_nothing_is_an_error(run):
 
 
 def test_mixed_requests_are_legal_and_mixed():
-    requests = mixed_requests("sdxl", CARD)
+    requests = mixed_requests(*read_card({"family": "sdxl", "model": CARD}))
     assert len(requests) == 8
     for name in ("prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "schedule"):
         assert len({request[name] for request in requests}) > 1
@@ -498,13 +570,13 @@ def test_what_differs_is_in_the_verdict(run, tmp_path):
 # Stable Cascade
 
 
-CASCADE_CARD = {
-    "min_size": 128,
-    "default_num_inference_steps": 10,
-    "default_prior_num_inference_steps": 20,
-    "prior_table": {"path": "samplers/prior.npz.xz", "max_steps": 100, "inpaint": False},
-    "decoder_table": {"path": "samplers/decoder.npz.xz", "max_steps": 3, "inpaint": False},
-}
+CASCADE_CARD = card(
+    "stable_cascade",
+    default_num_inference_steps=10,
+    default_prior_num_inference_steps=20,
+    prior_table={"path": "samplers/prior.npz.xz", "max_steps": 100, "inpaint": False},
+    decoder_table={"path": "samplers/decoder.npz.xz", "max_steps": 3, "inpaint": False},
+)
 CASCADE_DENOISERS = {name: {"batch_invariant": True, "batches": [1, 2]} for name in ("prior", "decoder")}
 CASCADE_RECEIPT = {
     "model": "tiny-cascade",
@@ -578,8 +650,8 @@ def test_generate_asks_stable_cascade(run, tmp_path, spelling):
             "stable-cascade",
             ["--sampler", "euler"],
             "error: --sampler: an option of sdxl and not of stable_cascade given; legal: --negative-prompt, --seed, "
-            "--prior-num-inference-steps, --prior-guidance-scale, --num-inference-steps, --decoder-guidance-scale, "
-            "--size, --output-format\n",
+            "--size, --output-format, --prior-num-inference-steps, --prior-guidance-scale, --num-inference-steps, "
+            "--decoder-guidance-scale\n",
         ),
         ("stable-cascade", ["--guidance-scale", "3"], "error: --guidance-scale: an option of sdxl and not of "),
         ("stable-cascade", ["--image", "none.png"], "error: --init-image: an option of sdxl and not of "),
@@ -681,12 +753,12 @@ def test_a_server_of_nothing_known_is_not_verified(run, models):
 
 
 def test_mixed_cascade_requests_are_legal_and_mixed():
-    requests = mixed_requests("stable_cascade", CASCADE_CARD)
+    requests = mixed_requests(*read_card({"family": "stable_cascade", "model": CASCADE_CARD}))
     for name in ("prior_num_inference_steps", "num_inference_steps", "prior_guidance_scale", "decoder_guidance_scale"):
         assert len({request[name] for request in requests}) > 1
     assert all(1 <= request["num_inference_steps"] <= 3 for request in requests)
     assert all(set(request) <= set(FAMILIES["stable_cascade"].parameters) for request in requests)
-    assert {request.get("height") for request in requests} == {128, None}
+    assert {request.get("height") for request in requests} == {CASCADE_CARD["min_size"], None}
 
 
 def test_files_of_both_families_are_made_again_by_their_own_models(run, tmp_path):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from triptych import AsyncClient, Client, Completed, InvalidRequest, Overloaded, RequestCancelled, ServerError
-from triptych import async_client as under_test
 from triptych.errors import ServerUnavailable
+from triptych.patience import MAX_WAIT_S
 from triptych.transport import TritonTransport
 
 from .fakes import FakeTransport
@@ -102,7 +102,7 @@ async def test_a_full_queue_is_asked_again_when_it_said():
         assert asyncio.get_running_loop().time() - began >= 0.6
 
 
-@pytest.mark.parametrize(("retry_after_s", "timeout"), [(under_test.MAX_WAIT_S + 1, None), (10, 5)])
+@pytest.mark.parametrize(("retry_after_s", "timeout"), [(MAX_WAIT_S + 1, None), (10, 5)])
 async def test_a_wait_that_is_too_long_is_the_callers(retry_after_s, timeout):
     transport = FakeTransport(Overloaded("queue: full", retry_after_s=retry_after_s))
     async with AsyncClient(transport=transport) as client:

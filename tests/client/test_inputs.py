@@ -23,7 +23,7 @@ from triptych import (
 )
 from triptych import async_client as under_test
 from triptych.pictures import MAX_BYTES
-from triptych.transport import TritonTransport
+from triptych.transport import TritonTransport, is_loopback
 from triptych_contract import verbs
 from triptych_contract.families import FAMILIES
 from triptych_serving.assemble import ensemble
@@ -163,6 +163,28 @@ async def test_many_read_a_file_once(tmp_path, monkeypatch):
         await client.generate_many("a fox", 3, seed=5, init_image=path)
     assert [(r["seed"], r["init_image"]) for r in transport.requests] == [(5, png()), (6, png()), (7, png())]
     assert reads == ["init_image"]
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("localhost:8001", True),
+        ("127.0.0.1:8001", True),
+        ("127.9.0.1:8001", True),
+        ("[::1]:8001", True),
+        ("dns:///LOCALHOST:8001", True),
+        ("dns://8.8.8.8/localhost:8001", True),
+        ("ipv4:127.0.0.1:8001", True),
+        ("localhost", True),
+        ("localhost.example.org:8001", False),
+        ("10.0.0.1:8001", False),
+        ("dns:///gpu:8001", False),
+        ("[::", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_known_in_every_spelling(url, own):
+    assert is_loopback(url) == own
 
 
 def test_tensors_have_the_contracts_types_and_shapes():

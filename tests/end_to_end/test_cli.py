@@ -61,7 +61,7 @@ def test_json_and_quiet(url, tmp_path):
     [
         (["a fox", "--num-inference-steps", "0"], 2, "error: num_inference_steps: 0 given; legal: 1 … 100"),
         (["a fox", "--guidance-scale", "nan"], 2, "error: guidance_scale: nan given; legal: 0 … 50"),
-        (["a fox", "--guidance-scale", "-1"], 2, "error: guidance_scale: -1.0 given; legal: 0 … 50"),
+        (["a fox", "--guidance-scale", "-1"], 2, "error: guidance_scale: -1 given; legal: 0 … 50"),
         (["a fox", "--seed", "-1"], 2, "error: seed: -1 given; legal: 0 …"),
         (["a fox", "--seed", str(2**64)], 2, f"error: seed: {2**64} given; legal: a whole number below 2^63"),
         (
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_all_is_said_once(url, tmp_path):
 def test_a_prompt_of_5_mb_is_refused(url, tmp_path):
     code = f"from triptych import Client; Client({url!r}).generate('x' * 5_000_000)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert "triptych.errors.InvalidRequest: prompt: 5000000 bytes given" in done.stderr
+    assert "InvalidRequest: prompt: 5000000 bytes given" in done.stderr
 
 
 def test_no_server_is_exit_69(tmp_path):

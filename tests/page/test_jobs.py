@@ -8,8 +8,7 @@ import contextlib
 
 import pytest
 
-from triptych import AsyncClient, InvalidRequest, Overloaded, ServerUnavailable
-from triptych import async_client as client_module
+from triptych import AsyncClient, InvalidRequest, Overloaded, ServerUnavailable, patience
 from triptych_page.health import State
 from triptych_page.jobs import Jobs, Status
 from triptych_page.limits import Limits, TooMany
@@ -27,7 +26,8 @@ PNG = b"\x89PNG preview"
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(client_module, "RETRIES_S", (0.001, 0.001))
+    monkeypatch.setattr(patience, "BACK_OFF_S", (0.001,))
+    monkeypatch.setattr(patience, "FULL_S", (0.001, 0.001))
 
 
 def running(step, seq):

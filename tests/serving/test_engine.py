@@ -201,8 +201,9 @@ def test_a_full_queue_refuses_with_an_estimate_and_then_serves_again():
     loop = Loop(max_queue_seconds=1.0)
     loop.policy.seconds_per_cost["unet"] = STEP_SECONDS / 32
     first, second = loop.submit(steps=8), loop.submit(steps=8)
-    with pytest.raises(Overloaded, match=r"queue: about 2 s of work waits, limit 1 s; try again in about 1 s"):
+    with pytest.raises(Overloaded, match=r"queue: about 2 s of work waits, limit 1 s; try again in about 1 s") as full:
         loop.submit(steps=8)
+    assert full.value.facts == {"retry_after_s": 1}
     loop.finish()
     assert first.reply.answers == second.reply.answers == 1
     assert loop.metrics.values["rejected_total"] == 1
@@ -293,6 +294,7 @@ def test_a_deadline_ends_a_request_running_or_queued():
     loop.turn(12)
     assert str(running.reply.error) == "deadline_ms: 950 ms passed at step 10"
     assert str(queued.reply.error) == "deadline_ms: 450 ms passed at step 0"
+    assert queued.reply.error.facts == {"deadline_ms": 450}
     assert loop.metrics.values["expired_total"] == 2
 
 

@@ -11,6 +11,8 @@ from triptych_contract.families import FAMILIES
 
 Url = Annotated[str, typer.Option(envvar="TRIPTYCH_URL", help="The server's gRPC address.")]
 LOCAL = "localhost:8001"
+# The panel of `--help` for where pictures come from and go to.
+OUTPUT = "Output and server"
 
 
 def spelled(name: str) -> str:

@@ -8,9 +8,11 @@ from typing import Protocol
 
 from triptych.async_client import AsyncJob
 from triptych.types import Completed, Event, Queued
+from triptych_contract.families import FAMILIES
 
-# What people call the denoisers.
-STAGES = {"unet": "base", "refiner_unet": "refiner", "prior": "Stage C", "decoder": "Stage B"}
+from .shown import note, safe
+
+STAGES = {stage: title for family in FAMILIES.values() for stage, title in family.stages.items()}
 
 
 class Progress(Protocol):
@@ -55,13 +57,13 @@ class _Lines(_Silence):
 
     def tell(self, job: AsyncJob, event: Event) -> None:
         if isinstance(event, Completed):
-            sys.stderr.write(f"seed {job.seed}: done in {event.image.timings['total_ms'] / 1000:.1f} s\n")
+            note(f"seed {job.seed}: done in {event.image.timings['total_ms'] / 1000:.1f} s")
         elif job.id not in self._begun:
             self._begun.add(job.id)
-            sys.stderr.write(f"seed {job.seed}: {words(event, self._staged)}\n")
+            note(f"seed {job.seed}: {words(event, self._staged)}")
 
     def fail(self, job: AsyncJob) -> None:
-        sys.stderr.write(f"seed {job.seed}: failed\n")
+        note(f"seed {job.seed}: failed")
 
 
 class _Bars(_Silence):
@@ -74,7 +76,7 @@ class _Bars(_Silence):
         columns = (
             TextColumn("seed {task.fields[seed]}"),
             BarColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
         )
         # rich would send stdout to the console as well, which is stderr: a pipe would stay empty.
@@ -112,4 +114,4 @@ def words(event: Event, staged: bool) -> str:
     if isinstance(event, Completed):
         return "done"
     steps = f"step {event.step} of {event.total}"
-    return f"{STAGES.get(event.stage, event.stage)}, {steps}" if staged and event.stage else steps
+    return f"{safe(STAGES.get(event.stage, event.stage))}, {steps}" if staged and event.stage else steps

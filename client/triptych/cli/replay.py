@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ from triptych.receipts import differences, family_of, pictures_of, read_receipt,
 from triptych.types import GeneratedImage
 
 from .connections import connected
-from .options import LOCAL, Url
+from .options import LOCAL, Url, spelled
+from .shown import say, say_json
 
 Pictures = list[Path] | None
 
@@ -41,8 +40,10 @@ def replay(
     given = {"init_image": init_image or (), "mask": mask or ()}
     verdicts = asyncio.run(_replay(files, _by_sha256(given), {"url": url, "timeout": timeout}))
     for verdict in verdicts:
-        sys.stdout.write((json.dumps(verdict.to_json()) if as_json else str(verdict)) + "\n")
-    sys.stdout.flush()
+        if as_json:
+            say_json(verdict.to_json())
+        else:
+            say(verdict)
     errors = [verdict.error for verdict in verdicts if verdict.error]
     if errors:
         raise min(errors, key=lambda error: isinstance(error, ServerUnavailable))
@@ -98,8 +99,6 @@ async def _verdict(clients: Mapping[str, AsyncClient], file: Path, pictures: Map
 def _need_pictures(file: Path, receipt: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
     missing = {name: sha256 for name, sha256 in pictures_of(receipt).items() if sha256 not in pictures}
     if missing:
-        options = ", ".join(
-            f"--{name.replace('_', '-')} FILE with SHA-256 {sha256}" for name, sha256 in missing.items()
-        )
+        options = ", ".join(f"--{spelled(name)} FILE with SHA-256 {sha256}" for name, sha256 in missing.items())
         what = "picture it was" if len(missing) == 1 else "pictures it was"
         raise InvalidRequest(message=f"{file}: needs the {what} made from: {options}")

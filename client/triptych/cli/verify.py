@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -13,10 +11,14 @@ import typer
 from rich.console import Console
 
 from triptych.async_client import AsyncClient
-from triptych.errors import ServerError
+from triptych.errors import of_another_version
+from triptych_contract.cards import CardError, ModelCard
+from triptych_contract.families import family_of, read_card
+from triptych_contract.family import Family
 
 from .connections import connected
 from .options import LOCAL, Url
+from .shown import say, say_json
 
 REQUESTS = 8
 SUBJECTS = ("apple", "rocket", "fox", "penguin")
@@ -30,7 +32,10 @@ def verify(
     """Check that pictures do not depend on what else is drawn; exit 1 where they do. May take minutes."""
     with Console(stderr=True).status("comparing batches of every size …"):
         report = asyncio.run(_verify(url, timeout))
-    sys.stdout.write((json.dumps(report) if as_json else "\n".join(_words(report))) + "\n")
+    if as_json:
+        say_json(report)
+    else:
+        say(*_words(report))
     raise typer.Exit(0 if report["equal"] else 1)
 
 
@@ -42,8 +47,8 @@ async def _verify(url: str, timeout: float | None) -> dict[str, Any]:
             denoisers = verified["denoisers"]
             invariant = [bool(denoiser["batch_invariant"] and denoiser["batches"]) for denoiser in denoisers.values()]
             requests = _requests(clients, served)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ServerError(f"the answer is not this version's ({error!r})") from None
+        except (AttributeError, CardError, LookupError, TypeError, ValueError) as error:
+            raise of_another_version(error) from None
         differing = await _differing(requests)
     pipeline = {"requests": len(requests), "equal": not differing, "differing": differing}
     return {"denoisers": denoisers, "pipeline": pipeline, "equal": all(invariant) and not differing}
@@ -62,45 +67,26 @@ class Asked(NamedTuple):
 def _requests(clients: Mapping[str, AsyncClient], served: Mapping[str, Any]) -> list[Asked]:
     if not served:
         raise ValueError("no models")
+    models = {ensemble: read_card(described) for ensemble, described in served.items()}
     return [
         Asked(clients[ensemble], request)
-        for ensemble, described in served.items()
-        for request in mixed_requests(described["family"], described["model"])
+        for ensemble, (family, card) in models.items()
+        for request in mixed_requests(family, card)
     ]
 
 
-def mixed_requests(family: str, model: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Small requests that have as little in common as `model`, a card of that family, allows."""
-    request = {"sdxl": _sdxl_request, "stable_cascade": _cascade_request}[family]
+def mixed_requests(family: Family, card: ModelCard) -> list[dict[str, Any]]:
+    """Give small requests that have as little in common as a model allows."""
+    smallest = family.settings.sides(card, {})[0]
     return [
-        {"prompt": f"a 3d render of a {SUBJECTS[k % len(SUBJECTS)]}", "seed": 1000 + k, **request(k, model)}
+        {
+            "prompt": f"a 3d render of a {SUBJECTS[k % len(SUBJECTS)]}",
+            "seed": 1000 + k,
+            **family.mixed(k, REQUESTS, card),
+            **_size(k, smallest),
+        }
         for k in range(REQUESTS)
     ]
-
-
-def _sdxl_request(k: int, model: Mapping[str, Any]) -> dict[str, Any]:
-    names = sorted(model["samplers"])
-    sampler = names[k * len(names) // REQUESTS]
-    schedules = model["samplers"][sampler]["schedules"]
-    schedule = list(schedules)[k % len(schedules)]
-    smallest = -(-model["min_size"] // model["size_multiple"]) * model["size_multiple"]
-    return {
-        "num_inference_steps": min(2 + k % 5, schedules[schedule]["max_steps"]),
-        "guidance_scale": 5.0 if k % 2 else 0.0,
-        "sampler": sampler,
-        "schedule": schedule,
-        **_size(k, smallest),
-    }
-
-
-def _cascade_request(k: int, model: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "prior_num_inference_steps": min(2 + k % 5, model["prior_table"]["max_steps"]),
-        "prior_guidance_scale": 4.0 if k % 2 else 0.0,
-        "num_inference_steps": min(2 + k % 3, model["decoder_table"]["max_steps"]),
-        "decoder_guidance_scale": 2.0 if k % 3 else 0.0,
-        **_size(k, model["min_size"]),
-    }
 
 
 def _size(k: int, smallest: int) -> dict[str, int]:
@@ -136,12 +122,5 @@ def _words(report: Mapping[str, Any]) -> Iterator[str]:
 def _pipeline_words(pipeline: Mapping[str, Any]) -> str:
     if pipeline["equal"]:
         return f"equal    pipeline: {pipeline['requests']} mixed requests, one by one and all at once"
-    which = ", ".join(map(_name, pipeline["differing"]))
+    which = ", ".join(family_of(request["model"]).called(request) for request in pipeline["differing"])
     return f"DIFFERS  pipeline: of {pipeline['requests']} mixed requests, one by one and all at once, {which}"
-
-
-def _name(request: Mapping[str, Any]) -> str:
-    """A request as people tell it from the others of its model."""
-    if "sampler" in request:
-        return f"{request['sampler']}/{request['schedule']}"
-    return f"{request['model']} in {request['prior_num_inference_steps']} + {request['num_inference_steps']} steps"

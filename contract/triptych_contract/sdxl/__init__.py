@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..family import Family, Variant
 from ..settings import parameters
 from .card import SdxlCard
+from .mixed import called, mixed
+from .samplers import samplers
 from .settings import SdxlSettings
 
 REFINER = frozenset(name for name, one in parameters(SdxlSettings).items() if one.group == "refiner")
@@ -31,6 +33,10 @@ FAMILY = Family(
     decoder="vae_decoder",
     variants=_variants,
     staged=lambda given: given.get("denoising_end") is not None,
+    stages={"unet": "base", "refiner_unet": "refiner"},
+    samplers=samplers,
+    mixed=mixed,
+    called=called,
     always=(
         "prompt",
         "negative_prompt",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..family import Family, Variant
 from ..settings import parameters
 from .card import CascadeCard
+from .mixed import called, mixed
+from .samplers import samplers
 from .settings import CascadeSettings
 
 _PLAIN = Variant("", "Stable Cascade", frozenset(parameters(CascadeSettings)))
@@ -20,5 +22,9 @@ FAMILY = Family(
     decoder="vqgan",
     variants=lambda _card: (_PLAIN,),
     staged=lambda _given: True,
+    stages={"prior": "Stage C", "decoder": "Stage B"},
+    samplers=samplers,
+    mixed=mixed,
+    called=called,
     always=tuple(name for name, one in parameters(CascadeSettings).items() if not one.delivery),
 )
