@@ -29,10 +29,10 @@ from typer.testing import CliRunner
 
 from triptych.cli.app import app
 from triptych_export import samplers
-from triptych_export.build import Options, export
+from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
 from triptych_export.parts import Workshop
-from triptych_export.sdxl.recipe import BASE, Sdxl
+from triptych_export.sdxl.recipe import BASE, SdxlExport
 from triptych_export.tokenizers import export_tokenizer
 from triptych_export.weights import Weights
 from triptych_server import Server
@@ -339,14 +339,14 @@ def test_a_unet_with_blocks_left_out_gives_the_same_as_in_pytorch(weights, tmp_p
     config = {**dict(UNet2DConditionModel.load_config(weights / "unet")), **shape}
     torch.manual_seed(1)
     UNet2DConditionModel.from_config(config).save_pretrained(weights / "unet")
-    stage = Sdxl.open(weights, Options()).stages(77)["unet"]
+    stage = SdxlExport.open(weights, ExportOptions()).stages(77)["unet"]
     assert Workshop(tmp_path / "out").stage("unet", stage)["max_difference"] < 1e-4
 
 
 def test_heads_that_tensorrt_rtx_cannot_compile_are_refused_before_anything_is_built(weights, tmp_path):
     encoder = CLIPTextModel(CLIPTextConfig(**tiny_sdxl.clip(48, 1, 77, 32).to_dict() | {"num_attention_heads": 4}))
     encoder.save_pretrained(weights / "text_encoder")
-    options = Options(target="tensorrt-rtx", compute_capabilities=["sm89"])
+    options = ExportOptions(target="tensorrt-rtx", compute_capabilities=["sm89"])
     refused = (
         r"^text_encoder/config.json: heads of 12 \(hidden_size 48, num_attention_heads 4\); supported by TensorRT-RTX"
     )
