@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from triptych_contract.verbs import ALL_DATATYPES
+from triptych_contract.verbs import DATATYPES
 
 from .errors import translate
 
@@ -127,7 +127,7 @@ class TritonTransport:
     def _tensor(self, name: str, value: Any) -> Any:
         import numpy as np
 
-        datatype = ALL_DATATYPES[name]
+        datatype = DATATYPES[name]
         numpy = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
         values = np.array(value if isinstance(value, tuple) else [value], numpy[datatype])
         tensor = self._triton.InferInput(name, list(values.shape), datatype)

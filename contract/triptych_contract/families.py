@@ -13,8 +13,6 @@ from .family import Family
 FAMILIES: Mapping[str, Family] = {one.name: one for one in (sdxl.FAMILY, stable_cascade.FAMILY)}
 # Whom a request is for that names no model, and what the first receipts, which did not say, came from.
 DEFAULT = next(iter(FAMILIES.values()))
-# What any input is sent as: a name has one type, whichever family it is for.
-DATATYPES = {name: one.kind.datatype for family in FAMILIES.values() for name, one in family.parameters.items()}
 
 
 def family_of(ensemble: str) -> Family:

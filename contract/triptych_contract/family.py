@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .cards import ModelCard
-from .parameters import Parameter
-from .settings import Settings, parameters
+
+if TYPE_CHECKING:
+    from .parameters import Parameter
+    from .settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Variant:
     """A way to use one model that a form offers by itself, such as a base with its refiner.
 
@@ -35,7 +38,7 @@ class Samplers(NamedTuple):
     lines: Sequence[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Family:
     """One family of models.
 
@@ -43,24 +46,26 @@ class Family:
         name: of the family in manifests, of its ensemble, of its demo model.
         title: what people call it.
         hints: the name of the client's TypedDict of its inputs.
-        card, settings: what its models can do; what its requests hold.
+        card: what its models can do.
+        load_settings: gives the class of what its requests hold; called at its first use, since a process that only runs a
+            stage does without.
         models: Triton models beside the ensemble that people wrote, and the folder that has each one's code.
         encoders: stages that turn tokens into what the denoisers read.
         decoder: the stage that turns latents into pixels.
-        always: settings that its receipts have held from the first version on.
         variants: of a model, the ways that forms offer.
         staged: whether a request with these inputs runs more than one denoiser.
         stages: what people call its denoisers.
         samplers: of a model, what it can sample with.
         mixed: of a model, what sets the k-th of n requests apart that have as little in common as it allows.
         called: the name of one of those.
+        first_held: settings that its receipts have held from the first version on; empty where that is all of them.
     """
 
     name: str
     title: str
     hints: str
     card: type[ModelCard]
-    settings: type[Settings]
+    load_settings: Callable[[], type[Settings]]
     models: Mapping[str, str]
     encoders: tuple[str, ...]
     decoder: str
@@ -70,14 +75,26 @@ class Family:
     samplers: Callable[[Any], Samplers]
     mixed: Callable[[int, int, Any], dict[str, Any]]
     called: Callable[[Mapping[str, Any]], str]
-    always: tuple[str, ...] = ()
+    first_held: tuple[str, ...] = ()
+
+    @cached_property
+    def settings(self) -> type[Settings]:
+        """What its requests hold."""
+        return self.load_settings()
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
         """The inputs of its requests by name, in the contract's order."""
+        from .settings import parameters
+
         return parameters(self.settings)
 
     @property
     def remembered(self) -> tuple[str, ...]:
         """The inputs that a picture depends on, which receipts hold."""
         return tuple(name for name, one in self.parameters.items() if not one.delivery)
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """The settings that every receipt of it holds."""
+        return self.first_held or self.remembered

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from triptych_contract.errors import InvalidRequest, invalid, to_wire, with_facts
 from triptych_contract.families import FAMILIES
-from triptych_contract.parameters import Kind
 
 from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .manifest import Manifest
@@ -28,6 +27,8 @@ from .metrics import METRICS
 from .record import Record
 
 if TYPE_CHECKING:
+    from triptych_contract.parameters import Kind
+
     from .pipeline import Pipeline
 
 # A model's parameters `build.<family>` lead to the builds that it serves, from its own folder.

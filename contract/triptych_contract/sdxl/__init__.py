@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..family import Family, Variant
-from ..settings import parameters
 from .card import SdxlCard
 from .mixed import called, mixed
 from .samplers import samplers
-from .settings import SdxlSettings
 
-REFINER = frozenset(name for name, one in parameters(SdxlSettings).items() if one.group == "refiner")
-PLAIN = frozenset(parameters(SdxlSettings)) - REFINER
+if TYPE_CHECKING:
+    from .settings import SdxlSettings
+
+
+def _settings() -> type[SdxlSettings]:
+    from .settings import SdxlSettings
+
+    return SdxlSettings
 
 
 def _variants(card: SdxlCard) -> tuple[Variant, ...]:
-    plain = Variant("", "SDXL", PLAIN)
+    every = frozenset(FAMILY.parameters)
+    refiners = frozenset(name for name, one in FAMILY.parameters.items() if one.group == "refiner")
+    plain = Variant("", "SDXL", every - refiners)
     if card.refiner is None:
         return (plain,)
     # 0.8 is where diffusers' own examples hand over.
     defaults = {"denoising_end": 0.8, "aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
-    return plain, Variant("refiner", "SDXL + refiner", PLAIN | REFINER, defaults)
+    return plain, Variant("refiner", "SDXL + refiner", every, defaults)
 
 
 FAMILY = Family(
@@ -27,7 +35,7 @@ FAMILY = Family(
     title="SDXL",
     hints="Parameters",
     card=SdxlCard,
-    settings=SdxlSettings,
+    load_settings=_settings,
     models={"tokenizer": "tokenizer", "vae_encoder": "vae_encoder"},
     encoders=("text_encoder", "text_encoder_2", "refiner_text_encoder_2"),
     decoder="vae_decoder",
@@ -37,7 +45,7 @@ FAMILY = Family(
     samplers=samplers,
     mixed=mixed,
     called=called,
-    always=(
+    first_held=(
         "prompt",
         "negative_prompt",
         "seed",

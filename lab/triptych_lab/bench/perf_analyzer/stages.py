@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.request import check
-from triptych_contract.families import DATATYPES
+from triptych_contract.verbs import DATATYPES
 
 Arrays = dict[str, NDArray[Any]]
 NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
