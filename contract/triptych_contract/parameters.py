@@ -132,12 +132,16 @@ def is_control(character: str) -> bool:
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of some names. A mapping leads from every name, in lower case, to the one that is meant."""
+    """One of some names. A mapping leads from every name, in lower case, to the one that is meant.
+
+    `titles` are what people call them, where that is something else.
+    """
 
     datatype = "BYTES"
     python = "str"
     names: Collection[str] | OfModel
     aliases: Mapping[str, str] | OfModel = field(default_factory=dict)
+    titles: Mapping[str, str] | OfModel = field(default_factory=dict)
 
     def typed(self, field: str, value: Any) -> str:
         if isinstance(value, bytes):
@@ -324,6 +328,7 @@ class Parameter:
         needs: another input without which it means nothing.
         group: what it is about: a panel of `--help`, a part of the page's form.
         label: what the page calls it.
+        main: whether the page shows it at once, not under "More settings".
         options: other spellings on the command line.
         a1111: its name in A1111's text.
         delivery: whether it is about the request only, and the picture does not depend on it.
@@ -338,6 +343,7 @@ class Parameter:
     needs: str = ""
     group: str = ""
     label: str = ""
+    main: bool = False
     options: tuple[str, ...] = ()
     a1111: str = ""
     delivery: bool = False

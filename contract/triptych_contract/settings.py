@@ -114,9 +114,14 @@ class Settings:
         Raises:
             InvalidRequest: has all problems, each with field, what was given and what is legal.
         """
+        return cls(**cls.read(given, card).result())
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], card: Any) -> Reading:
+        """Check and complete inputs as `parse` does, as far as that can be done; raises nothing."""
         reading = Reading(cls, given, card)
         cls.complete(reading)
-        return cls(**reading.result())
+        return reading
 
     @classmethod
     def complete(cls, reading: Reading) -> None:
@@ -153,6 +158,7 @@ class Reading:
         self.given = {name: value for name, value in given.items() if value is not None}
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
+        self._narrowed: dict[str, Kind] = {}
         self._parameters = parameters(settings)
         for name in sorted(self.given.keys() - self._parameters.keys()):
             self.refuse(name, "an unknown input", ", ".join(self._parameters))
@@ -161,7 +167,7 @@ class Reading:
 
     def _take(self, one: Parameter) -> None:
         if one.name in self.given:
-            kind = one.kind.of(self.card)
+            kind = self.kind(one.name)
             self.judge(one.name, lambda value: kind.check(one.name, kind.typed(one.name, value)), self.given[one.name])
             if one.needs and one.needs not in self.given:
                 self.refuse(one.name, f"without {one.needs}", f"only together with {one.needs}")
@@ -171,6 +177,10 @@ class Reading:
             self.values[one.name] = one.default.read(self.card)
         elif one.default is not None:
             self.values[one.name] = one.default
+
+    def kind(self, name: str) -> Kind:
+        """Give an input's kind with the limits that this model and the other inputs set."""
+        return self._narrowed.get(name) or self._parameters[name].kind.of(self.card)
 
     def judge(self, name: str, check: Any, *value: Any) -> None:
         """Replace a value (of the input `name`, where none is given here) by what `check` makes of it, or note its problem."""
@@ -184,6 +194,7 @@ class Reading:
 
     def narrow(self, name: str, kind: Kind) -> None:
         """Check a value against tighter limits, which hang on other inputs."""
+        self._narrowed[name] = kind
         self.judge(name, lambda value: kind.check(name, value))
 
     def default(self, name: str, value: Any) -> None:

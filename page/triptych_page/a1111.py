@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from triptych_contract.families import DEFAULT, FAMILIES
+from triptych_contract.family import Family
+from triptych_contract.parameters import Integer, Number
+
 NEGATIVE = "Negative prompt: "
 LAST_LINE = re.compile(r"^Steps: \d+")
 # The grammar of A1111's own reader: a quoted value may hold commas. Names and tags have an end, so that no text takes long.
@@ -28,34 +32,34 @@ EMPHASIS = re.compile(r"[(\[][^()\[\]]+:\s*[\d.]+\s*[)\]]")
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 # Fields that change nothing, or that are read elsewhere.
 SILENT = {"Version", "Model hash", "VAE", "VAE hash", "RNG", "Size", "Hashes", "TI hashes", "Eta"}
-NUMBERS = {
-    "Steps": "num_inference_steps",
-    "CFG scale": "guidance_scale",
-    "CFG Rescale": "guidance_rescale",
-    "CFG Rescale φ": "guidance_rescale",
-    "Denoising strength": "strength",
-    "Refiner switch at": "denoising_end",
-}
+# Names that other tools have for what the contract has A1111's name for.
+ALIASES = {"CFG Rescale φ": "CFG Rescale"}
+# A1111 counts the last layer as 1.
+FIRST = {"clip_skip": 1}
 
 
 @dataclass
 class Read:
-    """Settings by the contract's names, and what of the text they leave out, a sentence each."""
+    """Settings by the contract's names, and what of the text they leave out, a sentence each.
+
+    Most tools draw what the default family draws.
+    """
 
     settings: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     model: str = ""
+    family: Family = DEFAULT
 
 
 def parse(text: str) -> Read | None:
-    """What `text` says, None where it is not in this grammar."""
+    """Read what `text` says; None where it is not in this grammar."""
     lines = text[:MAX_CHARACTERS].strip().splitlines()
     if not lines or not LAST_LINE.match(lines[-1].strip()):
         return None
-    fields = {name.strip(): _unquoted(value.strip()) for name, value in FIELD.findall(lines[-1])}
-    read = Read(_prompts(lines[:-1]), model=fields.pop("Model", ""))
-    _take_numbers(fields, read)
-    _take_others(fields, read)
+    found = ((name.strip(), _unquoted(value.strip())) for name, value in FIELD.findall(lines[-1]))
+    fields = {ALIASES.get(name, name): value for name, value in found}
+    read = Read(_prompts(lines[:-1]), model=fields.pop("Model", ""), family=_family(fields))
+    _take(fields, read)
     _note_prompt(read)
     read.left_out += [f"{name}: {value}" for name, value in fields.items() if name not in SILENT and value]
     return read
@@ -76,47 +80,43 @@ def _prompts(lines: list[str]) -> dict[str, Any]:
     return {"prompt": prompt, **({"negative_prompt": negative} if negative else {})}
 
 
-def _take_numbers(fields: dict[str, str], read: Read) -> None:
-    for theirs, ours in NUMBERS.items():
-        text = fields.pop(theirs, None)
-        if text is not None and (value := number(text)) is not None:
-            read.settings[ours] = value
-    seed = fields.pop("Seed", "")
-    if seed.isascii() and seed.isdigit():
-        read.settings["seed"] = int(seed)
-    skip = number(fields.pop("Clip skip", "1")) or 1
-    if skip > 1:
-        read.settings["clip_skip"] = int(skip) - 1  # A1111 counts the last layer as 1
-    # Stable Cascade's two, which only our own files have.
-    steps, scale = number(fields.pop("Decoder steps", "")), number(fields.pop("Decoder CFG scale", ""))
-    if steps is not None:
-        read.settings |= {"prior_num_inference_steps": read.settings["num_inference_steps"]}
-        read.settings |= {"num_inference_steps": steps, "decoder_guidance_scale": scale}
+def _names(family: Family) -> dict[str, str]:
+    return {one.a1111: name for name, one in family.parameters.items() if one.a1111}
 
 
-def number(text: Any) -> int | float | None:
-    """A finite number that a text is; None for anything else."""
-    if not re.fullmatch(r"-?\d{1,18}(\.\d{1,18})?", str(text).strip()):
-        return None
-    value = float(text)
-    return int(value) if value == int(value) and "." not in str(text) else value
+def _family(fields: Mapping[str, str]) -> Family:
+    """Give the family that has most of these names."""
+    return max(FAMILIES.values(), key=lambda family: len(_names(family).keys() & fields.keys()))
 
 
-def _take_others(fields: dict[str, str], read: Read) -> None:
+def _take(fields: dict[str, str], read: Read) -> None:
+    """Take over the fields that the family has, and those that say several things at once."""
     if size := SIZE.match(fields.get("Size", "")):
         read.settings |= {"width": int(size[1]), "height": int(size[2])}
-    sampler, schedule = split_sampler(fields.pop("Sampler", ""))
-    if sampler:
-        read.settings["sampler"] = sampler
-    named = fields.pop("Schedule type", "")
-    if chosen := SCHEDULES.get(named, named.lower().replace(" ", "_")) or schedule:
-        read.settings["schedule"] = chosen
+    sampler, schedule = split_sampler(fields.get("Sampler", ""))
+    named = fields.get("Schedule type", "")
+    named = SCHEDULES.get(named, named.lower().replace(" ", "_"))
+    fields |= {"Sampler": sampler, "Schedule type": named or schedule}
+    for theirs, ours in _names(read.family).items():
+        text = fields.pop(theirs, "")
+        is_number = isinstance(read.family.parameters[ours].kind, (Integer, Number))
+        value: Any = number(text) if is_number else text
+        if value not in (None, ""):
+            read.settings[ours] = value - FIRST[ours] if ours in FIRST else value
     if refiner := fields.pop("Refiner", ""):
         read.left_out.append(f"Refiner: {refiner} (this server has its own)")
 
 
+def number(text: Any) -> int | float | None:
+    """Give the finite number that a text is; None for anything else."""
+    text = str(text).strip()
+    if not re.fullmatch(r"-?\d{1,19}(\.\d{1,18})?", text):
+        return None
+    return float(text) if "." in text else int(text)
+
+
 def split_sampler(name: str) -> tuple[str, str]:
-    """`DPM++ 2M Karras` as the sampler's name and our name of the schedule, "" where it names none."""
+    """Give `DPM++ 2M Karras` as the sampler's name and our name of the schedule, "" where it names none."""
     for word, schedule in SCHEDULES.items():
         if name.endswith(f" {word}"):
             return name[: -len(word) - 1], schedule
@@ -131,5 +131,5 @@ def _note_prompt(read: Read) -> None:
 
 
 def others(fields: Mapping[str, Any], known: set[str]) -> list[str]:
-    """What of a foreign record is not taken over, a short line each."""
+    """List what of a foreign record is not taken over, a short line each."""
     return [f"{name}: {str(value)[:80]}" for name, value in fields.items() if name not in known and value]

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from triptych.async_client import AsyncClient
+from triptych.cli.options import LOCAL
 from triptych.errors import invalid
 from triptych.patience import Patience
-from triptych_contract.families import FAMILIES
+from triptych_contract.families import DEFAULT, FAMILIES
 
 from .desk import Desk
 from .gate import LOOPBACK, gates
@@ -27,7 +28,6 @@ from .monitor import Monitor
 from .private import Private
 from .store import Store
 from .users import Door, read_users
-from .words import LOCAL
 
 HOUSEKEEPING_S = 60.0
 # Passwords that are hashed at once.
@@ -174,7 +174,7 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
     from starlette.middleware import Middleware
 
     made = clients or {model: AsyncClient(**options.client, model=model, patience=PATIENCE) for model in FAMILIES}
-    monitor = Monitor(made["sdxl"])
+    monitor = Monitor(made[DEFAULT.name])
     jobs = Jobs(lambda ensemble: made[ensemble], store, monitor, _limits(options))
     desk = Desk(store, jobs, monitor)
 

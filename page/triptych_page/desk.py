@@ -9,16 +9,13 @@ from typing import Any
 
 from triptych.errors import InvalidRequest, TriptychError, invalid
 
-from .checking import check, check_count
-from .forms import Form
+from .forms import PICTURES, Form
 from .grid import axis, plan
 from .jobs import Batch, Jobs
 from .monitor import Monitor
-from .seeds import draw_seed, seeds_from
+from .seeds import check_count, draw_seed, seeds_from
 from .store import Entry, Session, Store
 
-# Files of the page that a request starts from; the client sends their bytes.
-PICTURES = ("init_image", "mask")
 NO_FORM = "The server has not told yet what it takes; try again when it is there."
 
 
@@ -57,7 +54,7 @@ class Desk:
 
     def problems(self, key: str | None, values: Mapping[str, Any]) -> list[InvalidRequest]:
         """Find what is wrong with a form while it is being filled in; an empty prompt is no problem before it is sent."""
-        found = check(self.form(key), values)[1]
+        found = self.form(key).check(values)[1]
         return [problem for problem in found if problem.field != "prompt" or values.get("prompt")]
 
     async def generate(
@@ -70,15 +67,16 @@ class Desk:
         """
         form = self.form(key)
         given = self._with_seed(session, values, keep_seed=keep_seed)
-        request, problems = check(form, given)
+        files = await asyncio.to_thread(_files, session, form, values)
+        request, problems = form.check({**given, **files})
         try:
             count = check_count(n, request.get("seed"))
         except InvalidRequest as problem:
             problems.append(problem)
         if problems:
             raise Refused(problems)
-        files = await asyncio.to_thread(_files, session, request)
-        requests = [{**request, **files, "seed": seed} for seed in seeds_from(request["seed"], count)]
+        request |= _uncached(drawn=given["seed"] != values.get("seed"))
+        requests = [{**request, "seed": seed} for seed in seeds_from(request["seed"], count)]
         batch = self._begin(session, user, form, requests)
         session.form, session.asked = form.key, {name: given[name] for name in given if name not in PICTURES}
         return batch, request["seed"]
@@ -105,7 +103,8 @@ class Desk:
             Refused: as `generate`.
         """
         form = self.form(key)
-        given = {**values, "seed": values.get("seed") or str(draw_seed())}
+        files = await asyncio.to_thread(_files, session, form, values)
+        given = {**values, **files, "seed": values.get("seed") or str(draw_seed())}
         try:
             x, *rest = [axis(form, name, text) for name, text in axes]
             made, problems = plan(form, given, x, rest[0] if rest else None)
@@ -113,8 +112,8 @@ class Desk:
             raise Refused([problem]) from None
         if problems:
             raise Refused(problems)
-        files = await asyncio.to_thread(_files, session, made.cells[0])  # no axis changes a picture
-        cells = [{**cell, **files} for cell in made.cells]
+        named = values.get("seed") or "seed" in (name for name, _ in axes)
+        cells = [{**cell, **_uncached(drawn=not named)} for cell in made.cells]
         labels = [made.label(index) for index in range(len(cells))]
         return self._begin(session, user, form, cells, labels=labels, columns=made.columns)
 
@@ -150,9 +149,15 @@ def own_file(session: Session, name: str, path: str | Path | None) -> Path:
     return found
 
 
-def _files(session: Session, request: Mapping[str, Any]) -> dict[str, bytes]:
-    """Read the request's files, which the page may delete before they are sent."""
+def _files(session: Session, form: Form, values: Mapping[str, Any]) -> dict[str, bytes]:
+    """Read the files that a form starts from, which the page may delete before they are sent."""
+    named = [name for name in PICTURES if name in form.parameters and values.get(name)]
     try:
-        return {name: own_file(session, name, request[name]).read_bytes() for name in PICTURES if name in request}
+        return {name: own_file(session, name, values[name]).read_bytes() for name in named}
     except InvalidRequest as problem:
         raise Refused([problem]) from None
+
+
+def _uncached(*, drawn: bool) -> dict[str, bool]:
+    """Ask for no cache where the page drew the seed: nobody will ask for that picture again."""
+    return {"use_cache": False} if drawn else {}

@@ -9,9 +9,10 @@ from typing import Any
 
 from triptych.errors import InvalidRequest, invalid
 from triptych.receipts import family_of, read_receipt
+from triptych_contract.family import Family
 
 from . import a1111, invokeai
-from .fitting import fit, form_for, shown
+from .fitting import fit, form_for
 from .forms import Form
 
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
@@ -30,7 +31,7 @@ class Dropped:
 
 
 def read(path: Path, forms: Mapping[str, Form]) -> Dropped:
-    """The settings inside a picture.
+    """Read the settings inside a picture.
 
     Raises:
         InvalidRequest: no picture, none that says how it was made, or made by a family that this server does not have.
@@ -45,27 +46,14 @@ def read(path: Path, forms: Mapping[str, Form]) -> Dropped:
 
 
 def of_receipt(receipt: Mapping[str, Any], forms: Mapping[str, Form]) -> Dropped:
-    """The settings of a receipt.
+    """Give the settings of a receipt.
 
     Raises:
         InvalidRequest: of a family that is not known, or that this server does not have.
     """
     family = family_of(receipt)
     settings = {name: receipt[name] for name in family.remembered if name in receipt}
-    left_out = _ours(settings)
-    return _dropped(forms, family.name, str(receipt.get("model", "")), "Triptych", settings, left_out)
-
-
-def _ours(settings: dict[str, Any]) -> list[str]:
-    """Take out what a receipt spells out and the page has no field for, where it says nothing new."""
-    size = [settings.get("height"), settings.get("width")]
-    silent = {"original_size": size, "target_size": size, "crops_coords_top_left": [0, 0]}
-    taken = {name: settings.pop(name, None) for name in silent}
-    return [
-        f"{name}: {shown(value)}, for which the page has no field"
-        for name, value in taken.items()
-        if value is not None and list(value) != silent[name]
-    ]
+    return _dropped(forms, family, str(receipt.get("model", "")), "Triptych", settings, [])
 
 
 def _foreign(path: Path, forms: Mapping[str, Form]) -> Dropped:
@@ -77,19 +65,20 @@ def _foreign(path: Path, forms: Mapping[str, Form]) -> Dropped:
     ):
         found = parse(texts[key]) if key in texts else None
         if found:
-            family = "stable_cascade" if "prior_num_inference_steps" in found.settings else "sdxl"
-            return _dropped(forms, family, found.model, writer, found.settings, found.left_out)
+            return _dropped(forms, found.family, found.model, writer, found.settings, found.left_out)
     raise invalid("file", "a picture that does not say how it was made", LEGAL)
 
 
 def _dropped(
-    forms: Mapping[str, Form], family: str, model: str, writer: str, settings: Mapping[str, Any], left_out: list[str]
+    forms: Mapping[str, Form], family: Family, model: str, writer: str, settings: Mapping[str, Any], left_out: list[str]
 ) -> Dropped:
     form = form_for(forms, family, settings, model)
     if form is None:
-        raise invalid("file", f"a picture of {family}", ", ".join(form.title for form in forms.values()) or "no model")
-    if model and model != form.model:
-        left_out = [f"model: {model}; this server has {form.model}", *left_out]
+        raise invalid(
+            "file", f"a picture of {family.name}", ", ".join(form.title for form in forms.values()) or "no model"
+        )
+    if model and model != form.card.name:
+        left_out = [f"model: {model}; this server has {form.card.name}", *left_out]
     fitted, unfit = fit(form, settings)
     return Dropped(form.key, writer, fitted, (*left_out, *unfit))
 
@@ -109,7 +98,7 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _comment(comment: Any) -> str:
-    """An EXIF UserComment as A1111 writes it into JPEG and WebP."""
+    """Read an EXIF UserComment as A1111 writes it into JPEG and WebP."""
     if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
         return comment[8:].decode("utf-16-be", "replace")
     if isinstance(comment, bytes) and comment.startswith(b"ASCII\0\0\0"):

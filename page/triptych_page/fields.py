@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
-from .checking import MAX_IMAGES
-from .desk import PICTURES
-from .forms import FORMATS, Form
+from triptych_contract.parameters import Choice, File, Flag, Integer, LongInteger, Number, Pair, Parameter, Side
+from triptych_contract.settings import Reading
+
+from .forms import EVERY, PICTURES, Form
+from .seeds import MAX_IMAGES
 from .sizes import presets
 
-# Name → what people call it, and what it does.
-NUMBERS: Mapping[str, tuple[str, str]] = {
-    "num_inference_steps": ("Steps", ""),
-    "guidance_scale": ("Guidance", ""),
-    "prior_num_inference_steps": ("Stage C steps", ""),
-    "prior_guidance_scale": ("Stage C guidance", ""),
-    "decoder_guidance_scale": ("Stage B guidance", ""),
-    "denoising_end": ("Hand-over to the refiner", "the share of the steps that the base does"),
-    "aesthetic_score": ("Aesthetic score", "what the refiner is told of the prompt"),
-    "negative_aesthetic_score": ("Negative aesthetic score", "what the refiner is told of the negative prompt"),
-    "guidance_rescale": ("Guidance rescale", "how much contrast is taken back"),
-    "guidance_end": ("Guidance end", "the share of the steps that guidance is on for"),
-    "clip_skip": ("Clip skip", "last layers of the text encoders to leave out"),
-    "strength": ("Strength", "how far to go from the picture; 0.3, with a mask 0.9999, where left empty"),
-}
-# In the order in which a picture meets them.
-MAIN: tuple[str, ...] = ("prior_num_inference_steps", "prior_guidance_scale", "num_inference_steps")
-MAIN += ("guidance_scale", "decoder_guidance_scale", "denoising_end")
-MORE = ("guidance_rescale", "guidance_end", "clip_skip", "aesthetic_score", "negative_aesthetic_score")
 FILES = [".png", ".jpg", ".jpeg", ".webp"]
 
 
@@ -42,87 +25,76 @@ class Fields:
 
     def settings(self) -> None:
         """Make the fields of all settings; after the prompts."""
+        main = {name: one for name, one in EVERY.items() if one.main}
+        start = [name for name, one in EVERY.items() if one.group == EVERY[PICTURES[0]].group]
+        choices = {name for name, one in main.items() if isinstance(one.kind, Choice)}
         with gr.Row(elem_id="tp-main-numbers"):
-            for name in MAIN:
-                self._number(name)
-        self._sampling()
+            self._make_all(main.keys() - choices)
+        with gr.Row():
+            self._make_all(choices)
         self._size()
         self._seed()
-        self._more()
-        self._start()
+        with gr.Accordion("More settings", open=False), gr.Row():
+            self._make_all(EVERY.keys() - self.by_name.keys() - {*start}, told=True)
+        with gr.Accordion("Start from a picture", open=False) as self.start:
+            with gr.Row():
+                self._make_all(PICTURES)
+            self._make_all(set(start) - set(PICTURES), told=True)
 
     @property
     def names(self) -> list[str]:
+        """The names of the settings that have a field."""
         return list(self.by_name)
 
     @property
     def components(self) -> list[Any]:
+        """The components, in the order of their names."""
         return list(self.by_name.values())
 
+    @property
+    def changes(self) -> list[Any]:
+        """The events by which somebody changes a field; of a text the one when it is left."""
+        parts = [part for name, part in self.by_name.items() if name not in PICTURES]
+        return [part.blur if isinstance(part, gr.Textbox) else part.input for part in parts]
+
     def values(self, given: Sequence[Any]) -> dict[str, Any]:
-        """What the components hold, by name."""
+        """Give what the components hold, by name."""
         return dict(zip(self.by_name, given, strict=True))
 
     def shown(self, form: Form, settings: Mapping[str, Any]) -> dict[Any, Any]:
-        """Updates, by component, for a form with these settings; what they leave out gets the form's default."""
-        return {component: self._update(name, form, settings) for name, component in self.by_name.items()}
-
-    def _update(self, name: str, form: Form, settings: Mapping[str, Any]) -> Any:
-        visible = name in form.names()
-        if name in NUMBERS:
-            return _number_update(name, form, settings)
-        if name in PICTURES:  # settings cannot fill these in
-            return gr.update(visible=visible, value=None)
-        if name == "sampler":
-            chosen = settings.get("sampler") or form.sampler
-            choices = [(f"{sampler.a1111} ({key})", key) for key, sampler in form.samplers.items()]
-            return gr.update(choices=choices, value=chosen or None, visible=visible)
-        if name == "schedule":
-            return schedules(form, settings.get("sampler"), settings.get("schedule"))
-        default = {"width": form.width, "height": form.height, "output_format": "png"}.get(name, "")
-        value = settings.get(name, default)
-        return gr.update(value=str(value) if name == "seed" else value, visible=visible)
+        """Give updates, by component, for a form with these settings; what they leave out gets the form's default."""
+        reading = form.read(settings)
+        return {component: _update(name, form, settings, reading) for name, component in self.by_name.items()}
 
     def prompts(self) -> None:
         """Make the fields of the prompts."""
-        self.by_name["prompt"] = gr.Textbox(
-            label="Prompt", lines=3, max_lines=8, elem_id="tp-prompt", placeholder="What to draw", autofocus=True
-        )
-        self.by_name["negative_prompt"] = gr.Textbox(
-            label="Negative prompt", lines=1, max_lines=4, placeholder="What not"
-        )
+        # To be written in before the server has told what it takes.
+        shown: dict[str, Any] = {"visible": True, "autofocus": True, "elem_id": "tp-prompt"}
+        self._make("prompt", lines=3, max_lines=8, placeholder="What to draw", **shown)
+        self._make("negative_prompt", lines=1, max_lines=4, placeholder="What not", visible=True)
 
-    def _number(self, name: str) -> None:
-        label, info = NUMBERS[name]
-        # The bounds come with the form, when the server has told them.
-        self.by_name[name] = gr.Number(label=label, info=info or None, value=None, visible=False, min_width=140)
+    def _make_all(self, names: Collection[str], *, told: bool = False) -> None:
+        """Make fields in the contract's order; where `told`, with words on what they are about."""
+        for name, one in EVERY.items():
+            if name in names:
+                self._make(name, **({"info": _info(one)} if told else {}))
 
-    def _sampling(self) -> None:
-        # Filled in and shown when the server has told what it has.
-        unknown: dict[str, Any] = {"choices": [], "value": None, "allow_custom_value": True, "visible": False}
-        with gr.Row():
-            # Any text is let through to our own check, which says what is legal.
-            self.by_name["sampler"] = gr.Dropdown(label="Sampler", **unknown)
-            self.by_name["schedule"] = gr.Dropdown(label="Schedule", **unknown)
+    def _make(self, name: str, **options: Any) -> None:
+        self.by_name[name] = _component(EVERY[name], **options)
 
     def _size(self) -> None:
         with gr.Row():
             self.preset = gr.Dropdown(
                 label="Size", choices=[], value=None, allow_custom_value=True, scale=2, min_width=150
             )
-            self.by_name["width"] = gr.Number(label="Width", precision=0, value=None, visible=False, min_width=70)
-            self.by_name["height"] = gr.Number(label="Height", precision=0, value=None, visible=False, min_width=70)
+            self._make("width", min_width=70)
+            self._make("height", min_width=70)
 
     def _seed(self) -> None:
         with gr.Row(elem_id="tp-seed"):
-            self.by_name["seed"] = gr.Textbox(
-                label="Seed",
-                placeholder="any",
-                max_length=19,
-                scale=2,
-                min_width=190,
-                html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
-            )
+            whole: dict[str, Any] = {"visible": True, "max_length": 19, "scale": 2, "min_width": 190}
+            no_history = gr.InputHTMLAttributes(autocomplete="off")
+            self._make("seed", placeholder="any", html_attributes=no_history, **whole)
             with gr.Column(min_width=130, elem_id="tp-seeds"):
                 self.dice = gr.Button("⚄ New seed", size="sm")
                 self.keep_seed = gr.Checkbox(label="Keep seed", value=False, container=False)
@@ -130,60 +102,86 @@ class Fields:
             self.count = gr.Slider(
                 1, MAX_IMAGES, value=1, step=1, precision=0, label="Pictures", scale=2, min_width=190
             )
-            self.by_name["output_format"] = gr.Dropdown(FORMATS, value="png", label="Format", min_width=90)
-
-    def _more(self) -> None:
-        with gr.Accordion("More settings", open=False), gr.Row():
-            for name in MORE:
-                self._number(name)
-
-    def _start(self) -> None:
-        with gr.Accordion("Start from a picture", open=False) as self.start:
-            with gr.Row():
-                for name, label in (("init_image", "Picture to start from"), ("mask", "Mask: white is painted anew")):
-                    # As a file and in its own mode, so that its very bytes are sent.
-                    self.by_name[name] = gr.Image(
-                        label=label,
-                        type="filepath",
-                        image_mode=None,
-                        sources=["upload", "clipboard"],
-                        height=220,
-                        buttons=[],
-                    )
-            self._number("strength")
+            self._make("output_format", min_width=90)
 
 
-def _number_update(name: str, form: Form, settings: Mapping[str, Any]) -> Any:
-    number = form.numbers.get(name)
-    if number is None:
+def _component(one: Parameter, **options: Any) -> Any:
+    """Make the field of a parameter; choices and bounds come with the form, when the server has told them."""
+    facts: dict[str, Any] = {"label": _label(one), "visible": False, **options}
+    if isinstance(one.kind, File):
+        # As a file and in its own mode, so that its very bytes are sent.
+        facts |= {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"]}
+        return gr.Image(height=220, buttons=[], **facts)
+    if isinstance(one.kind, Choice):
+        # Any text is let through to the contract's check, which says what is legal.
+        return gr.Dropdown(choices=[], value=None, allow_custom_value=True, **facts)
+    if isinstance(one.kind, Flag):
+        return gr.Checkbox(**facts)
+    return gr.Number(value=None, **{"min_width": 140, **facts}) if _is_number(one) else gr.Textbox(**facts)
+
+
+def _is_number(one: Parameter) -> bool:
+    return isinstance(one.kind, (Integer, Number)) and not isinstance(one.kind, LongInteger)
+
+
+def _label(one: Parameter) -> str:
+    label = one.label or one.name.replace("_", " ").capitalize()
+    told = isinstance(one.kind, Pair) or (_is_number(one) and not isinstance(one.kind, Side))
+    return f"{label} ({one.kind.legal})" if told else label
+
+
+def _info(one: Parameter) -> str:
+    empty = f" Left empty: {one.default_words}." if one.default_words else ""
+    return f"{one.words}{empty}".replace("`", "")
+
+
+def _update(name: str, form: Form, settings: Mapping[str, Any], reading: Reading) -> Any:
+    one = form.parameters.get(name)
+    if one is None:
         return gr.update(visible=False, value=None)
-    label, info = NUMBERS[name]
-    if name == "num_inference_steps" and "prior_num_inference_steps" in form.numbers:
-        label = "Stage B steps"
-    value = settings.get(name, number.default)
-    return gr.update(visible=True, value=value, step=number.step, label=f"{label} ({number.legal})", info=info or None)
+    kind, value = reading.kind(name), settings.get(name, one.default)
+    if isinstance(kind, File):  # settings cannot fill these in
+        return gr.update(visible=True, value=None)
+    if isinstance(kind, Choice):
+        return _chosen(kind, value, reading.values.get(name))
+    if isinstance(kind, Flag):
+        return gr.update(visible=True, value=bool(value))
+    if _is_number(one):
+        return gr.update(visible=True, value=value, label=_label(one), step=_step(kind))
+    words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str("" if value is None else value)
+    return gr.update(visible=True, value=words, label=_label(one))
+
+
+def _chosen(kind: Choice, value: Any, own: Any) -> Any:
+    names: Any = kind.names
+    titles: Any = kind.titles
+    choices = [(f"{titles[name]} ({name})" if name in titles else name, name) for name in names]
+    return gr.update(visible=True, choices=choices, value=value if value in names else own)
+
+
+def _step(kind: Any) -> float:
+    """Give what one press of an arrow key changes."""
+    if isinstance(kind, Integer):
+        return 1
+    return 0.05 if kind.high <= 1 else 0.1
 
 
 def schedules(form: Form, sampler: str | None, chosen: str | None) -> Any:
-    """The update of the schedules for a sampler."""
-    if not form.samplers:
-        return gr.update(visible=False, value=None)
-    known = form.samplers.get(sampler or form.sampler)
-    names = list(known.schedules) if known else []
-    value = chosen if chosen in names else form.schedule_of(sampler, None) if known else None
-    return gr.update(choices=names, value=value, visible=True)
+    """Give the update of the schedules for a sampler."""
+    return _update("schedule", form, {"schedule": chosen}, form.read({"sampler": sampler}))
 
 
 def preset_choices(form: Form, settings: Mapping[str, Any]) -> Any:
-    """The update of the sizes to choose from; chosen is that of `settings`, else the model's own."""
-    sizes = [f"{width} × {height}" for width, height in presets(form.width, form.height, form.sides)]
-    chosen = f"{settings.get('width') or form.width} × {settings.get('height') or form.height}"
+    """Give the update of the sizes to choose from; chosen is that of `settings`, else the model's own."""
+    own = (form.card.default_width, form.card.default_height)
+    sizes = [f"{width} × {height}" for width, height in presets(*own, form.sides)]
+    chosen = f"{settings.get('width') or own[0]} × {settings.get('height') or own[1]}"
     return gr.update(choices=sizes, value=chosen)
 
 
 def preset_sides(text: str | None, form: Form) -> tuple[int, int]:
-    """Width and height of a chosen size; the model's own where it is none."""
+    """Give width and height of a chosen size; the model's own where it is none."""
     parts = [part.strip() for part in (text or "").replace("x", "×").split("×")]
     if len(parts) == 2 and all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         return int(parts[0]), int(parts[1])
-    return form.width, form.height
+    return form.card.default_width, form.card.default_height

@@ -1,197 +1,154 @@
-"""What the page asks for, model by model: read from the server's `describe`, so that it shows what that server takes."""
+"""What the page asks for, model by model: the contract's parameters with the limits of the card that the server describes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from triptych.errors import ServerError
+from triptych.errors import InvalidRequest, ServerError, invalid
+from triptych_contract.cards import CardError, ModelCard
+from triptych_contract.families import FAMILIES
+from triptych_contract.family import Family, Variant
+from triptych_contract.parameters import File, LongInteger, Pair, Parameter, Picture
+from triptych_contract.settings import Reading
 
-from .sizes import cascade_sides, sdxl_sides
-
-# The contract's own limits, the same for every model.
-MAX_GUIDANCE_SCALE, MAX_AESTHETIC_SCORE = 50.0, 10.0
-MAX_PROMPT_BYTES = 16_384
-FORMATS = ("png", "jpeg", "webp")
-# Where diffusers' own examples hand over to the refiner.
-DENOISING_END = 0.8
+from .seeds import parse_seed
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number in `low` … `high`, or between them where `between`. A `default` of None is not sent unless given."""
-
-    name: str
-    low: float
-    high: float
-    default: float | None
-    whole: bool = False
-    between: bool = False
-
-    @property
-    def step(self) -> float:
-        """What one press of an arrow key changes."""
-        if self.whole:
-            return 1
-        return 0.05 if self.high <= 1 else 0.1
-
-    @property
-    def legal(self) -> str:
-        """The range in the server's words."""
-        if self.between:
-            return f"over {self.low:g}, under {self.high:g}"
-        return f"{self.low:g} … {self.high:g}"
+def every(families: Mapping[str, Family]) -> Mapping[str, Parameter]:
+    """Give all that forms may have. What families share stands where the last of them has it, whose stages are the most."""
+    declared = (item for family in reversed([*families.values()]) for item in family.parameters.items())
+    return {name: one for name, one in declared if not one.delivery}
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """One schedule of a sampler: its most steps, and whether it can paint behind a mask."""
-
-    max_steps: int
-    inpaint: bool
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """A sampler: the names that other tools have for it, and its schedules."""
-
-    a1111: str
-    diffusers: str
-    schedules: Mapping[str, Schedule]
+EVERY = every(FAMILIES)
+# Files of the page that a request starts from; the client sends their bytes.
+PICTURES = tuple(name for name, one in EVERY.items() if isinstance(one.kind, File))
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class Form:
-    """What may be asked of one model. `sides` are legal heights and widths, `width` and `height` its own, in pixels."""
+    """One way to use one model, with all that may be asked of it."""
 
-    key: str
-    title: str
     ensemble: str
-    model: str
-    numbers: Mapping[str, Number]
-    sides: tuple[int, ...]
-    width: int
-    height: int
-    samplers: Mapping[str, Sampler] = field(default_factory=dict)
-    sampler: str = ""
-    schedule: str = ""
-    takes_pictures: bool = False
-    refined: bool = False
+    family: Family
+    card: ModelCard
+    variant: Variant
 
-    def max_steps(self, sampler: str | None, schedule: str | None) -> int:
-        """The most `num_inference_steps` that a sampler and schedule have; the form's own limit where it has none."""
-        schedules = self.samplers[sampler or self.sampler].schedules if self.samplers else {}
-        name = self.schedule_of(sampler, schedule)
-        return schedules[name].max_steps if name in schedules else int(self.numbers["num_inference_steps"].high)
+    @property
+    def key(self) -> str:
+        """The form's name among the server's."""
+        return "+".join(filter(None, (self.ensemble, self.variant.key)))
 
-    def schedule_of(self, sampler: str | None, schedule: str | None) -> str:
-        """The schedule that a request gets which names this sampler and perhaps none."""
-        if schedule or not self.samplers:
-            return schedule or ""
-        schedules = self.samplers[sampler or self.sampler].schedules
-        return self.schedule if self.schedule in schedules else next(iter(schedules))
+    @property
+    def title(self) -> str:
+        """What people read."""
+        own = " + ".join(filter(None, (self.ensemble, self.variant.key)))
+        return self.variant.title if self.ensemble == self.family.name else own
 
-    def names(self) -> set[str]:
-        """The inputs that this form can fill in."""
-        common = {"prompt", "negative_prompt", "seed", "height", "width", "output_format", *self.numbers}
-        common |= {"sampler", "schedule"} if self.samplers else set()
-        return common | ({"init_image", "mask", "strength"} if self.takes_pictures else set())
+    @cached_property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The inputs that people may fill in, by name, with this model's limits and what the form begins with."""
+        own = {"height": self.card.default_height, "width": self.card.default_width, **self.variant.defaults}
+        declared = self.family.parameters.items()
+        bound = {
+            name: one.of(self.card) for name, one in declared if name in self.variant.parameters and not one.delivery
+        }
+        return {name: replace(one, default=own.get(name, one.default)) for name, one in bound.items()}
+
+    @property
+    def sides(self) -> Sequence[int]:
+        """The legal heights and widths, in pixels."""
+        return self.family.settings.sides(self.card, self.variant.defaults)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it can start from a picture."""
+        return any(name in self.parameters for name in PICTURES)
+
+    def read(self, values: Mapping[str, Any]) -> Reading:
+        """Read what the page's fields hold, as far as it is legal: the values that stand in, the limits that others set."""
+        return self.family.settings.read(self._given(values)[0], self.card)
+
+    def check(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[InvalidRequest]]:
+        """Give the request that `values` ask for, and all that is wrong with them, in the server's words.
+
+        Args:
+            values: what the page's fields hold, by the contract's names: seeds and pairs as text, pictures as the bytes of
+                their files. None or "" is not given; what this form does not have is left out.
+        """
+        given, problems = self._given(values)
+        try:
+            settings = self.family.settings.parse(given, self.card)
+        except InvalidRequest as error:
+            return given, problems + [InvalidRequest([problem]) for problem in error.problems]
+        checked = {name: values[name] if name in PICTURES else getattr(settings, name) for name in given}
+        return checked, problems
+
+    def _given(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[InvalidRequest]]:
+        given: dict[str, Any] = {}
+        problems = []
+        for name, one in self.parameters.items():
+            value = values.get(name)
+            try:
+                if value is not None and (value != "" or one.required):
+                    given[name] = _meant(one, value)
+            except InvalidRequest as problem:
+                problems.append(problem)
+        # A number that the page keeps filled in means nothing without what it is about; a picture was put there.
+        needs = {name: self.parameters[name].needs for name in given if name not in PICTURES}
+        return {name: value for name, value in given.items() if needs.get(name, "") in ("", *given)}, problems
+
+
+def _meant(one: Parameter, value: Any) -> Any:
+    """Give what somebody meant by the text or the file of a field; the rest is for the contract to judge."""
+    if isinstance(one.kind, File) and isinstance(value, bytes):
+        return _seen(one.name, value)
+    if isinstance(one.kind, LongInteger):
+        return parse_seed(value, one.name)
+    if (
+        isinstance(one.kind, Pair)
+        and isinstance(value, str)
+        and (two := re.fullmatch(r"(\d{1,9})\s*,\s*(\d{1,9})", value))
+    ):
+        return int(two[1]), int(two[2])
+    return value
+
+
+def _seen(name: str, data: bytes) -> Picture:
+    """Look at a picture's header for its size as people look at it; the server looks at the rest."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
+            # Pillow would decode all of a PNG to look for the rest of its header at the end.
+            turned = (image.format != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION) in TURNED
+            width, height = reversed(image.size) if turned else image.size
+            return Picture("", height, width)
+    except Exception:  # Pillow raises whatever it stumbles over
+        raise invalid(name, "no readable picture", EVERY[name].kind.legal) from None
 
 
 def forms_of(models: Mapping[str, Any]) -> dict[str, Form]:
-    """The forms of a server, by key, from `AsyncClient.models()`; families that this version does not know are left out.
+    """Give the forms of a server, by key, from `AsyncClient.models()`; families that this version does not know are left out.
 
     Raises:
         ServerError: a card is another version's.
     """
     try:
         found = [form for name, described in models.items() for form in _forms(name, described)]
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (AttributeError, CardError, KeyError, TypeError, ValueError) as error:
         raise ServerError(f"the answer is not this version's ({error!r})") from None
     return {form.key: form for form in found}
 
 
 def _forms(ensemble: str, described: Mapping[str, Any]) -> Iterator[Form]:
-    card, family = described["model"], described["family"]
-    if family == "sdxl":
-        yield _sdxl(ensemble, card)
-        if card["refiner"]:
-            yield _refined(ensemble, card)
-    elif family == "stable_cascade":
-        yield _cascade(ensemble, card)
-
-
-def _sdxl(ensemble: str, card: Mapping[str, Any], **changes: Any) -> Form:
-    samplers = {name: _sampler(sampler) for name, sampler in card["samplers"].items()}
-    most = max(schedule.max_steps for sampler in samplers.values() for schedule in sampler.schedules.values())
-    numbers = (
-        Number("num_inference_steps", 1, most, card["default_num_inference_steps"], whole=True),
-        Number("guidance_scale", 0, MAX_GUIDANCE_SCALE, card["default_guidance_scale"]),
-        Number("guidance_rescale", 0, 1, 0),
-        Number("guidance_end", 0, 1, 1),
-        Number("clip_skip", 0, card["max_clip_skip"], 0, whole=True),
-        Number("strength", 0, 1, None),
-        *changes.pop("numbers", ()),
-    )
-    facts = {
-        "key": ensemble,
-        "title": "SDXL" if ensemble == "sdxl" else ensemble,
-        "sides": sdxl_sides(card),
-        **changes,
-    }
-    return Form(
-        ensemble=ensemble,
-        model=card["name"],
-        numbers={number.name: number for number in numbers},
-        width=card["default_width"],
-        height=card["default_height"],
-        samplers=samplers,
-        sampler=card["default_sampler"],
-        schedule=card["default_schedule"],
-        takes_pictures=True,
-        **facts,
-    )
-
-
-def _sampler(card: Mapping[str, Any]) -> Sampler:
-    tables = card["schedules"].items()
-    schedules = {name: Schedule(int(table["max_steps"]), bool(table["inpaint"])) for name, table in tables}
-    return Sampler(card["a1111"], card["diffusers"], schedules)
-
-
-def _refined(ensemble: str, card: Mapping[str, Any]) -> Form:
-    numbers = (
-        Number("denoising_end", 0, 1, DENOISING_END, between=True),
-        Number("aesthetic_score", 0, MAX_AESTHETIC_SCORE, 6.0),
-        Number("negative_aesthetic_score", 0, MAX_AESTHETIC_SCORE, 2.5),
-    )
-    return _sdxl(
-        ensemble,
-        card,
-        key=f"{ensemble}+refiner",
-        title="SDXL + refiner" if ensemble == "sdxl" else f"{ensemble} + refiner",
-        sides=sdxl_sides(card, card["refiner"]["size_multiple"]),
-        numbers=numbers,
-        refined=True,
-    )
-
-
-def _cascade(ensemble: str, card: Mapping[str, Any]) -> Form:
-    prior, decoder = card["prior_table"]["max_steps"], card["decoder_table"]["max_steps"]
-    numbers = (
-        Number("prior_num_inference_steps", 1, prior, card["default_prior_num_inference_steps"], whole=True),
-        Number("prior_guidance_scale", 0, MAX_GUIDANCE_SCALE, card["default_prior_guidance_scale"]),
-        Number("num_inference_steps", 1, decoder, card["default_num_inference_steps"], whole=True),
-        Number("decoder_guidance_scale", 0, MAX_GUIDANCE_SCALE, card["default_decoder_guidance_scale"]),
-    )
-    return Form(
-        key=ensemble,
-        title="Stable Cascade" if ensemble == "stable_cascade" else ensemble,
-        ensemble=ensemble,
-        model=card["name"],
-        numbers={number.name: number for number in numbers},
-        sides=cascade_sides(card),
-        width=card["default_width"],
-        height=card["default_height"],
-    )
+    if family := FAMILIES.get(described["family"]):
+        card = family.card.from_json(described["model"])
+        yield from (Form(ensemble, family, card, variant) for variant in family.variants(card))

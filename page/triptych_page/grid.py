@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from triptych.errors import InvalidRequest, invalid
+from triptych_contract.parameters import Choice, Integer, LongInteger, Number, Side
 
-from .checking import check
 from .fitting import plain
-from .forms import Form
+from .forms import PICTURES, Form
 
 MAX_CELLS = 64
 MAX_VALUES = 16
@@ -21,7 +21,6 @@ RANGE = re.compile(
     r"(?P<first>\d+(?:\.\d+)?)\s*-\s*(?P<last>\d+(?:\.\d+)?)\s*"
     r"(?:\(\s*\+\s*(?P<step>\d+(?:\.\d+)?)\s*\)|\[\s*(?P<count>\d{1,3})\s*\])?"
 )
-TEXTS = ("sampler", "schedule")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Plan:
         return len(self.x.values)
 
     def label(self, index: int) -> str:
-        """What sets a cell apart, as `guidance_scale 4, sampler euler`."""
+        """Tell what sets a cell apart, as `guidance_scale 4, sampler euler`."""
         row, column = divmod(index, self.columns)
         axes = [(self.x, column)] + ([(self.y, row)] if self.y else [])
         return ", ".join(f"{axis.name} {_words(axis.values[at])}" for axis, at in axes)
@@ -56,13 +55,16 @@ def _words(value: Any) -> str:
 
 
 def sweepable(form: Form) -> list[str]:
-    """The settings that an axis can have."""
-    sampling = [*TEXTS] if form.samplers else []
-    return [*(name for name in form.numbers if name != "strength"), *sampling, "seed"]
+    """Name the settings that an axis can have: numbers, then choices, then seeds."""
+    kinds = {name: one.kind for name, one in form.parameters.items() if one.needs not in PICTURES}
+    able = [
+        name for name, kind in kinds.items() if isinstance(kind, (Choice, Integer, Number)) and type(kind) is not Side
+    ]
+    return sorted(able, key=lambda name: isinstance(kinds[name], Choice) + 2 * isinstance(kinds[name], LongInteger))
 
 
 def axis(form: Form, name: str, text: str) -> Axis:
-    """An axis from what somebody typed: values with commas between them; numbers also as `4-8`, `4-8 (+2)`, `4-8 [3]`.
+    """Read an axis from what somebody typed: values with commas between them; numbers also as `4-8`, `4-8 (+2)`, `4-8 [3]`.
 
     Raises:
         InvalidRequest: no such setting, no values, too many, or one that is no number.
@@ -70,7 +72,9 @@ def axis(form: Form, name: str, text: str) -> Axis:
     if name not in sweepable(form):
         raise invalid("axis", repr(name), ", ".join(sweepable(form)))
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    values = parts if name in TEXTS else [value for part in parts for value in _numbers(form, name, part)]
+    kind = form.parameters[name].kind
+    whole = isinstance(kind, Integer)
+    values = parts if isinstance(kind, Choice) else [value for part in parts for value in _numbers(name, part, whole)]
     distinct = tuple(dict.fromkeys(values))
     if not 1 <= len(distinct) <= MAX_VALUES:
         raise invalid(name, f"{len(distinct)} values", f"1 … {MAX_VALUES} values, as 4, 6, 8 or 4-8 (+2)")
@@ -78,7 +82,7 @@ def axis(form: Form, name: str, text: str) -> Axis:
 
 
 def plan(form: Form, values: Mapping[str, Any], x: Axis, y: Axis | None) -> tuple[Plan, list[InvalidRequest]]:
-    """The grid, and all that is wrong with its cells, each problem once.
+    """Make the grid, and list all that is wrong with its cells, each problem once.
 
     Args:
         form: what the chosen model takes.
@@ -92,7 +96,7 @@ def plan(form: Form, values: Mapping[str, Any], x: Axis, y: Axis | None) -> tupl
     count = len(x.values) * len(y.values if y else (None,))
     if count > MAX_CELLS:
         raise invalid("grid", f"{count} pictures", f"at most {MAX_CELLS}")
-    checked = [check(form, _typed({**values, **cell})) for cell in _cells(x, y)]
+    checked = [form.check({**values, **cell}) for cell in _cells(x, y)]
     problems = {str(problem): problem for _, found in checked for problem in found}
     return Plan(x, y, tuple(request for request, _ in checked)), list(problems.values())
 
@@ -102,13 +106,7 @@ def _cells(x: Axis, y: Axis | None) -> list[dict[str, Any]]:
     return [{**row, x.name: value} for row in rows for value in x.values]
 
 
-def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    """A seed is text in the page's fields, so that it keeps all its digits."""
-    return {**values, "seed": str(values["seed"])} if "seed" in values else values
-
-
-def _numbers(form: Form, name: str, text: str) -> list[int | float]:
-    whole = name == "seed" or form.numbers[name].whole
+def _numbers(name: str, text: str, whole: bool) -> list[int | float]:
     if match := RANGE.fullmatch(text):
         return [_number(name, str(value), whole) for value in _spread(name, match, whole)]
     return [_number(name, text, whole)]

@@ -48,7 +48,7 @@ MAX_CHARACTERS = 1_000_000
 
 
 def parse(text: str) -> Read | None:
-    """What the JSON `text` says, None where it is no such record."""
+    """Read what the JSON `text` says; None where it is no such record."""
     record = _record(text)
     if record is None:
         return None

@@ -12,10 +12,10 @@ import gradio as gr
 from triptych.errors import TriptychError
 
 from . import dropped, render
-from .desk import PICTURES, Desk, Refused, own_file
-from .fields import NUMBERS, preset_sides, schedules
+from .desk import Desk, Refused, own_file
+from .fields import preset_sides, schedules
 from .fitting import fit
-from .forms import Form
+from .forms import PICTURES, Form
 from .page import NO_AXIS, Page
 from .private import NO_COOKIE
 from .seeds import draw_seed
@@ -83,9 +83,7 @@ class Wiring:
         # In the browser, as Generate may be pressed before an answer would be there.
         fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE)
         checked = [part for name, part in fields.by_name.items() if name not in PICTURES]
-        triggers = [fields.by_name[name].blur for name in TEXTS]
-        triggers += [fields.by_name[name].input for name in (*NUMBERS, "width", "height", "sampler", "schedule")]
-        gr.on(triggers, self.check, [page.model, *checked], page.problems, trigger_mode="always_last", **LIGHT)
+        gr.on(fields.changes, self.check, [page.model, *checked], page.problems, trigger_mode="always_last", **LIGHT)
 
     def _connect_jobs(self) -> None:
         page, fields = self._page, self._page.fields

@@ -6,35 +6,33 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .fitting import plain, short
+from triptych.cli.options import LOCAL, spelled
+from triptych_contract.families import DEFAULT
+from triptych_contract.parameters import Pair, Side
 
-PAIRS = ("original_size", "target_size", "crops_coords_top_left")
-PICTURES = ("init_image", "mask")
-# Where the command looks by itself.
-LOCAL = "localhost:8001"
-# What the file is to be called where the reader has to put one of their own.
-PLACEHOLDERS = {"init_image": "init_image.png", "mask": "mask.png"}
+from .fitting import plain, short
+from .forms import EVERY, PICTURES
 
 
 def command_line(ensemble: str, settings: Mapping[str, Any], n: int = 1, url: str = LOCAL) -> str:
-    """The `triptych generate` that makes these pictures; quoted for a POSIX shell."""
+    """Write the `triptych generate` that makes these pictures; quoted for a POSIX shell."""
     words = ["triptych", "generate"]
-    if ensemble != "sdxl":
-        words += ["--model", ensemble.replace("_", "-")]
+    if ensemble != DEFAULT.name:
+        words += ["--model", spelled(ensemble)]
     if n > 1:
         words += ["-n", str(n)]
     if url != LOCAL:
         words.append(f"--url={url}")
-    for name, value in _options(settings):
-        # With "=", as a value may begin with a dash.
-        words.append(f"--{name.replace('_', '-')}={value}")
+    # With "=", as a value may begin with a dash.
+    words += [f"--{spelled(name)}={value}" for name, value in _options(settings)]
     return shlex.join([*words, "--", str(settings["prompt"])])
 
 
 def python_code(ensemble: str, settings: Mapping[str, Any], n: int = 1, url: str = LOCAL) -> str:
-    """A program that makes these pictures with the client library."""
-    client = repr(url) + ("" if ensemble == "sdxl" else f", model={ensemble!r}")
-    arguments = [f"        {name}={_literal(name, value)},\n" for name, value in _given(settings) if name != "prompt"]
+    """Write a program that makes these pictures with the client library."""
+    client = repr(url) + ("" if ensemble == DEFAULT.name else f", model={ensemble!r}")
+    asked = [(name, value) for name, value in _given(settings) if name != "prompt"]
+    arguments = [f"        {name}={_literal(name, value)},\n" for name, value in asked]
     prompt = f"        {str(settings['prompt'])!r},\n"
     head = f"from triptych import Client\n\nwith Client({client}) as client:\n"
     if n == 1:
@@ -44,7 +42,7 @@ def python_code(ensemble: str, settings: Mapping[str, Any], n: int = 1, url: str
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(name, value, other value) of each setting that two pictures do not share; "–" where one has none."""
+    """Give (name, value, other value) of each setting that two pictures do not share; "–" where one has none."""
     names = dict.fromkeys([*one, *other])
     shown = ((name, plain_value(one.get(name)), plain_value(other.get(name))) for name in names)
     return [(name, left, right) for name, left, right in shown if left != right]
@@ -58,22 +56,29 @@ def _options(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if settings.get("width") is not None and settings.get("height") is not None:
         yield "size", f"{settings['width']}x{settings['height']}"
     for name, value in _given(settings):
+        kind = EVERY[name].kind
         if name in PICTURES:
-            yield name, PLACEHOLDERS[name]
-        elif name in PAIRS:
-            yield name, f"{value[0]},{value[1]}" if name == "crops_coords_top_left" else f"{value[1]}x{value[0]}"
-        elif name not in ("prompt", "height", "width"):
+            yield name, _placeholder(name)
+        elif isinstance(kind, Pair):  # sizes as people write them
+            sides = kind.of_what == ("height", "width")
+            yield name, f"{value[1]}x{value[0]}" if sides else f"{value[0]},{value[1]}"
+        elif name != "prompt" and not isinstance(kind, Side):
             yield name, plain_value(value)
 
 
 def _literal(name: str, value: Any) -> str:
     if name in PICTURES:
-        return repr(PLACEHOLDERS[name])
+        return repr(_placeholder(name))
     return repr(short(value)) if isinstance(value, float) else repr(value)
 
 
+def _placeholder(name: str) -> str:
+    """Name a file that the reader has to put there."""
+    return f"{name}.png"
+
+
 def plain_value(value: Any) -> str:
-    """A value as the command line takes it; "–" for none, a picture by the beginning of its SHA-256."""
+    """Write a value as the command line takes it; "–" for none, a picture by the beginning of its SHA-256."""
     if value is None:
         return "–"
     if isinstance(value, float):

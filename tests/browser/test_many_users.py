@@ -6,11 +6,11 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from triptych import AsyncClient
-from triptych_page.checking import MAX_IMAGES
 from triptych_page.desk import Desk
 from triptych_page.jobs import Batch, Jobs, Status
 from triptych_page.limits import Limits
 from triptych_page.monitor import Monitor
+from triptych_page.seeds import MAX_IMAGES
 from triptych_page.store import Store
 
 USERS, LONG = 20, 16

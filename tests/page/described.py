@@ -10,6 +10,10 @@ from triptych_page.forms import Form, forms_of
 
 CASCADE: dict[str, Any] = {
     "name": "cascade-small",
+    "latent_channels": 4,
+    "tokenizers": [],
+    "previews": {},
+    "own_text_encoder": False,
     "min_size": 128,
     "max_size": 512,
     "default_height": 256,
@@ -39,7 +43,8 @@ def described(*, refiner: bool = False, cascade: bool = False) -> dict[str, Any]
     """What `AsyncClient.models` gives of such a server."""
     card = sdxl_card()
     if refiner:
-        card["refiner"] = {"size_multiple": 64, "force_zeros_for_empty_prompt": False}
+        zeros = {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}
+        card["refiner"] = {"size_multiple": 64, "own_text_encoder": True, **zeros}
     models = {"sdxl": {"family": "sdxl", "model": card}}
     return models | ({"stable_cascade": {"family": "stable_cascade", "model": CASCADE}} if cascade else {})
 

@@ -16,6 +16,7 @@ from triptych_page.monitor import Monitor
 from triptych_page.store import Store
 
 from ..client.fakes import FakeTransport
+from ..serving.drawn import file, picture
 from .described import described
 
 NASTY = "<script>alert(1)</script> ${x} {{y}} `z` \"'"
@@ -68,6 +69,17 @@ async def test_a_drawn_seed_is_drawn_anew_unless_it_is_kept_and_a_typed_one_stay
         assert [(await counter.generate(seed="7", keep_seed=False))[1] for _ in range(2)] == [7, 7]
 
 
+async def test_pictures_whose_seed_nobody_gave_are_not_kept_in_the_servers_cache():
+    async with Counter() as counter:
+        await finished((await counter.generate(seed="", keep_seed=False))[0])
+        await finished((await counter.generate(seed="7", keep_seed=False))[0])
+        for values, axes in (({}, [("clip_skip", "1")]), ({"seed": "7"}, [("clip_skip", "1")]), ({}, [("seed", "7")])):
+            values = {"prompt": "a fox", **values}
+            await finished(await counter.desk.grid(counter.session, None, "sdxl", values, axes))
+        asked = [request.get("use_cache") for request in counter.transport.requests]
+        assert asked == [False, None, False, None, None]
+
+
 async def test_nothing_is_sent_while_anything_is_wrong():
     async with Counter() as counter:
         with pytest.raises(Refused) as refused:
@@ -104,7 +116,7 @@ async def test_only_files_of_the_session_are_read(tmp_path):
     secret.write_bytes(b"secret")
     async with Counter() as counter:
         ours, link = counter.uploads / "start.png", counter.uploads / "link.png"
-        ours.write_bytes(b"picture")
+        ours.write_bytes(start := file(picture()))
         link.symlink_to(secret)
         anothers = counter.store.session("another").folder / "picture.png"
         anothers.write_bytes(b"another's")
@@ -113,7 +125,7 @@ async def test_only_files_of_the_session_are_read(tmp_path):
             with pytest.raises(Refused, match=r"^init_image: no file of this page"):
                 await counter.generate(init_image=str(path), strength=0.5)
         await finished((await counter.generate(init_image=str(ours), strength=0.5))[0])
-        assert [request["init_image"] for request in counter.transport.requests] == [b"picture"]
+        assert [request["init_image"] for request in counter.transport.requests] == [start]
         assert "init_image" not in counter.session.asked
 
 

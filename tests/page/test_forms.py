@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
+from PIL import Image
 
 from triptych import InvalidRequest, ServerError
-from triptych_contract.cards import TableCard
+from triptych_contract.families import FAMILIES
+from triptych_contract.family import Variant
+from triptych_contract.parameters import Flag, parameter
 from triptych_contract.sdxl.settings import SdxlSettings
-from triptych_contract.stable_cascade.card import CascadeCard
+from triptych_contract.settings import parameters
 from triptych_demo import demo_build
-from triptych_page.checking import check, check_count
+from triptych_page import fields as page_fields
+from triptych_page import forms as page_forms
 from triptych_page.forms import forms_of
-from triptych_page.seeds import MAX_SEED, draw_seed, parse_seed, seeds_from
-from triptych_page.sizes import cascade_sides, nearest_side, presets, sdxl_sides
+from triptych_page.seeds import MAX_SEED, check_count, draw_seed, parse_seed, seeds_from
+from triptych_page.sizes import nearest_side, presets
 from triptych_serving.manifest import Manifest
 
-from .described import CASCADE, all_forms, described, sdxl_card
+from ..serving.drawn import file, picture
+from .described import all_forms, described, sdxl_card
 
 FORMS = all_forms()
 SDXL, REFINED, STABLE = FORMS["sdxl"], FORMS["sdxl+refiner"], FORMS["stable_cascade"]
+START = file(picture())
 
 
 def problems(form, **values):
-    _, found = check(form, {"prompt": "a fox", **values})
+    _, found = form.check({"prompt": "a fox", **values})
     return [str(problem) for problem in found]
 
 
@@ -38,17 +46,20 @@ def test_there_is_a_form_for_each_way_to_ask():
 
 def test_ranges_and_defaults_are_the_servers():
     card = sdxl_card()
-    assert SDXL.numbers["num_inference_steps"].default == card["default_num_inference_steps"]
-    assert SDXL.numbers["clip_skip"].high == card["max_clip_skip"]
-    assert set(SDXL.samplers) == set(card["samplers"])
-    assert STABLE.numbers["prior_num_inference_steps"].high == 60
-    assert STABLE.numbers["num_inference_steps"].high == 40
+    assert SDXL.parameters["num_inference_steps"].default == card["default_num_inference_steps"]
+    assert SDXL.parameters["clip_skip"].kind.high == card["max_clip_skip"]
+    assert set(SDXL.parameters["sampler"].kind.names) == set(card["samplers"])
+    assert STABLE.parameters["prior_num_inference_steps"].kind.high == 60
+    assert STABLE.parameters["num_inference_steps"].kind.high == 40
+    assert REFINED.parameters["denoising_end"].default == 0.8
+    assert (SDXL.sides.step, REFINED.sides.step) == (card["size_multiple"], 64)
 
 
 def test_each_form_has_its_own_inputs_only():
-    assert "prior_num_inference_steps" not in SDXL.names()
-    assert "denoising_end" in REFINED.names() - SDXL.names()
-    assert not {"sampler", "init_image", "guidance_scale"} & STABLE.names()
+    assert "prior_num_inference_steps" not in SDXL.parameters
+    assert "denoising_end" in REFINED.parameters.keys() - SDXL.parameters.keys()
+    assert not {"sampler", "init_image", "guidance_scale"} & STABLE.parameters.keys()
+    assert not {"tenant", "deadline_ms", "use_cache"} & SDXL.parameters.keys()
 
 
 def test_a_card_of_another_version_is_the_servers_error():
@@ -58,29 +69,8 @@ def test_a_card_of_another_version_is_the_servers_error():
         forms_of(models)
 
 
-def test_sdxls_sides_are_what_the_server_takes():
-    card = Manifest.load(demo_build()).model
-    for side in range(card.max_size + 64):
-        given = {"prompt": b"a", "height": side, "width": card.default_width}
-        try:
-            SdxlSettings.parse(given, card)
-            legal = True
-        except InvalidRequest:
-            legal = False
-        assert (side in SDXL.sides) == legal, side
-
-
-@pytest.mark.parametrize(("scale", "multiple"), [((42.67, 10.67), 1), ((32.0, 8.0), 2), ((42.67, 10.67), 4)])
-def test_cascades_sides_are_the_servers(scale, multiple):
-    facts = CASCADE | {"resolution_multiple": scale[0], "latent_dim_scale": scale[1], "prior_multiple": multiple}
-    tables = {name: TableCard(**facts[name]) for name in ("prior_table", "decoder_table")}
-    card = CascadeCard(**{**facts, **tables}, latent_channels=4, tokenizers=(), previews={}, own_text_encoder=False)
-    assert list(cascade_sides(facts)) == card.legal_sizes
-    assert card.legal_sizes
-
-
 def test_presets_are_legal_and_begin_with_the_models_own():
-    sides = sdxl_sides({"size_multiple": 64, "min_size": 512, "max_size": 2048})
+    sides = range(512, 2049, 64)
     found = presets(1024, 1024, sides)
     assert found[0] == (1024, 1024)
     assert all(wide in sides and high in sides for wide, high in found)
@@ -122,7 +112,7 @@ def test_seeds_do_not_run_over_their_end():
 
 def test_an_empty_form_sends_the_prompt_alone():
     values = {"prompt": "a fox", "negative_prompt": "", "seed": "", "height": None, "num_inference_steps": None}
-    assert check(SDXL, values) == ({"prompt": "a fox"}, [])
+    assert SDXL.check(values) == ({"prompt": "a fox"}, [])
 
 
 def test_a_full_form_is_a_request_that_the_server_takes():
@@ -140,13 +130,15 @@ def test_a_full_form_is_a_request_that_the_server_takes():
         "sampler": "dpmpp_2m",
         "schedule": "karras",
         "output_format": "webp",
+        "crops_coords_top_left": "0, 64",
         "prior_guidance_scale": 3,  # another model's, left over from a switch
         "strength": 0.5,  # means nothing without a picture
     }
-    request, found = check(SDXL, values)
+    request, found = SDXL.check(values)
     assert found == []
     assert request["seed"] == 2**63 - 1
     assert isinstance(request["num_inference_steps"], int)
+    assert request["crops_coords_top_left"] == (0, 64)
     assert not {"prior_guidance_scale", "strength"} & set(request)
     sent = {name: value.encode() if isinstance(value, str) else value for name, value in request.items()}
     assert SdxlSettings.parse(sent, Manifest.load(demo_build()).model).width == 160
@@ -185,10 +177,15 @@ def test_what_is_wrong_is_told_in_the_servers_words(values, message):
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"guidance_scale": "7"}, "guidance_scale"),
         ({"sampler": "lcm", "num_inference_steps": 51}, "num_inference_steps"),
-        ({"mask": "m.png"}, "mask"),
-        ({"mask": "m.png", "init_image": "i.png", "sampler": "unipc"}, "mask"),
-        ({"init_image": "i.png", "strength": 0.01, "num_inference_steps": 20}, "strength"),
-        ({"init_image": "i.png", "num_inference_steps": 2}, "strength"),
+        ({"original_size": "128"}, "original_size"),
+        ({"original_size": "0, 128"}, "original_size"),
+        ({"mask": START}, "mask"),
+        ({"mask": START, "init_image": START, "sampler": "unipc"}, "mask"),
+        ({"init_image": START, "strength": 0.01, "num_inference_steps": 20}, "strength"),
+        ({"init_image": START, "num_inference_steps": 2}, "strength"),
+        ({"init_image": START[:20]}, "init_image"),
+        ({"init_image": b"no picture"}, "init_image"),
+        ({"init_image": "/etc/hostname"}, "init_image"),
     ],
 )
 def test_every_problem_names_its_field(values, field):
@@ -203,7 +200,7 @@ def test_all_problems_are_told_at_once():
 def test_the_refiner_takes_over_strictly_inside():
     assert problems(REFINED, denoising_end=1) == ["denoising_end: 1 given; legal: over 0, under 1"]
     assert problems(REFINED, denoising_end=0.8) == []
-    assert problems(REFINED, mask="m.png", init_image="i.png") == [
+    assert problems(REFINED, mask=START, init_image=START, denoising_end=0.8, height=128, width=128) == [
         "denoising_end: with mask given; legal: only without mask"
     ]
 
@@ -226,3 +223,54 @@ def test_the_count_is_checked(n, legal):
 def test_so_many_pictures_need_as_many_seeds():
     with pytest.raises(InvalidRequest, match=f"seed: {MAX_SEED} for 2"):
         check_count(2, MAX_SEED)
+
+
+def test_a_request_has_the_bytes_of_its_pictures_and_their_own_size_where_none_is_asked():
+    exif = Image.Exif()
+    exif[page_forms.ORIENTATION] = 6
+    turned = file(picture(size=(100, 70)), "JPEG", exif=exif)
+    values = {"prompt": "a fox", "init_image": turned, "height": None, "width": None, "strength": 0.5}
+    assert SDXL.check(values) == ({"prompt": "a fox", "init_image": turned, "strength": 0.5}, [])
+    reading = SDXL.read(values)
+    assert (reading.values["height"], reading.values["width"]) == (96, 64)
+
+
+def test_scores_without_the_refiner_are_left_out():
+    assert REFINED.check({"prompt": "a fox", "denoising_end": None, "aesthetic_score": 6.0}) == (
+        {"prompt": "a fox"},
+        [],
+    )
+
+
+def test_the_schedules_and_the_steps_are_those_of_the_sampler():
+    reading = SDXL.read({"sampler": "lcm", "num_inference_steps": 80})
+    assert reading.kind("num_inference_steps").high == 50
+    assert "karras" not in dict(page_fields.schedules(SDXL, "euler_a", "karras")["choices"])
+    assert page_fields.schedules(SDXL, "euler_a", "karras")["value"] == "default"
+    assert page_fields.schedules(SDXL, "euler", "karras")["value"] == "karras"
+    assert page_fields.schedules(STABLE, "euler", "karras")["visible"] is False
+
+
+def test_what_the_contract_declares_anew_has_a_field_and_is_sent(monkeypatch):
+    import gradio as gr
+
+    @dataclass(frozen=True)
+    class Tiled(SdxlSettings):
+        tiling: bool = parameter(Flag(), "Let the edges meet.", default=False, group="sampling")
+
+    family = replace(
+        FAMILIES["sdxl"],
+        settings=Tiled,
+        variants=lambda _: (Variant("", "SDXL", frozenset(parameters(Tiled))),),
+    )
+    every = page_forms.every({"sdxl": family})
+    monkeypatch.setattr(page_fields, "EVERY", every)
+    form = replace(SDXL, family=family, variant=family.variants(None)[0])
+    with gr.Blocks():
+        fields = page_fields.Fields()
+        fields.prompts()
+        fields.settings()
+    assert fields.by_name["tiling"].label == "Tiling"
+    assert fields.by_name["tiling"].info == "Let the edges meet."
+    assert fields.by_name.keys() == form.parameters.keys()
+    assert form.check({"prompt": "a fox", "tiling": True}) == ({"prompt": "a fox", "tiling": True}, [])

@@ -9,7 +9,6 @@ import pytest
 
 from triptych import InvalidRequest
 from triptych.cli import generate as command
-from triptych_page.checking import check
 from triptych_page.grid import axis, plan, sweepable
 from triptych_page.words import command_line, differences, python_code
 
@@ -25,6 +24,8 @@ SETTINGS = {
     "width": 128,
     "guidance_scale": 7.300000190734863,
     "sampler": "euler",
+    "original_size": (96, 160),
+    "crops_coords_top_left": (0, 64),
     "strength": None,
 }
 
@@ -74,6 +75,8 @@ def test_the_python_code_asks_for_the_same(ensemble, n, method):
         "width": 128,
         "guidance_scale": 7.3,
         "sampler": "euler",
+        "original_size": (96, 160),
+        "crops_coords_top_left": (0, 64),
     }
 
 
@@ -140,7 +143,7 @@ def test_a_grid_is_row_by_row_with_one_seed():
     ]
     assert {cell["seed"] for cell in grid.cells} == {7}
     assert grid.label(4) == "num_inference_steps 3, sampler heun"
-    assert all(check(form, {**cell, "seed": str(cell["seed"])})[1] == [] for cell in grid.cells)
+    assert all(form.check(cell)[1] == [] for cell in grid.cells)
 
 
 def test_a_grid_tells_each_problem_once():

@@ -41,6 +41,7 @@ class SdxlSettings(Settings):
         note="`lcm` and `tcd` end at 50",
         group="sampling",
         label="Steps",
+        main=True,
         options=("--steps",),
         a1111="Steps",
     )
@@ -50,6 +51,7 @@ class SdxlSettings(Settings):
         default=OfModel(lambda card: card.default_guidance_scale),
         group="sampling",
         label="Guidance",
+        main=True,
         options=("--guidance", "--cfg"),
         a1111="CFG scale",
     )
@@ -100,12 +102,14 @@ class SdxlSettings(Settings):
         Choice(
             OfModel(lambda card: sorted(card.samplers), "the samplers that were exported"),
             OfModel(lambda card: card.sampler_names),
+            OfModel(lambda card: {name: sampler.a1111 for name, sampler in card.samplers.items()}),
         ),
         "As euler or dpmpp_2m; `triptych samplers` lists them.",
         default=OfModel(lambda card: card.default_sampler),
         note="[list](samplers.md); also A1111's name, or diffusers' where that class is one sampler only",
         group="sampling",
         label="Sampler",
+        main=True,
         a1111="Sampler",
     )
     schedule: str = parameter(
@@ -114,6 +118,7 @@ class SdxlSettings(Settings):
         default_words="the model's",
         group="sampling",
         label="Schedule",
+        main=True,
         a1111="Schedule type",
     )
     init_image: Picture | None = parameter(
@@ -148,6 +153,7 @@ class SdxlSettings(Settings):
         note="needs a build with a refiner; not with `mask`",
         group="refiner",
         label="Hand-over to the refiner",
+        main=True,
         a1111="Refiner switch at",
     )
     aesthetic_score: float | None = parameter(

@@ -21,6 +21,7 @@ class CascadeSettings(Settings):
         default=OfModel(lambda card: card.default_prior_num_inference_steps),
         group="stable cascade",
         label="Stage C steps",
+        main=True,
         options=("--prior-steps",),
         a1111="Steps",
     )
@@ -30,6 +31,7 @@ class CascadeSettings(Settings):
         default=OfModel(lambda card: card.default_prior_guidance_scale),
         group="stable cascade",
         label="Stage C guidance",
+        main=True,
         options=("--prior-guidance",),
         a1111="CFG scale",
     )
@@ -39,6 +41,7 @@ class CascadeSettings(Settings):
         default=OfModel(lambda card: card.default_num_inference_steps),
         group="stable cascade",
         label="Stage B steps",
+        main=True,
         options=("--steps",),
         a1111="Decoder steps",
     )
@@ -48,6 +51,7 @@ class CascadeSettings(Settings):
         default=OfModel(lambda card: card.default_decoder_guidance_scale),
         group="stable cascade",
         label="Stage B guidance",
+        main=True,
         options=("--decoder-guidance",),
         a1111="Decoder CFG scale",
     )
