@@ -102,7 +102,7 @@ class TritonPythonModel:
         if document["cached"]:
             self._pass_by(reply, document["arrived"], pipeline)
             return
-        settings = pipeline.read_settings(document["settings"])
+        settings = pipeline.parse(document["settings"])
         self._check_deadline(settings.deadline_ms, document["arrived"])
         self.engine.submit(self._job(request, reply, document["arrived"], pipeline, settings))
 
