@@ -29,19 +29,15 @@ ROOMS = ("contract", "model_repository", "client", "server", "page", "lab", "exp
 RECIPE = (ROOT / "docs/extending.md").read_text("utf-8")
 NAME = "guidance_start"
 MOST_FILES = 3  # that people edit for a parameter
-# What the copy says of the parameter, as one JSON object.
+# What the copy says of the parameter, and what its page shows, each as one JSON object.
 ASK = """
 import json, sys
-from dataclasses import asdict
 from pathlib import Path
 
-import gradio
 from triptych import InvalidRequest, parameters, request
 from triptych.receipts import request_of
 from triptych_contract.sdxl.settings import SdxlSettings
 from triptych_demo import demo_build, demo_builds
-from triptych_page.fields import Fields
-from triptych_page.forms import forms_of
 from triptych_serving.assemble import assemble, read_config
 from triptych_serving.manifest import Manifest
 from triptych_serving.pipelines import pipeline
@@ -64,11 +60,6 @@ inputs = {model: [str(one) for one in config.input if one.name == name] for mode
 made = pipeline(Manifest.load(demo_build()))
 settings = made.parse({**given, name: 0.5})
 written = receipt(settings, made, {}, {})
-form = forms_of({"sdxl": {"family": "sdxl", "model": json.loads(json.dumps(asdict(made.card)))}})["sdxl"]
-with gradio.Blocks():
-    fields = Fields()
-    fields.prompts()
-    fields.settings()
 print(json.dumps({
     "inputs": inputs,
     "arrow": dict(configs["sdxl"].ensemble_scheduling.step[0].input_map).get(name),
@@ -76,13 +67,28 @@ print(json.dumps({
     "unsendable": refused(lambda: request.check("sdxl", {name: "late"})),
     "refused": refused(lambda: made.parse({**given, name: 1.5})),
     "hinted": [one.__name__ for one in (parameters.Parameters, parameters.CascadeParameters) if name in one.__annotations__],
-    "field": fields.by_name[name].label,
-    "asked by the form": form.parameters[name].default,
     "settings": [settings.to_json()[name], SdxlSettings.parse(settings.to_json(), made.card) == settings],
     "receipt": written[name],
     "replayed": request_of(written)[name],
     "guided": made.outline(settings)[0].walk.guided.tolist(),
 }))
+"""
+ASK_PAGE = """
+import json, sys
+
+import gradio
+from triptych_demo import demo_build
+from triptych_page.fields import Fields
+from triptych_page.forms import forms_of
+
+name = sys.argv[1]
+card = json.loads((demo_build() / "manifest.json").read_text("utf-8"))["model"]
+with gradio.Blocks():
+    fields = Fields()
+    fields.prompts()
+    fields.settings()
+form = forms_of({"sdxl": {"family": "sdxl", "model": card}})["sdxl"]
+print(json.dumps({"label": fields.by_name[name].label, "default": form.parameters[name].default}))
 """
 
 
@@ -165,9 +171,8 @@ def test_the_command_line_has_an_option_for_it(copy):
     assert re.search(r"--guidance-start\s+\S+\s+The share of the model calls", told)
 
 
-def test_the_page_has_a_field_for_it(said):
-    assert said["field"] == "Guidance start (0 … 1)"
-    assert said["asked by the form"] == 0.0
+def test_the_page_has_a_field_for_it(copy):
+    assert json.loads(run(copy, "-c", ASK_PAGE, NAME)) == {"label": "Guidance start (0 … 1)", "default": 0.0}
 
 
 def test_the_documents_have_a_row_for_it(copy):
