@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Folders of tests that need no torch, no browser and no Triton.
-UNIT := tests/client tests/fetching tests/lab tests/page tests/rooms tests/serving
+UNIT := tests/client tests/contract tests/fetching tests/lab tests/page tests/rooms tests/serving
 PROMPT ?= a flat icon of a penguin
 
 .PHONY: demo ui unit test test-gpu bench chromium check clean

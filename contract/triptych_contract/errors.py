@@ -7,7 +7,7 @@ TriptychError              the root of what the client raises; its other branche
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 SHOWN_CHARACTERS = 60
@@ -23,13 +23,25 @@ class Problem(NamedTuple):
     legal: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.given} given; legal: {self.legal}"
+        return f"{self.field or 'request'}: {self.given} given; legal: {self.legal}"
 
     @property
     def cut(self) -> Problem:
-        """The same with what was given cut to 60 characters: a stranger may have sent megabytes."""
-        shown = self.given if len(self.given) <= SHOWN_CHARACTERS else self.given[: SHOWN_CHARACTERS - 1] + "…"
-        return self._replace(given=shown)
+        """The same with field and what was given cut to 60 characters, on one line: a stranger may have sent megabytes."""
+        return self._replace(field=_short(self.field), given=_short(self.given))
+
+
+def _short(text: str) -> str:
+    plain = text if text.isprintable() else repr(text)
+    return plain if len(plain) <= SHOWN_CHARACTERS else plain[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def shown(value: object, write: Callable[[object], str] = repr) -> str:
+    """Write a value for an error, whatever it is."""
+    try:
+        return write(value)
+    except (RecursionError, ValueError):  # lists in lists without end; whole numbers of thousands of digits
+        return f"a {type(value).__name__} too large to show"
 
 
 class TriptychError(Exception):
@@ -60,7 +72,7 @@ class InvalidRequest(TriptychError, ValueError):
 
 def invalid(field: str, given: object, legal: str) -> InvalidRequest:
     """Make the error of one wrong input."""
-    return InvalidRequest([Problem(field, str(given), legal)])
+    return InvalidRequest([Problem(field, shown(given, str), legal)])
 
 
 def with_facts(words: str, facts: Mapping[str, Any]) -> str:
@@ -97,6 +109,12 @@ def from_wire(message: str, request_id: str = "") -> InvalidRequest:
     """Read what `to_wire` wrote; a message of Triton's own has no problems."""
     words, facts = facts_of(message)
     try:
-        return InvalidRequest([Problem(**problem) for problem in facts["problems"]], words, request_id)
+        return InvalidRequest([_problem(**problem) for problem in facts["problems"]], words, request_id)
     except (KeyError, TypeError):
         return InvalidRequest((), message, request_id)
+
+
+def _problem(**facts: object) -> Problem:
+    if not all(isinstance(fact, str) for fact in facts.values()):
+        raise TypeError("something else than text")
+    return Problem(**facts)  # type: ignore[arg-type] # just checked

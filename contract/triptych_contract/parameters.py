@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
-from .errors import invalid
+from .errors import invalid, shown
 
 PARAMETER = "parameter"
 # What a group of parameters is called, in the order in which people are asked.
@@ -100,7 +100,7 @@ class Text(Kind):
             except UnicodeDecodeError as error:
                 raise invalid(field, f"byte 0x{value[error.start]:02x} at {error.start}", "UTF-8 text") from None
         if not isinstance(value, str):
-            raise invalid(field, repr(value), "a text")
+            raise invalid(field, shown(value), "a text")
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -147,7 +147,7 @@ class Choice(Kind):
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if not isinstance(value, str):
-            raise invalid(field, repr(value), "a text")
+            raise invalid(field, shown(value), "a text")
         return value
 
     def check(self, field: str, value: str) -> str:
@@ -155,7 +155,7 @@ class Choice(Kind):
         assert not isinstance(self.aliases, OfModel)  # noqa: S101
         name = self.aliases.get(value.lower(), value)
         if name not in self.names:
-            raise invalid(field, repr(value), ", ".join(self.names))
+            raise invalid(field, shown(value), ", ".join(self.names))
         return name
 
     @property
@@ -257,8 +257,9 @@ class Flag(Kind):
     python = "bool"
 
     def typed(self, field: str, value: Any) -> bool:
-        if not isinstance(value, (bool, int)) and type(value).__name__ not in ("bool_", "bool"):  # NumPy's
-            raise invalid(field, repr(value), "true or false")
+        flag = isinstance(value, int) or type(value).__name__ in ("bool_", "bool")  # NumPy's
+        if not flag or value not in (0, 1):
+            raise invalid(field, shown(value), "true or false")
         return bool(value)
 
     @property
@@ -280,7 +281,7 @@ class Pair(Kind):
     def typed(self, field: str, value: Any) -> tuple[int, int]:
         value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's arrays are no Sequence
         if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != 2:
-            raise invalid(field, repr(value), f"two whole numbers, {' and '.join(self.of_what)}")
+            raise invalid(field, shown(value), f"two whole numbers, {' and '.join(self.of_what)}")
         one = Integer(self.low, self.high)
         return one.typed(field, value[0]), one.typed(field, value[1])
 
@@ -305,9 +306,9 @@ class File(Kind):
             value = Picture(**{name: value.get(name) for name in Picture._fields})  # type: ignore[arg-type] # checked below
         if not isinstance(value, Picture):
             raise invalid(field, f"a {type(value).__name__}", "what a picture's header says of it")
-        side = Integer(1, MAX_INT32)
-        sha256 = Text(64).typed(field, value.sha256)
-        return Picture(sha256, side.typed(field, value.height), side.typed(field, value.width))
+        sha256, side = Text(64), Integer(1, MAX_INT32)
+        sides = (side.check(field, side.typed(field, each)) for each in value[1:])
+        return Picture(sha256.check(field, sha256.typed(field, value.sha256)), *sides)
 
     @property
     def legal(self) -> str:
@@ -378,7 +379,7 @@ def parameter(kind: Kind, words: str, **declared: Any) -> Any:
 
 def _real(field: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):  # NumPy's scalars are Real as well
-        raise invalid(field, repr(value), "a number")
+        raise invalid(field, shown(value), "a number")
     return value
 
 

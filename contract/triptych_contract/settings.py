@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, cast
 
 from .cards import ModelCard
-from .errors import InvalidRequest, Problem, invalid
+from .errors import InvalidRequest, Problem, invalid, shown
 from .parameters import (
     MAX_INT32,
     MAX_INT64,
@@ -108,7 +108,8 @@ class Settings:
         """Check and complete inputs against what a model can do.
 
         Args:
-            given: values by name: text (or its UTF-8), numbers, booleans, pairs, `Picture`s; None and absent mean not given.
+            given: values by name: text (or its UTF-8), numbers, booleans, pairs, `Picture`s, or what `to_json` writes; None and
+                absent mean not given.
             card: of the model, the family's own.
 
         Raises:
@@ -154,6 +155,8 @@ class Reading:
     """A request while it is read: what was given, the values found legal so far, and the problems."""
 
     def __init__(self, settings: type[Settings], given: Mapping[str, Any], card: ModelCard) -> None:
+        if not isinstance(given, Mapping):
+            raise invalid("", f"a {type(given).__name__}", "inputs by name")
         self.card: Any = card
         self.given = {name: value for name, value in given.items() if value is not None}
         self.values: dict[str, Any] = {}
@@ -204,7 +207,7 @@ class Reading:
 
     def refuse(self, field: str, given: object, legal: str) -> None:
         """Note a problem."""
-        self.problems.append(Problem(field, str(given), legal).cut)
+        self.problems.append(Problem(field, shown(given, str), legal).cut)
 
     def result(self) -> dict[str, Any]:
         """Give all values, those that were not asked for as None.

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych_contract.cards import ModelCard, TableCard
-from triptych_contract.errors import invalid
 from triptych_contract.family import Family
 from triptych_contract.settings import Settings
 
@@ -36,7 +35,7 @@ class Pipeline(ABC, Generic[AnySettings, AnyCard]):
         self.tables = functools.cache(self._load)
 
     def parse(self, given: Mapping[str, Any]) -> AnySettings:
-        """Check and complete inputs (by name; absent = default).
+        """Check and complete inputs (by name; absent = default), or settings as another model passed them on.
 
         Raises:
             InvalidRequest: has all problems, each with field, what was given and what is legal.
@@ -72,18 +71,6 @@ class Pipeline(ABC, Generic[AnySettings, AnyCard]):
     @abstractmethod
     def a1111_fields(self, made_by: Mapping[str, Any]) -> dict[str, Any]:
         """A receipt's settings in A1111's words; None for what does not apply."""
-
-    def read_settings(self, document: Any) -> AnySettings:
-        """Settings as another model passed them on; checked again, since anybody can reach every model.
-
-        Raises:
-            InvalidRequest: the document is not what `Settings.to_json` makes.
-        """
-        try:
-            given = dict(document)
-        except (TypeError, ValueError) as error:
-            raise invalid("settings", f"a malformed document ({error})", "what `tokenizer` passes on") from None
-        return self.parse(given)
 
     def nothing(self) -> Floats:
         """The smallest latents, (C, h, w), for a decoder to be done with at once."""

@@ -21,7 +21,7 @@ from triptych_serving.sdxl.walk import BASE, REFINER
 from triptych_serving.tables import SamplerTable
 from triptych_serving.walk import Walk
 
-from .models import card
+from ..cards import card
 
 PRIOR, DECODER = CascadeCard.denoisers
 STEP_SECONDS = 0.1

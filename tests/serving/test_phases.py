@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +13,23 @@ from PIL import Image
 
 from triptych_contract.cards import PreviewCard
 from triptych_contract.errors import InvalidRequest
+from triptych_serving.manifest import Manifest
 from triptych_serving.noise import TorchGenerator
 from triptych_serving.previews import draw, estimate
+from triptych_serving.stable_cascade.pipeline import StableCascade
 from triptych_serving.walk import Walk
 
+from ..cards import cascade_card
 from .loop import DECODER, PRIOR, FakeReply, Loop, phase, table
-from .models import cascade, cascade_card
 
 MODEL = cascade_card()
 MAP_16 = PreviewCard(2, [[0.1] * 12] * 16, [0.5] * 12)
 MAP = PreviewCard(2, [[0.5] * 12] + [[0.0] * 12] * 3, [0.25] * 12)
+
+
+def cascade(model):
+    """Its family, of a build that has no files."""
+    return StableCascade(Manifest(Path(), "stable_cascade", "cpu", model, {}, {}))
 
 
 def way(stage, steps, *, guided=False, noise=0.0):
@@ -205,7 +213,7 @@ def test_legal_sizes_are_those_that_diffusers_rounding_leaves_alone():
 
 def test_settings_survive_the_way_to_the_loop():
     made = settings(seed=3, negative_prompt=b"", width=256, tenant=b"t", deadline_ms=5)
-    assert cascade(MODEL).read_settings(json.loads(json.dumps(made.to_json()))) == made
+    assert cascade(MODEL).parse(json.loads(json.dumps(made.to_json()))) == made
 
 
 def test_stage_c_keeps_nothing_of_a_request_that_went_on_to_stage_b():

@@ -14,7 +14,7 @@ from triptych_serving.sdxl import walk as sdxl_walk
 from triptych_serving.sdxl.latents import EncodedPicture, initial
 from triptych_serving.tables import SamplerTables
 
-from .models import REFINER, card
+from ..cards import REFINER, card
 
 MODEL = card(refiner=REFINER)
 PICTURE = Picture("0" * 64, 128, 128)

@@ -102,7 +102,7 @@ class TritonPythonModel:
         if document["cached"]:
             self._pass_by(reply, document["arrived"], pipeline)
             return
-        settings = pipeline.read_settings(document["settings"])
+        settings = pipeline.parse(document["settings"])
         self._check_deadline(settings.deadline_ms, document["arrived"])
         self.engine.submit(self._job(request, reply, document["arrived"], pipeline, settings))
 
@@ -134,7 +134,7 @@ class TritonPythonModel:
             if document["family"] not in self.pipelines:
                 raise ValueError(f"family {document['family']!r}")
             return {"settings": document["settings"], "family": document["family"], **facts}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise invalid("settings", f"{type(error).__name__}: {error}", "what the ensemble passes on") from None
 
     def _description(self):
@@ -161,7 +161,7 @@ def _refused(passed_on):
     """What `vae_encoder` found wrong with a picture."""
     try:
         return InvalidRequest([Problem(*map(str, problem)) for problem in json.loads(passed_on)])
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return invalid("refusal", repr(passed_on), "what `vae_encoder` passes on")
 
 

@@ -29,7 +29,7 @@ class TritonPythonModel:
         document = triton.passed_on(request, "settings")
         timings = triton.passed_on(request, "report")
         pipeline = self.pipelines[document["family"]]
-        settings = pipeline.read_settings(document["settings"])
+        settings = pipeline.parse(document["settings"])
         ran_on = self.ran_on[pipeline.manifest.target]
         made_by = receipt(settings, pipeline, ran_on, document["cut"])
         image = triton.data(request, "cached")

@@ -33,7 +33,7 @@ class TritonPythonModel:
         init_image, mask = (triton.data(request, name) for name in ("init_image", "mask"))
         if not init_image or document["cached"]:
             return _response()
-        settings = self.pipeline.read_settings(document["settings"])
+        settings = self.pipeline.parse(document["settings"])
         ends = None if settings.deadline_ms is None else document["arrived"] + settings.deadline_ms / 1000
         # What there is to say about a deadline or a picture, `denoise` says: an ensemble whose step fails beside others is in
         # flight until Triton ends.

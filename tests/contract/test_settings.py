@@ -11,7 +11,7 @@ from triptych_contract.parameters import Picture
 from triptych_contract.sdxl.settings import SdxlSettings
 from triptych_contract.settings import MAX_PROMPT_BYTES
 
-from .models import REFINER, card, sdxl
+from ..cards import REFINER, card
 
 MODEL = card()
 REFINED = card(refiner=REFINER)
@@ -139,7 +139,7 @@ def test_settings_survive_the_way_to_the_next_model():
         "width": 128,
     }
     settings = SdxlSettings.parse({"prompt": b"a fox", **full}, REFINED)
-    assert sdxl(REFINED).read_settings(json.loads(json.dumps(settings.to_json()))) == settings
+    assert SdxlSettings.parse(json.loads(json.dumps(settings.to_json())), REFINED) == settings
 
 
 @given(st.binary(max_size=200))

@@ -1,15 +1,10 @@
-"""Small models that tests share."""
+"""Cards of small models that tests share; no file is behind them."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from triptych_contract.cards import TableCard, TokenizerCard
 from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, SdxlCard
 from triptych_contract.stable_cascade.card import CascadeCard
-from triptych_serving.manifest import Manifest
-from triptych_serving.sdxl.pipeline import Sdxl
-from triptych_serving.stable_cascade.pipeline import StableCascade
 
 REFINER = RefinerCard(
     size_multiple=64, force_zeros_for_empty_prompt=False, requires_aesthetics_score=True, own_text_encoder=False
@@ -57,11 +52,6 @@ def card(**changes) -> SdxlCard:
     return SdxlCard(**{**facts, **changes})
 
 
-def sdxl(model: SdxlCard) -> Sdxl:
-    """Its family, of a build that has no files."""
-    return Sdxl(Manifest(Path(), "sdxl", "cpu", model, {}, {}))
-
-
 def cascade_card(**changes) -> CascadeCard:
     """A card like the demo Stable Cascade's."""
     facts = {
@@ -88,8 +78,3 @@ def cascade_card(**changes) -> CascadeCard:
         "decoder_table": table(50),
     }
     return CascadeCard(**{**facts, **changes})
-
-
-def cascade(model: CascadeCard) -> StableCascade:
-    """Its family, of a build that has no files."""
-    return StableCascade(Manifest(Path(), "stable_cascade", "cpu", model, {}, {}))
