@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What `triptych` and its extras find here instead of on an index; in one call with them.
+BESIDE := --editable demo --editable server
+PROJECTS := pyproject.toml demo/pyproject.toml server/pyproject.toml
 # Folders of tests that need no torch, no browser and no Triton.
 UNIT := tests/client tests/contract tests/fetching tests/lab tests/page tests/rooms tests/serving
 PROMPT ?= a flat icon of a penguin
@@ -45,21 +48,21 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.server: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable demo --editable '.[server]'
+$(VENV)/.server: $(PROJECTS) constraints.txt | $(VENV)/bin/python
+	$(PIP) $(BESIDE) --editable '.[server]'
 	@touch $@
 
-$(VENV)/.ui: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable demo --editable '.[server,ui]'
+$(VENV)/.ui: $(PROJECTS) constraints.txt | $(VENV)/bin/python
+	$(PIP) $(BESIDE) --editable '.[server,ui]'
 	@touch $@ $(VENV)/.server
 
-$(VENV)/.unit: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable demo --editable '.[unit]'
+$(VENV)/.unit: $(PROJECTS) constraints.txt | $(VENV)/bin/python
+	$(PIP) $(BESIDE) --editable '.[unit]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.test: $(PROJECTS) constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
-	$(PIP) --editable demo --editable '.[test]'
+	$(PIP) $(BESIDE) --editable '.[test]'
 	@touch $@ $(VENV)/.server $(VENV)/.unit
 
 # NVIDIA's, with the libraries that it needs; where it cannot be had, tests that drive it are skipped.
@@ -68,7 +71,7 @@ $(VENV)/perf_analyzer/perf_analyzer: tests/get_perf_analyzer.py | $(VENV)/.test
 	-@$(BIN)/python $< $(@D)
 	@test ! -e $@ || touch $@
 
-$(VENV)/.bench: pyproject.toml demo/pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.bench: $(PROJECTS) constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
-	$(PIP) --editable demo --editable '.[bench]'
+	$(PIP) $(BESIDE) --editable '.[bench]'
 	@touch $@ $(VENV)/.server

@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/triptych/bin/python3 install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
         -c constraints.txt torch
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml export ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton triptych-demo > requirements.txt \
+    python3 requirements.py pyproject.toml export ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton > requirements.txt \
     && echo "${TENSORRT}" >> requirements.txt \
     && pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt
@@ -29,7 +29,7 @@ COPY server server
 COPY page page
 COPY export export
 COPY lab lab
-RUN pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
+RUN pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./server \
     && pip --python /opt/triptych/bin/python3 install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM python:${PYTHON_TAG}

@@ -16,10 +16,11 @@ import tomllib
 
 NAME = re.compile(r"[\w.-]+")
 OWN_EXTRA = re.compile(r"triptych\[([\w,-]+)\]")
+OWN = "triptych-"  # the other distributions, which an image builds itself
 
 
 def requirements(project: dict[str, Any], extras: Sequence[str], without: Sequence[str] = ()) -> list[str]:
-    """The requirements of the project and of its `extras`, those of extras that they name included.
+    """The requirements of the project and of its `extras`, those of extras that they name included, from an index.
 
     Raises:
         KeyError: there is no such extra.
@@ -27,7 +28,7 @@ def requirements(project: dict[str, Any], extras: Sequence[str], without: Sequen
     found = [*project["dependencies"]]
     for extra in extras:
         found += _of_extra(project["optional-dependencies"], extra)
-    return [line for line in dict.fromkeys(found) if _name(line) not in without]
+    return [line for line in dict.fromkeys(found) if _name(line) not in without and not line.startswith(OWN)]
 
 
 def _of_extra(extras: dict[str, list[str]], extra: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/triptych
 COPY pyproject.toml constraints.txt docker/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml server ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton triptych-demo > requirements.txt \
+    python3 requirements.py pyproject.toml server ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton > requirements.txt \
     && echo "${TENSORRT}" >> requirements.txt \
     && python3 -m pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && python3 -m pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt
@@ -28,7 +28,7 @@ COPY page page
 COPY export export
 COPY lab lab
 COPY demo demo
-RUN python3 -m pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./demo \
+RUN python3 -m pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./server ./demo \
     && python3 -m pip --python /opt/triptych/bin/python3 install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG}

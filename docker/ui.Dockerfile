@@ -1,4 +1,4 @@
-# The web page: the client package and nothing that draws.
+# The web page, which calls a server: no Triton, no ONNX Runtime, no models.
 #   docker build -f docker/ui.Dockerfile -t triptych-ui:0.1.0 .
 ARG PYTHON_TAG=3.12-slim-trixie
 
@@ -19,7 +19,7 @@ COPY server server
 COPY page page
 COPY export export
 COPY lab lab
-RUN pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
+RUN pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./server \
     && pip --python /opt/triptych/bin/python3 install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM python:${PYTHON_TAG}

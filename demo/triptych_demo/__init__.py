@@ -17,7 +17,7 @@ def demo_build(name: str = "sdxl") -> Path:
     build = FOLDER / name
     if not _ships(name):
         raise FileNotFoundError(
-            f"no demo model {name!r} in {build}; reinstall triptych, or give a folder that was exported"
+            f"no demo model {name!r} in {build}; reinstall triptych-demo, or give a folder that was exported"
         )
     return build
 

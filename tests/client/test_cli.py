@@ -148,3 +148,17 @@ def test_shells_complete_commands_options_and_choices_with_nothing_heavy():
     assert {"generate"} <= set(completed("gen"))
     assert {"--prior-steps", "--prior-num-inference-steps"} <= set(completed("generate", "--prior"))
     assert set(completed("generate", "--output-format", "")) == {"png", "jpeg", "webp"}
+
+
+@pytest.mark.parametrize(("module", "name"), [("psutil", "serve"), ("triptych_demo", "demo")])
+def test_a_command_whose_extra_is_missing_is_one_line_and_leaves_help_alone(module, name):
+    def run(word):
+        code = f"import sys; sys.modules[{module!r}] = None; sys.argv = ['triptych', {word!r}]; "
+        return call(sys.executable, "-c", f"{code}from triptych.cli import main; main()", COLUMNS="200")
+
+    alone, all_of_it = run(name), run("--help")
+    assert (alone.returncode, alone.stdout) == (1, "")
+    assert alone.stderr == f"error: {module} is missing; pip install 'triptych[server]'\n"
+    assert (all_of_it.returncode, all_of_it.stderr) == (0, "")
+    assert " Not installed here: serve, demo: triptych[server] " in all_of_it.stdout
+    assert "│ workload " in all_of_it.stdout

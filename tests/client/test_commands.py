@@ -822,7 +822,7 @@ def test_a_demo_model_that_does_not_ship_is_named(run, tmp_path, monkeypatch, op
     (tmp_path / name).mkdir()
     code, out, err = run(Gone(), "demo", "-o", tmp_path / "out", *options)
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: no demo model '{name}' in {tmp_path / name}; reinstall triptych")
+    assert err.startswith(f"error: no demo model '{name}' in {tmp_path / name}; reinstall triptych-demo")
 
 
 def test_the_package_ships_a_demo_model():

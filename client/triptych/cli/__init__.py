@@ -16,11 +16,11 @@ def main() -> None:
 
     from triptych.errors import InvalidRequest, ServerUnavailable, TriptychError
 
-    from .app import app, commands
+    from .app import EXTRAS, app, commands
     from .shown import any_locale
 
     any_locale()
-    asked = [name for name in sys.argv[1:2] if name in commands()]
+    asked = [name for name in sys.argv[1:2] if name in {**EXTRAS, **commands()}]
     try:
         ended = app(asked)(standalone_mode=False)
         sys.exit(ended if isinstance(ended, int) else 0)
@@ -28,6 +28,10 @@ def main() -> None:
         _leave(_usage(error), error.exit_code)
     except typer.Abort:
         _leave("aborted", 1)
+    except ModuleNotFoundError as error:
+        if not EXTRAS.keys() & asked:
+            raise
+        _leave(f"{error.name} is missing; pip install 'triptych[{EXTRAS[asked[0]]}]'", 1)
     except InvalidRequest as error:
         _leave(error, 2)
     except ServerUnavailable as error:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, distribution
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+Command = Callable[..., None]
 GROUP = "triptych.commands"
+# Whose commands these are. Looking through all that is installed would take 50 ms.
+DISTRIBUTIONS = ("triptych", "triptych-server")
+# Command of `triptych-server` → the extra of `triptych` that brings all that it needs.
+EXTRAS = {
+    "ui": "ui",
+    "serve": "server",
+    "demo": "server",
+    "export": "export",
+    "fetch": "fetch",
+    "prune": "export",
+    "doctor": "server",
+    "bench": "bench",
+    "workload": "server",
+    "simulate": "server",
+}
 # The package that a command comes from → whom it is for, in the order of `--help`.
 PANELS = {
     "triptych": "Draw pictures",
@@ -20,24 +38,62 @@ PANELS = {
 
 
 def commands() -> Mapping[str, EntryPoint]:
-    """Give the entry point of every command by name, in the order of `--help`; nothing is imported."""
-    found = [entry for entry in distribution("triptych").entry_points if entry.group == GROUP]
+    """Give the entry point of every installed command by name, in the order of `--help`; nothing is imported."""
+    found = [entry for name in DISTRIBUTIONS for entry in _entry_points(name) if entry.group == GROUP]
     return {entry.name: entry for entry in sorted(found, key=lambda entry: [*PANELS].index(_package(entry)))}
 
 
 def app(names: Iterable[str] = ()) -> typer.Typer:
-    """Make the command line, of these commands only where some are named: the imports of all take three times those of one."""
+    """Make the command line, of these commands only where some are named: the imports of all take three times those of one.
+
+    Raises:
+        ModuleNotFoundError: a named command is not installed, or a module that it imports.
+    """
     known = commands()
+    loaded = {name: _load(known.get(name)) for name in names} or _loadable(known)
     made = typer.Typer(
         name="triptych",
         help="Text-to-image serving on NVIDIA Triton.",
+        epilog=_elsewhere(name for name in EXTRAS if name not in loaded),
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
     made.callback()(_root)
-    for entry in [known[name] for name in names] or known.values():
-        made.command(entry.name, rich_help_panel=PANELS[_package(entry)])(entry.load())
+    for name, command in loaded.items():
+        made.command(name, rich_help_panel=PANELS[_package(known[name])])(command)
     return made
+
+
+def _entry_points(name: str) -> Iterable[EntryPoint]:
+    try:
+        return distribution(name).entry_points
+    except PackageNotFoundError:
+        return ()
+
+
+def _load(entry: EntryPoint | None) -> Command:
+    if entry is None:  # the client's own are always there
+        raise ModuleNotFoundError(name=DISTRIBUTIONS[-1])
+    command: Command = entry.load()
+    return command
+
+
+def _loadable(known: Mapping[str, EntryPoint]) -> dict[str, Command]:
+    """Load every command but those that need an extra which is not installed."""
+    loaded = {}
+    for name, entry in known.items():
+        with suppress(ModuleNotFoundError):
+            loaded[name] = _load(entry)
+    return loaded
+
+
+def _elsewhere(names: Iterable[str]) -> str | None:
+    """Say for `--help` which extras bring the commands that are not here."""
+    by_extra: dict[str, list[str]] = {}
+    for name in names:
+        by_extra.setdefault(EXTRAS[name], []).append(name)
+    said = [f"{', '.join(names)}: {escape(f'triptych[{extra}]')}" for extra, names in by_extra.items()]
+    return f"Not installed here: {'; '.join(said)}" if said else None
 
 
 def _package(entry: EntryPoint) -> str:
