@@ -22,7 +22,8 @@ unit: $(VENV)/.unit ## the rooms' own tests, in a minute: without torch, a brows
 	$(BIN)/python -m pytest -n 2 $(UNIT)
 
 test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer chromium ## everything, on the real Triton and in a real browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not serial'
+	$(BIN)/python -m pytest -m serial
 
 test-gpu: $(VENV)/.test ## what only a GPU can show: the demo models on it, compared with the processor
 	$(BIN)/python -m pytest -s tests/gpu

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+from filelock import FileLock
 
 SEEDS = range(6)
 CASCADES = range(4)
@@ -56,7 +59,14 @@ def build_cascade(folder: Path, seed: int) -> tuple[Path, Path]:
 
 
 def exported(folder: Path, make: Callable[[Path, int], tuple[Path, Path]], seeds: Iterable[int]) -> Folders:
-    """Folders of weights and build by seed, made two at a time."""
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {seed: pool.submit(make, folder, seed) for seed in seeds}
-        return {seed: future.result() for seed, future in futures.items()}.__getitem__
+    """Folders of weights and build by seed, made two at a time by the first process that asks; others wait for them."""
+    made = folder / "made.json"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not made.exists():
+            with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+                futures = {seed: pool.submit(make, folder, seed) for seed in seeds}
+                found = {seed: [str(path) for path in future.result()] for seed, future in futures.items()}
+            made.write_text(json.dumps(found))
+    known = json.loads(made.read_text())
+    return lambda seed: tuple(map(Path, known[str(seed)]))

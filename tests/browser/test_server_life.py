@@ -6,6 +6,7 @@ import re
 import time
 
 import psutil
+import pytest
 from playwright.sync_api import Browser, expect
 
 from triptych_demo import demo_build
@@ -24,6 +25,7 @@ def kill_triton() -> None:
         process.kill()
 
 
+@pytest.mark.serial
 def test_a_server_that_dies_is_told_and_found_again_without_a_reload(browser: Browser):
     with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
         process, address = begin_page(server.addresses.grpc)

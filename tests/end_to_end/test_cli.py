@@ -138,6 +138,7 @@ def test_a_terminal_sees_a_bar_a_picture(url, tmp_path):
     assert b"done" in seen
 
 
+@pytest.mark.serial
 def test_demo_draws_a_picture_of_each_family_and_leaves_nothing(tmp_path):
     before = set(Path("/dev/shm").iterdir())
     done = triptych("demo", "a 3d render of a red apple", "-o", str(tmp_path))
@@ -150,6 +151,7 @@ def test_demo_draws_a_picture_of_each_family_and_leaves_nothing(tmp_path):
     assert not [p for p in psutil.Process().children(recursive=True) if "tritonserver" in p.name() and p.ppid() == 1]
 
 
+@pytest.mark.serial
 def test_a_killed_loop_is_noticed_by_its_callers_and_by_serve(tmp_path):
     """kill -9 mid-step: the callers have an error within 2 s, service is back within 10 s."""
     command = [TRIPTYCH, "serve", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]

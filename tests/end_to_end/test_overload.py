@@ -15,6 +15,8 @@ from triptych_server.supervisor import prepare
 
 from .. import plain
 
+pytestmark = pytest.mark.serial
+
 REQUEST = {"prompt": "a 3d rocket", "num_inference_steps": 10, "height": 256, "width": 256}
 
 

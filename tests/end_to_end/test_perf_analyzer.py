@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.serial
+
 # `make test` gets one into the virtual environment (tests/get_perf_analyzer.py).
 OWN = Path(sys.prefix, "perf_analyzer")
 BINARY = os.environ.get("PERF_ANALYZER") or shutil.which("perf_analyzer", path=f"{OWN}{os.pathsep}{os.environ['PATH']}")

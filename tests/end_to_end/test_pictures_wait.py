@@ -15,6 +15,8 @@ from triptych_server import Server
 
 from .. import plain
 
+pytestmark = pytest.mark.serial
+
 NEIGHBOUR = {"prompt": "a fox", "num_inference_steps": 1}
 LARGE = 8
 

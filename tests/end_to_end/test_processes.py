@@ -47,7 +47,7 @@ def test_a_start_imports_no_more_than_it_needs(modules, spared):
 
 @pytest.mark.usefixtures("demo")
 def test_no_serving_process_has_torch_in_its_memory():
-    stubs = [process for process in psutil.process_iter() if _serves(process)]
+    stubs = [process for process in psutil.Process().children(recursive=True) if _serves(process)]
     models = {Path(process.cmdline()[1]).parent.parent.name for process in stubs}
     assert {"denoise", "tokenizer", "text_encoder", "text_encoder_2", "vae_decoder", "image_encoder"} <= models
     for process in stubs:

@@ -49,6 +49,7 @@ def stand_still():
         process.resume()
 
 
+@pytest.mark.serial
 def test_a_machine_that_stands_still_costs_requests_but_makes_no_wrong_picture():
     with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
         url = server.addresses.grpc

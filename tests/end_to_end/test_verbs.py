@@ -60,6 +60,7 @@ def test_watching_counts_every_step_to_the_end(url, pool):
     assert future.result()["receipt"]["num_inference_steps"] == 30
 
 
+@pytest.mark.serial
 def test_cancel_ends_the_request_and_frees_its_slot_within_one_step(url, pool):
     job = str(uuid.uuid4())
     future = pool.submit(plain.grpc, url, job, **LONG)
@@ -94,6 +95,7 @@ def test_another_tenant_cannot_watch_or_cancel(url, pool):
             future.result()
 
 
+@pytest.mark.serial
 def test_a_deadline_ends_a_request_in_time(url):
     began = time.monotonic()
     with pytest.raises(InferenceServerException, match="deadline_ms: 700 ms passed at step") as error:
