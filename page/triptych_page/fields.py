@@ -34,7 +34,7 @@ class Fields:
             self._make_all(choices)
         self._size()
         self._seed()
-        with gr.Accordion("More settings", open=False), gr.Row():
+        with gr.Accordion("More settings", open=False), gr.Row(elem_id="tp-more"):
             self._make_all(EVERY.keys() - self.by_name.keys() - {*start}, told=True)
         with gr.Accordion("Start from a picture", open=False) as self.start:
             with gr.Row():
