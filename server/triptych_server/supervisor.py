@@ -101,6 +101,7 @@ class Server:
         self._on_event, self._prepare, self._reproducible = on_event, prepare, reproducible
         self._load_timeout_s, self._grace_s, self._cache_mb = load_timeout_s, grace_s, cache_mb
         self._addresses: Addresses | None = None
+        self._claims = contextlib.ExitStack()  # on the ports
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._stopping = threading.Event()
         self._files = threading.Lock()  # held while the run's folder is written to or removed
@@ -121,9 +122,11 @@ class Server:
         """Start without waiting.
 
         Raises:
-            CannotServe: a port is in use.
+            CannotServe: a port is in use, or the host is none of this machine's.
         """
-        self._addresses = Addresses.choose(*self._wanted)
+        with contextlib.ExitStack() as claims:
+            self._addresses = Addresses.choose(*self._wanted, claims)
+            self._claims = claims.pop_all()
         self._thread.start()
 
     def start(self, timeout_s: float | None = None) -> Server:
@@ -199,6 +202,7 @@ class Server:
             self.failure = error if isinstance(error, CannotServe) else CannotServe(_words(error))
             self.failure.__cause__ = None if error is self.failure else error
         finally:
+            self._claims.close()
             self._move(State.STOPPED, str(self.failure or "stopped"))
 
     @contextlib.contextmanager
