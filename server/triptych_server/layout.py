@@ -248,9 +248,8 @@ def lay_out(run: Path) -> None:
             (backend / source.name).symlink_to(source)
     shutil.copyfile(_stub(home), backend / STUB)
     (backend / STUB).chmod(0o755)
-    (run / "wheel.libs").symlink_to(
-        home.parents[1] / "nvidia_pytriton.libs"
-    )  # the stub looks for it from its own place
+    # The wheel's looks for its libraries from its own place; an image's has them where the loader finds them.
+    (run / "wheel.libs").symlink_to(_stub(home).resolve().parent / "../../../../nvidia_pytriton.libs")
     if shared := _libpython():
         (library / shared.name).symlink_to(shared)
 

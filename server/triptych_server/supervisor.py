@@ -51,7 +51,10 @@ def prepare(
     reproducible: bool = False,
     checking: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 - has no state
 ) -> None:
-    """Check the builds against this machine and their manifests, within `checking`, then lay out the model repository."""
+    """Check the builds against this machine and their manifests, within `checking`, then lay out the model repository.
+
+    It leads to the builds by way of links beside it, whose paths Triton's processes can read whatever the builds' own are.
+    """
     from triptych_serving.assemble import assemble, by_family
     from triptych_serving.tensorrt.machine import check_engines
 
@@ -61,7 +64,11 @@ def prepare(
     with checking:
         for manifest in manifests:
             manifest.verify()
-    assemble(builds, repository, reproducible=reproducible)
+    links = {repository.parent / "builds" / manifest.family: manifest.build.resolve() for manifest in manifests}
+    (repository.parent / "builds").mkdir()
+    for link, build in links.items():
+        link.symlink_to(build)
+    assemble([*links], repository, reproducible=reproducible)
 
 
 class Server:

@@ -86,7 +86,7 @@ class Triton:
         return self._process.poll() is None
 
     def doomed(self) -> bool:
-        """Whether it ended, logged that a model cannot be loaded (Triton itself takes seconds more to leave), or waits for the dead."""
+        """Whether it ended, waits for the dead, or logged that a model cannot be loaded (it takes seconds more to leave)."""
         return (
             self._fatal.is_set() or not self.running() or self._dead_looks >= DEAD_LOOKS or self._waits_for_the_dead()
         )

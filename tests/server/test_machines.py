@@ -15,7 +15,7 @@ from triptych_server import CannotServe, layout
 from triptych_server.layout import STUB, TRITON_HOME, Addresses, find_triton, lay_out, run_folder
 from triptych_serving import record
 
-from .test_supervisor import REPOSITORY, echo, image_layout, make_server, processes, regions, run_of, until
+from .test_supervisor import echo, image_layout, make_server, processes, regions, run_of, until
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_without_any_usable_folder_the_variable_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(layout, "FALLBACKS", (tmp_path / 'a "b"',))
     monkeypatch.setattr(layout, "_PLAIN", layout.re.compile("never"))
-    with pytest.raises(CannotServe, match="no folder for a run's files in .*TMPDIR must name"), run_folder():
+    with pytest.raises(CannotServe, match=r"no folder for a run's files in .*TMPDIR must name"), run_folder():
         pass
 
 
@@ -99,7 +99,7 @@ def test_a_host_that_cannot_be_served_is_refused_by_name(host, words):
         make_server(host=host).begin()
 
 
-def test_a_name_is_resolved_before_triton_sees_it(tmp_path):
+def test_a_name_is_resolved_before_triton_sees_it():
     with make_server(host="localhost") as server:
         assert server.addresses.host == "127.0.0.1"
         assert server.addresses.loopback
@@ -123,14 +123,25 @@ def test_a_port_that_is_taken_in_the_last_moment_is_named(monkeypatch):
             make_server().start(30)
 
 
-SLEEPER = "import sys, time; from triptych_serving.record import Record; Record().begin('x'); print('began', flush=True); time.sleep(99)"
+CHILD = """
+import time
+from triptych_serving.record import Record
+Record().begin("x")
+print("began", flush=True)
+time.sleep(99)
+"""
+PARENT = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {CHILD!r}])
+print(child.pid, flush=True)
+child.wait()
+"""
 
 
 def test_a_models_process_ends_with_its_parent(tmp_path):
     """Triton's own look at that ends in a process that hangs while it is taken apart."""
-    code = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}]); print(p.pid, flush=True); p.wait()"
     environment = {**os.environ, record.FOLDER: str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         child = psutil.Process(int(parent.stdout.readline()))
         assert parent.stdout.readline() == "began\n"
         parent.kill()
