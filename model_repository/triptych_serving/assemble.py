@@ -184,7 +184,7 @@ def _write_stage(
 
 def _link_plans(manifest: Manifest, engines: Mapping[str, Any], version: Path) -> None:
     for capability, engine in engines.items():
-        path = os.path.relpath(manifest.build / engine["path"], version.resolve())
+        path = os.path.relpath(manifest.build.resolve() / engine["path"], version.resolve())
         (version / f"{capability}.plan").symlink_to(path)
 
 
@@ -202,7 +202,9 @@ def _write(
     if code:
         source = templates() / code / "1"
         shutil.copytree(source, folder / "1", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    paths = {f"build.{manifest.family}": os.path.relpath(manifest.build, folder.resolve()) for manifest in manifests}
+    # A link to a build stays one: Triton's processes know no letters but ASCII's in paths.
+    builds = {manifest.family: manifest.build.parent.resolve() / manifest.build.name for manifest in manifests}
+    paths = {f"build.{family}": os.path.relpath(build, folder.resolve()) for family, build in builds.items()}
     for key, value in {**paths, **(parameters or {})}.items():
         config.parameters[key].string_value = value
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")

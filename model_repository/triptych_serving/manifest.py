@@ -43,7 +43,7 @@ class Manifest:
         Raises:
             ManifestError: missing, unreadable, or of another format.
         """
-        build = Path(build).resolve()
+        build = Path(build).absolute()
         document = _read_document(build / FILE_NAME)
         if document["family"] not in FAMILIES:
             raise ManifestError(f"{build / FILE_NAME}: family {document['family']!r}; known: {', '.join(FAMILIES)}")
@@ -70,8 +70,8 @@ class Manifest:
         """The absolute path of one artifact, checked."""
         if path not in self.artifacts:
             raise ManifestError(f"{path}: not listed in {self.build / FILE_NAME}; export the model again")
-        expected, file = self.artifacts[path], (self.build / path).resolve()
-        if not file.is_relative_to(self.build):
+        expected, file = self.artifacts[path], self.build / path
+        if not file.resolve().is_relative_to(self.build.resolve()):
             raise ManifestError(f"{path}: leads outside {self.build}; export the model again")
         if not file.is_file():
             raise ManifestError(f"{path}: missing from {self.build}; export the model again")

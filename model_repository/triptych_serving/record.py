@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import struct
 import threading
 import time
@@ -39,11 +40,17 @@ class Record:
             None
         )  # called once, when no more time is left to what is in flight
         self._lock = threading.Lock()
+        self._parent = 0
         self._keep(None, "")
 
     def begin(self, model: str, environment: Mapping[str, str] = os.environ) -> None:
-        """Count from nothing, and beat from now on, where `triptych serve` reads it if that started this process."""
-        self._keep(Path(environment[FOLDER]) if FOLDER in environment else None, model)
+        """Count from nothing, and beat from now on, where `triptych serve` reads it if that started this process.
+
+        This process ends with its parent then.
+        """
+        folder = Path(environment[FOLDER]) if FOLDER in environment else None
+        self._keep(folder, model)
+        self._parent = os.getppid() if folder else 0
         threading.Thread(target=self._beat, name="record", daemon=True).start()
 
     def _keep(self, folder: Path | None, model: str) -> None:
@@ -71,6 +78,10 @@ class Record:
         cut_off = False
         while True:
             self._add(0, 1)
+            if (
+                self._parent and os.getppid() != self._parent
+            ):  # a stub that ends itself may hang in that, with all its memory
+                os.kill(os.getpid(), signal.SIGKILL)
             if not cut_off and self._said(CUT_OFF):
                 cut_off = True
                 self.on_cut_off()
@@ -93,5 +104,10 @@ def _page(path: Path | None) -> mmap.mmap:
     if path is None:
         return mmap.mmap(-1, _LAYOUT.size)
     with path.open("w+b") as file:
-        os.posix_fallocate(file.fileno(), 0, _LAYOUT.size)  # a full disk is an error here, not a fault later
+        try:
+            os.posix_fallocate(file.fileno(), 0, _LAYOUT.size)  # a full disk is an error here, not a fault later
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{error.strerror}; TMPDIR names a folder for the run's files", str(path)
+            ) from None
         return mmap.mmap(file.fileno(), _LAYOUT.size)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.util
+import ipaddress
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -18,12 +20,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from triptych_serving import record
 
 INSTALL = "pip install 'triptych[server]'"
 RUN_PREFIX = "triptych-run-"
+BACKEND = "backends/python"
 STUB = "triton_python_backend_stub"
 SHM = Path("/dev/shm")  # noqa: S108 - where Triton keeps its regions; nothing is created here
+# Triton writes paths into shell commands without quotes, and lists of paths are cut at colons.
+_PLAIN = re.compile(r"[\w/.+,=@%-]+", re.ASCII)
+FALLBACKS = Path("/tmp"), Path("/var/tmp")  # noqa: S108 - for the folders of runs where TMPDIR does not do
 TRITON_HOME = "TRIPTYCH_TRITON_HOME"  # another Triton than the wheel's, laid out as in NVIDIA's images
 IMAGES = "images"  # the cache of finished ones, gone with the run
 RECORDS = "records"  # what the models' processes note for the supervisor
@@ -62,28 +70,53 @@ class Addresses:
         """The host that this machine can connect to."""
         return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - compared, not bound
 
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return ipaddress.ip_address(self.host).is_loopback
+
     @classmethod
-    def choose(cls, host: str, http: int, grpc: int, metrics: int) -> Addresses:
-        """Check that the ports are free; 0 takes any free one.
+    def choose(cls, host: str, http: int, grpc: int, metrics: int, held: contextlib.ExitStack) -> Addresses:
+        """Resolve the host, check that the ports are free, and keep other servers of ours off them while `held` is open.
+
+        A port of 0 takes any free one.
 
         Raises:
-            CannotServe: a port is in use or the host is not this machine's.
+            CannotServe: a port is in use, or the host is unknown, not this machine's, or has no IPv4 address.
         """
-        with contextlib.ExitStack() as held:
+        address = _resolve(host)
+        with contextlib.ExitStack() as probes:
             wanted = {"http": http, "grpc": grpc, "metrics": metrics}
-            chosen = [_bind(held, host, name, port) for name, port in wanted.items()]
-        return cls(host, *chosen)
+            chosen = [_take(probes, held, address, name, port) for name, port in wanted.items()]
+        return cls(address, *chosen)
 
 
-def _bind(held: contextlib.ExitStack, host: str, name: str, port: int) -> int:
-    probe = held.enter_context(socket.socket())
+def _resolve(host: str) -> str:
+    """The IPv4 address of a name: Triton's HTTP would listen on 255.255.255.255 for one, and takes no IPv6."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:  # a ValueError: it cannot be written as a name
+        raise CannotServe(f"host {host!r}: {error.args[-1]}; legal: a name or IPv4 address of this machine") from None
+    addresses = [str(address[0]) for family, *_, address in found if family == socket.AF_INET]
+    if not addresses:
+        raise CannotServe(
+            f"host {host!r}: an IPv6 address; legal: a name or IPv4 address of this machine, as 127.0.0.1"
+        )
+    return addresses[0]
+
+
+def _take(probes: contextlib.ExitStack, held: contextlib.ExitStack, host: str, name: str, port: int) -> int:
+    probe, claim = probes.enter_context(socket.socket()), held.enter_context(socket.socket(socket.AF_UNIX))
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton: a restart must not wait for TIME_WAIT
     try:
         probe.bind((host, port))
+        chosen = int(probe.getsockname()[1])
+        # Seconds pass until Triton listens. This name is the kernel's, and gone with this process.
+        claim.bind(f"\0triptych {host}:{chosen}")
     except (OSError, OverflowError) as error:
         mend = f"choose another with --{name}-port (0 takes a free one)"
         raise CannotServe(f"port {port} on {host}: {error.args[-1]}; {mend}") from None
-    return int(probe.getsockname()[1])
+    return chosen
 
 
 def find_package(name: str) -> Path:
@@ -122,7 +155,7 @@ def _python_version() -> str:
 def _stub(home: Path) -> Path:
     """The wheel has one for every Python, NVIDIA's images have one for their own."""
     one_of_many = home / "python_backend_stubs" / _python_version() / STUB
-    return one_of_many if one_of_many.is_file() else home / "backends/python" / STUB
+    return one_of_many if one_of_many.is_file() else home / BACKEND / STUB
 
 
 def _fits(stub: Path) -> bool:
@@ -132,9 +165,14 @@ def _fits(stub: Path) -> bool:
 
 @contextmanager
 def run_folder() -> Iterator[Path]:
-    """A private folder for one run, locked while its supervisor lives. What killed ones left behind goes first."""
-    _sweep_leftovers()
-    with tempfile.TemporaryDirectory(prefix=RUN_PREFIX, ignore_cleanup_errors=True) as name:
+    """A private folder for one run, locked while its supervisor lives. What killed ones left behind goes first.
+
+    Raises:
+        CannotServe: no folder for temporary files has a path that Triton can take.
+    """
+    base = _base()
+    _sweep_leftovers(base)
+    with tempfile.TemporaryDirectory(prefix=RUN_PREFIX, dir=base, ignore_cleanup_errors=True) as name:
         lock = os.open(name, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -143,8 +181,21 @@ def run_folder() -> Iterator[Path]:
             os.close(lock)
 
 
-def _sweep_leftovers() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
+def _base() -> Path:
+    """Where folders of runs go: TMPDIR, or a usual place where Triton could not take that path or run its stub from it."""
+    bases = Path(tempfile.gettempdir()), *FALLBACKS
+    for base in bases:
+        plain, writable = _PLAIN.fullmatch(str(base)), os.access(base, os.W_OK | os.X_OK)
+        if plain and writable and not os.statvfs(base).f_flag & os.ST_NOEXEC:
+            return base
+    raise CannotServe(
+        f"no folder for a run's files in {', '.join(map(repr, map(str, bases)))}; TMPDIR must name one whose path has letters, "
+        "digits and /.+,=@%_- only, and that can be written to and run from"
+    )
+
+
+def _sweep_leftovers(base: Path) -> None:
+    for folder in base.glob(f"{RUN_PREFIX}*"):
         with contextlib.suppress(OSError):
             _sweep_if_abandoned(folder)
 
@@ -156,10 +207,19 @@ def _sweep_if_abandoned(folder: Path) -> None:
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _end_processes(folder)
         remove_shm(folder.name)
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def _end_processes(run: Path) -> None:
+    """Kill what still runs the stub of a run whose supervisor is gone."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[:1] == [str(run / BACKEND / STUB)]:
+                process.kill()
 
 
 def remove_shm(prefix: str) -> None:
@@ -169,21 +229,27 @@ def remove_shm(prefix: str) -> None:
 
 
 def lay_out(run: Path) -> None:
-    """Link what Triton needs into the run's folder: backend, stub, this Python's library and the serving package."""
-    home, backend, library = find_triton(), run / "backends/python", run / "lib"
+    """Put what Triton needs into the run's folder: backend, stub, this Python's library and the serving package.
+
+    Links, but for what Triton and Python change: Triton sets a stub's mode anew when it could not start it, which only its owner
+    may, and Python writes what it compiles beside the file that it was told of.
+    """
+    home, backend, library = find_triton(), run / BACKEND, run / "lib"
     backend.mkdir(parents=True)
     library.mkdir()
     for private in (IMAGES, RECORDS):
         (run / private).mkdir(mode=0o700)
     # The stubs ignore PYTHONPATH, but the backend's folder is on their sys.path.
-    sources = [
-        *(home / "backends/python").iterdir(),
-        _stub(home),
-        find_package("triptych_serving"),
-        find_package("triptych_contract"),
-    ]
-    for name, source in {source.name: source for source in sources}.items():
-        (backend / name).symlink_to(source)
+    sources = [*(home / BACKEND).iterdir(), find_package("triptych_serving"), find_package("triptych_contract")]
+    for source in sources:
+        if source.name == "__pycache__":
+            shutil.copytree(source, backend / source.name)
+        elif source.name != STUB:
+            (backend / source.name).symlink_to(source)
+    shutil.copyfile(_stub(home), backend / STUB)
+    (backend / STUB).chmod(0o755)
+    # The wheel's looks for its libraries from its own place; an image's has them where the loader finds them.
+    (run / "wheel.libs").symlink_to(_stub(home).resolve().parent / "../../../../nvidia_pytriton.libs")
     if shared := _libpython():
         (library / shared.name).symlink_to(shared)
 
@@ -200,7 +266,7 @@ def environment(run: Path, cache_mb: float) -> dict[str, str]:
 
     ONNX Runtime's wheels report what they run to their makers unless told not to; whoever wants that may say so.
     """
-    ahead = {"PATH": str(Path(sys.executable).parent), "LD_LIBRARY_PATH": str(run / "lib")}
+    ahead = {"PATH": str(Path(sys.executable).parent), "LD_LIBRARY_PATH": f"{run / 'lib'}:{run / 'wheel.libs'}"}
     merged = {key: os.pathsep.join(filter(None, (first, os.environ.get(key)))) for key, first in ahead.items()}
     cache = {"TRIPTYCH_CACHE_DIR": str(run / IMAGES), "TRIPTYCH_CACHE_MB": str(cache_mb)}
     inherited = {name: value for name, value in os.environ.items() if name not in cache}

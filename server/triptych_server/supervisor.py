@@ -51,7 +51,10 @@ def prepare(
     reproducible: bool = False,
     checking: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 - has no state
 ) -> None:
-    """Check the builds against this machine and their manifests, within `checking`, then lay out the model repository."""
+    """Check the builds against this machine and their manifests, within `checking`, then lay out the model repository.
+
+    It leads to the builds by way of links beside it, whose paths Triton's processes can read whatever the builds' own are.
+    """
     from triptych_serving.assemble import assemble, by_family
     from triptych_serving.tensorrt.machine import check_engines
 
@@ -61,7 +64,11 @@ def prepare(
     with checking:
         for manifest in manifests:
             manifest.verify()
-    assemble(builds, repository, reproducible=reproducible)
+    links = {repository.parent / "builds" / manifest.family: manifest.build.resolve() for manifest in manifests}
+    (repository.parent / "builds").mkdir()
+    for link, build in links.items():
+        link.symlink_to(build)
+    assemble([*links], repository, reproducible=reproducible)
 
 
 class Server:
@@ -101,6 +108,7 @@ class Server:
         self._on_event, self._prepare, self._reproducible = on_event, prepare, reproducible
         self._load_timeout_s, self._grace_s, self._cache_mb = load_timeout_s, grace_s, cache_mb
         self._addresses: Addresses | None = None
+        self._claims = contextlib.ExitStack()  # on the ports
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._stopping = threading.Event()
         self._files = threading.Lock()  # held while the run's folder is written to or removed
@@ -121,9 +129,11 @@ class Server:
         """Start without waiting.
 
         Raises:
-            CannotServe: a port is in use.
+            CannotServe: a port is in use, or the host is none of this machine's.
         """
-        self._addresses = Addresses.choose(*self._wanted)
+        with contextlib.ExitStack() as claims:
+            self._addresses = Addresses.choose(*self._wanted, claims)
+            self._claims = claims.pop_all()
         self._thread.start()
 
     def start(self, timeout_s: float | None = None) -> Server:
@@ -199,6 +209,7 @@ class Server:
             self.failure = error if isinstance(error, CannotServe) else CannotServe(_words(error))
             self.failure.__cause__ = None if error is self.failure else error
         finally:
+            self._claims.close()
             self._move(State.STOPPED, str(self.failure or "stopped"))
 
     @contextlib.contextmanager

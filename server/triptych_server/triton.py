@@ -29,8 +29,12 @@ ctypes.CDLL(None).prctl(1, 9)
 os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"""
 _FATAL = re.compile(rb"^E.*(failed to load '|failed to start |Poll failed|model_repository_manager)")
 _ERROR = re.compile(r'^E\S+ \S+ \d+ \S+\] "?(.*?)"?\s*$')
+_LOGGED = re.compile(r"[IWEF]\d{4} \d\d:\d\d")
 _LOAD_ERROR = re.compile(r"failed to load '([^']+)' version \d+: (?:Internal: )?(?:TritonModelException: )?(.*)", re.S)
 RECEIVED_S = 0.25  # between two looks at the batches that Triton counts
+# Between two looks at the processes that Triton starts, and how many of them one may be dead in: Triton takes note of those that
+# end in an orderly way, and waits for the others for ever.
+CHILDREN_S, DEAD_LOOKS = 0.25, 4
 QUIET_LOOKS = 10  # in which nothing was passed from one model to the next, which takes a few milliseconds
 _HARMLESS = "CudaDriverHelper has not been initialized"
 
@@ -48,6 +52,7 @@ class Triton:
         self._look_again = 0.0
         self._work: dict[str, record.Counts] = {}
         self._quiet_looks = 0
+        self._look_at_children, self._dead_looks = time.monotonic() + CHILDREN_S, 0
         for left in self._records.iterdir():  # by an earlier life
             left.unlink()
         self._stubs: list[tuple[str, psutil.Process]] = []
@@ -81,18 +86,30 @@ class Triton:
         return self._process.poll() is None
 
     def doomed(self) -> bool:
-        """Whether it ended or logged that a model cannot be loaded (Triton itself takes seconds more to leave)."""
-        return self._fatal.is_set() or not self.running()
+        """Whether it ended, waits for the dead, or logged that a model cannot be loaded (it takes seconds more to leave)."""
+        return (
+            self._fatal.is_set() or not self.running() or self._dead_looks >= DEAD_LOOKS or self._waits_for_the_dead()
+        )
+
+    def _waits_for_the_dead(self) -> bool:
+        if time.monotonic() < self._look_at_children:
+            return False
+        self._look_at_children = time.monotonic() + CHILDREN_S
+        self._dead_looks = self._dead_looks + 1 if any(_is_zombie(child) for child in self._children()) else 0
+        return self._dead_looks >= DEAD_LOOKS
+
+    def _children(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self._process.pid).children()
+        return []
 
     def ready(self) -> bool:
         """Whether all three addresses answer and every model is loaded; from then on its stubs are known."""
         ports = self._addresses.grpc_port, self._addresses.metrics_port
         if not (self._healthy() and all(map(self._listens, ports))):
             return False
-        with contextlib.suppress(psutil.Error):
-            self._stubs = [(_model_of(child), child) for child in psutil.Process(self._process.pid).children()]
-            return self.running()
-        return False
+        self._stubs = [(_model_of(child), child) for child in self._children()]
+        return bool(self._stubs) and self.running()
 
     def _healthy(self) -> bool:
         return self._get(self._addresses.http_port, "/v2/health/ready") is not None
@@ -160,11 +177,15 @@ class Triton:
         return any(map(_is_zombie, zombies))
 
     def errors(self) -> str:
-        """The first errors of the log, or its last lines when it names none."""
+        """The first errors of the log, or what the models' processes wrote when it names none, or its last lines."""
         self._pump.join(0.5 if not self.running() else 0)
         found = dict.fromkeys(filter(None, map(_explain, self._lines)))
         named = [text for text in found if text.startswith("model ")]
-        return "\n".join((named or [*found])[:3]) or "".join([*self._lines][-5:]).strip() or "Triton logged nothing"
+        if found:
+            return "\n".join((named or [*found])[:3])
+        died = "a model's process died at its start: " if self._dead_looks >= DEAD_LOOKS else ""
+        words = [line for line in self._lines if not _LOGGED.match(line)] if died else []
+        return died + ("".join((words or [*self._lines])[-5:]).strip() or "it said nothing")
 
     def terminate(self) -> None:
         """Ask for a drain: in-flight requests finish, new ones are refused."""

@@ -47,12 +47,6 @@ def serve(
 ) -> None:
     """Serve models on this machine until Ctrl-C."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if not os.environ.get(TRITON_HOME) and not host.startswith("127.") and host != "localhost":
-        console.print(
-            f"warning: {host} can be reached from outside, and the Triton of the nvidia-pytriton wheel has known "
-            "vulnerabilities. Put a gateway in front.",
-            style="yellow",
-        )
     told: set[State] = set()
 
     def tell(event: Event) -> None:
@@ -87,6 +81,12 @@ def _attend(server: Server, console: Console) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: signals.append(received))
     server.begin()
+    if not os.environ.get(TRITON_HOME) and not server.addresses.loopback:
+        console.print(
+            f"warning: {server.addresses.host} can be reached from outside, and the Triton of the nvidia-pytriton wheel has "
+            "known vulnerabilities. Put a gateway in front.",
+            style="yellow",
+        )
     with _Progress(console) as progress:
         while not server.wait(0.1):
             progress.show(server.state)
