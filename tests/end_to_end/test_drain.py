@@ -20,6 +20,8 @@ from triptych import Client, ServerUnavailable
 
 from .. import plain
 
+pytestmark = pytest.mark.serial
+
 TRIPTYCH = str(Path(sys.executable).parent / "triptych")
 LONG = {"prompt": "a 3d rocket", "num_inference_steps": 100, "height": 256, "width": 256}
 
