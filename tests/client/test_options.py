@@ -39,8 +39,8 @@ class Salted(CascadeSettings):
 def command(monkeypatch):
     """Runs a command that has the contract's options; gives its exit code, what it printed and what it was asked."""
     changed = {
-        "sdxl": replace(FAMILIES["sdxl"], settings=Sharper),
-        "stable_cascade": replace(FAMILIES["stable_cascade"], settings=Salted),
+        "sdxl": replace(FAMILIES["sdxl"], load_settings=lambda: Sharper),
+        "stable_cascade": replace(FAMILIES["stable_cascade"], load_settings=lambda: Salted),
     }
     for module in (contract, families):
         monkeypatch.setattr(module, "FAMILIES", changed)

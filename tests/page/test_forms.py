@@ -260,7 +260,7 @@ def test_what_the_contract_declares_anew_has_a_field_and_is_sent(monkeypatch):
 
     family = replace(
         FAMILIES["sdxl"],
-        settings=Tiled,
+        load_settings=lambda: Tiled,
         variants=lambda _: (Variant("", "SDXL", frozenset(parameters(Tiled))),),
     )
     every = page_forms.every({"sdxl": family})
