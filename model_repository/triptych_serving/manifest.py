@@ -5,20 +5,67 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from triptych_contract.cards import CardError, ModelCard
 from triptych_contract.families import FAMILIES
+
+from . import schema
+from .tensorrt.library import TARGETS
 
 FORMAT = 3
 FILE_NAME = "manifest.json"
 # What a graph calls the step that a row is at: diffusers' UNet2DConditionModel and StableCascadeUNet.
 TIMESTEPS = ("timestep", "timestep_ratio")
+
+
+class Artifact(TypedDict):
+    sha256: str
+    bytes: int
+
+
+class Tensor(TypedDict):
+    dtype: Literal["float32", "float16", "int64", "uint8"]
+    shape: Sequence[int | str]
+
+
+class Engine(TypedDict):
+    path: str
+    version: str
+    onnx: str
+
+
+class Profile(TypedDict):
+    name: str
+    shapes: Mapping[str, Sequence[Sequence[int]]]
+
+
+class PlanFacts(TypedDict, total=False):
+    engines: Mapping[str, Engine]
+    profiles: Sequence[Profile]
+
+
+class Stage(PlanFacts):
+    files: Sequence[str]
+    sha256: str
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    batch_invariant: bool
+
+
+class Document(TypedDict):
+    """What is read of a `manifest.json`; the rest tells people how it was made."""
+
+    family: Literal[tuple(FAMILIES)]  # type: ignore[valid-type]
+    target: Literal[("cpu", *TARGETS)]  # type: ignore[valid-type]
+    model: Mapping[str, Any]  # by the family's card
+    stages: Mapping[str, Stage]
+    artifacts: Mapping[str, Artifact]
 
 
 class ManifestError(Exception):
@@ -41,20 +88,15 @@ class Manifest:
         """Read `build/manifest.json`.
 
         Raises:
-            ManifestError: missing, unreadable, or of another format.
+            ManifestError: missing, unreadable, of another format, or not what an export writes; names the field.
         """
         build = Path(build).absolute()
         document = _read_document(build / FILE_NAME)
-        if document["family"] not in FAMILIES:
-            raise ManifestError(f"{build / FILE_NAME}: family {document['family']!r}; known: {', '.join(FAMILIES)}")
-        return cls(
-            build=build,
-            family=document["family"],
-            target=document["target"],
-            model=_card(document),
-            stages=document["stages"],
-            artifacts=document["artifacts"],
-        )
+        try:
+            model = _checked_card(document)
+        except (CardError, schema.SchemaError) as error:
+            raise ManifestError(f"{build / FILE_NAME}: {error}; export the model again") from None
+        return cls(build, document["family"], document["target"], model, document["stages"], document["artifacts"])
 
     def verify(self) -> None:
         """Check every artifact's size and SHA-256, several beside each other.
@@ -102,19 +144,27 @@ class Manifest:
         return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _card(document: Mapping[str, Any]) -> ModelCard:
-    try:
-        return FAMILIES[document["family"]].card.from_json(document["model"])
-    except CardError as error:
-        raise ManifestError(f"{FILE_NAME}: {error}; export the model again") from None
+def _checked_card(document: dict[str, Any]) -> ModelCard:
+    """The card of a document, all of which is checked."""
+    schema.check(document, Document)
+    family, given = FAMILIES[document["family"]], document["stages"].keys()
+    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models}
+    for name in sorted(given - legal):
+        raise schema.SchemaError(f"stages.{name}: unknown; legal: {', '.join(sorted(legal))}")
+    for name in sorted({family.card.denoisers[0], family.encoders[0], family.decoder} - given):
+        raise schema.SchemaError(f"stages.{name}: missing")
+    schema.check(document["model"], family.card, "model")
+    return family.card.from_json(document["model"])
 
 
 def _read_document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = schema.read(path)
     except FileNotFoundError:
         raise ManifestError(f"{path}: missing; is this a folder that `triptych export` made?") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ManifestError(f"{path}: unreadable ({error.strerror})") from None
+    except ValueError as error:
         raise ManifestError(f"{path}: unreadable ({error})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ManifestError(f"{path}: not a manifest of format {FORMAT}; export the model again")

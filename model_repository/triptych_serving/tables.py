@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .manifest import ManifestError
+
 Floats = NDArray[np.float32]
+MAX_BYTES = 16 << 20  # unpacked; those of 100 steps have about 1 MB
 # The columns of a table.
 ROWS = ("timestep", "input_scale", "latents", "noise_preds", "noise", "draws", "clean", "added")
 # The columns whose first rows differ in a run that starts in the middle, since there is no history yet.
@@ -110,9 +114,27 @@ class SamplerTables:
 
 
 def load_tables(path: Path) -> SamplerTables:
-    """Read one `.npz.xz` file of tables. No pickles."""
-    with lzma.open(path) as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
-        return SamplerTables(**{name: arrays[name] for name in arrays.files})
+    """Read one `.npz.xz` file of tables. No pickles.
+
+    Raises:
+        ManifestError: it is larger than MAX_BYTES when unpacked, or holds no tables.
+    """
+    try:
+        with np.load(io.BytesIO(_unpacked(path)), allow_pickle=False) as arrays:
+            return SamplerTables(**{name: arrays[name] for name in arrays.files})
+    except (AttributeError, EOFError, MemoryError, TypeError, ValueError, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise ManifestError(f"{path}: no sampler tables ({error}); export the model again") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    with lzma.open(path) as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES} bytes")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("packed twice")
+    return data
 
 
 def weighted_sum(coefficients: Floats, history: Sequence[Floats]) -> Floats:
