@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # What `triptych` and its extras find here instead of on an index; in one call with them.
+# Named after the client: pip looks for that on an index where they come first.
 BESIDE := --editable demo --editable server
 PROJECTS := pyproject.toml demo/pyproject.toml server/pyproject.toml
 # Folders of tests that need no torch, no browser and no Triton.
@@ -50,20 +51,20 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.server: $(PROJECTS) constraints.txt | $(VENV)/bin/python
-	$(PIP) $(BESIDE) --editable '.[server]'
+	$(PIP) --editable '.[server]' $(BESIDE)
 	@touch $@
 
 $(VENV)/.ui: $(PROJECTS) constraints.txt | $(VENV)/bin/python
-	$(PIP) $(BESIDE) --editable '.[server,ui]'
+	$(PIP) --editable '.[server,ui]' $(BESIDE)
 	@touch $@ $(VENV)/.server
 
 $(VENV)/.unit: $(PROJECTS) constraints.txt | $(VENV)/bin/python
-	$(PIP) $(BESIDE) --editable '.[unit]'
+	$(PIP) --editable '.[unit]' $(BESIDE)
 	@touch $@
 
 $(VENV)/.test: $(PROJECTS) constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
-	$(PIP) $(BESIDE) --editable '.[test]'
+	$(PIP) --editable '.[test]' $(BESIDE)
 	@touch $@ $(VENV)/.server $(VENV)/.unit
 
 # NVIDIA's, with the libraries that it needs; where it cannot be had, tests that drive it are skipped.
@@ -74,5 +75,5 @@ $(VENV)/perf_analyzer/perf_analyzer: tests/get_perf_analyzer.py | $(VENV)/.test
 
 $(VENV)/.bench: $(PROJECTS) constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0
-	$(PIP) $(BESIDE) --editable '.[bench]'
+	$(PIP) --editable '.[bench]' $(BESIDE)
 	@touch $@ $(VENV)/.server
