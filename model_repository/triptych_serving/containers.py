@@ -15,6 +15,7 @@ MAX_SCANS = 100  # of a JPEG; progressive ones have about ten
 PNG, RIFF, JPEG = b"\x89PNG\r\n\x1a\n", b"RIFF", b"\xff\xd8\xff"
 # Deflate makes at most so many bytes of one.
 _DEFLATE = 1032
+_NOTES = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _BARE = {0x01, *range(0xD0, 0xD8)}  # JPEG's markers without a length
@@ -73,6 +74,29 @@ def _png(data: bytes) -> Claims:
         elif kind == b"IEND":
             return Claims(width, height, width * height * depth * _CHANNELS.get(colour, 1) // 8 // _DEFLATE, compressed)
     raise TooMany(MAX_PARTS, "chunks")
+
+
+def notes_first(data: bytes) -> bytes:
+    """A PNG whose EXIF and texts stand before its pixels, where they can be read without these; anything else as it is."""
+    if not data.startswith(PNG):
+        return data
+    at, begins, behind = len(PNG), 0, []
+    try:
+        for _ in range(MAX_PARTS):
+            length, kind = struct.unpack_from(">I4s", data, at)
+            if kind == b"IDAT":
+                begins = begins or at
+            elif begins and kind in _NOTES:
+                behind.append(slice(at, at + 12 + length))
+            at += 12 + length
+    except struct.error:
+        pass  # the end
+    if not behind:
+        return data
+    rest, ends = [], [begins, *(part.stop for part in behind)]
+    for begin, part in zip(ends, behind, strict=False):
+        rest.append(data[begin : part.start])
+    return b"".join((data[:begins], *(data[part] for part in behind), *rest, data[ends[-1] :]))
 
 
 def _jpeg(data: bytes) -> Claims:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from triptych_contract.errors import InvalidRequest, invalid
 from triptych_contract.parameters import Picture
 
-from .containers import TooMany, claims
+from .containers import TooMany, claims, notes_first
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 32 * 2**20
@@ -66,29 +66,45 @@ def pixels(field: str, data: bytes, height: int, width: int) -> NDArray[np.float
 def latent_mask(field: str, data: bytes, height: int, width: int, scale: int) -> NDArray[np.float32]:
     """A mask over latents, `scale` pixels each: (1, 1, height/scale, width/scale), 1 where the picture is painted anew.
 
+    That is where the mask is white. What is transparent in it counts as black.
+
     Raises:
         InvalidRequest: the file is damaged.
     """
-    values = np.asarray(_resized(field, data, height, width).convert("L"), np.float32) / np.float32(255)
+    image = _resized(field, data, height, width, on_black=True)
+    values = np.asarray(image.convert("L"), np.float32) / np.float32(255)
     return np.ascontiguousarray((values >= 0.5).astype(np.float32)[None, None, ::scale, ::scale])
 
 
-def _resized(field: str, data: bytes, height: int, width: int) -> Image.Image:
+def _resized(field: str, data: bytes, height: int, width: int, *, on_black: bool = False) -> Image.Image:
     try:
         image = _open(field, data)
         ImageOps.exif_transpose(image, in_place=True)  # it, and `convert`, would copy what needs no change
-        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+        image = _eight_bits(_on_black(image) if on_black else image)
         return image.resize((width, height), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow raises whatever it stumbles over
         raise _damaged(field, error) from None
 
 
+def _on_black(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return image
+    image = image.convert("RGBA")
+    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size), image.getchannel("A"))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """As "L" or "RGB". Of 16 bits the upper 8, as Pillow takes them of colours; grey of 16 bits it would clip."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
 def _turned(field: str, image: Image.Image) -> bool:
     """Whether the camera was held upright."""
-    if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode all of it to look for one at the end
-        return False
     try:
-        return image.getexif().get(ORIENTATION) in TURNED
+        # A PNG's own `getexif` would decode all of it to look for one at the end, where `_open` leaves none.
+        return Image.Image.getexif(image).get(ORIENTATION) in TURNED
     except Exception as error:
         raise _damaged(field, error) from None
 
@@ -101,6 +117,6 @@ def _open(field: str, data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked in its place
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(io.BytesIO(notes_first(data)), formats=FORMATS)
     except Exception as error:
         raise invalid(field, f"no readable picture ({type(error).__name__})", ", ".join(FORMATS)) from None

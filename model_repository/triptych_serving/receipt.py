@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -52,4 +53,12 @@ def infotext(made_by: Mapping[str, Any], pipeline: Pipeline[Any, Any]) -> str:
     lines = [made_by["prompt"]]
     if made_by["negative_prompt"]:
         lines.append(f"Negative prompt: {made_by['negative_prompt']}")
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in fields.items() if value is not None)])
+    return "\n".join(
+        [*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in fields.items() if value is not None)]
+    )
+
+
+def _quoted(value: Any) -> str:
+    """A value as A1111 writes it: one that could be read as several fields is put in quotes."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(",:\n") else text
