@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.util
 import ipaddress
@@ -168,10 +169,21 @@ def run_folder() -> Iterator[Path]:
     """A private folder for one run, locked while its supervisor lives. What killed ones left behind goes first.
 
     Raises:
-        CannotServe: no folder for temporary files has a path that Triton can take.
+        CannotServe: no folder for temporary files has a path that Triton can take, or it became full.
     """
     base = _base()
     _sweep_leftovers(base)
+    try:
+        with _locked_folder(base) as run:
+            yield run
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CannotServe(f"{base}: {error.strerror}; TMPDIR names a folder for a run's files") from None
+
+
+@contextmanager
+def _locked_folder(base: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=RUN_PREFIX, dir=base, ignore_cleanup_errors=True) as name:
         lock = os.open(name, os.O_RDONLY)
         try:

@@ -299,8 +299,10 @@ class Server:
         # A hurried stop may set the grace to 0 at any moment: one reading a turn, or that would look like time run out.
         while (grace_s := self._grace_s) and triton.running() and not triton.crashed():
             now = time.monotonic()
-            pending = pending if triton.unloaded() else now
-            if now - pending > EXIT_S:  # nothing is in flight, but an idle stream of a client keeps Triton from leaving
+            pending = pending if triton.unloaded() or triton.owes_nothing() else now
+            # Nothing is in flight, but a client's idle stream keeps Triton from leaving, or an ensemble that it failed for want of
+            # shared memory beside its other steps.
+            if now - pending > EXIT_S:
                 return
             if now - begun > grace_s:
                 raise _out_of_time(grace_s)

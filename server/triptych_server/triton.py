@@ -165,6 +165,10 @@ class Triton:
         self._work, self._quiet_looks = work, self._quiet_looks + 1 if quiet else 0
         return not work or self._quiet_looks >= QUIET_LOOKS
 
+    def owes_nothing(self) -> bool:
+        """`idle`, and the models keep records by which that is known."""
+        return self.idle() and bool(self._work)
+
     def unloaded(self) -> bool:
         """Whether every stub is gone, as in a drain when nothing is in flight any more."""
         return all(_is_gone(stub) for _, stub in self._stubs)
