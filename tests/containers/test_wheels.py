@@ -100,6 +100,17 @@ def test_the_distributions_are_of_one_version():
     assert {*ours} == {f"triptych-{name}=={PROJECT['version']}" for name in ("demo", "server")}
 
 
+def test_where_the_server_is_installed_from_a_checkout_the_client_comes_first():
+    """Older pips look on an index for the `triptych` that triptych-server asks for, unless they have seen the checkout's."""
+    places = [ROOT / "Makefile", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    lines = [
+        line for place in places for line in place.read_text().splitlines() if re.search("pip install|[(]PIP[)]", line)
+    ]
+    ours = [line for line in lines if re.search(r"BESIDE|(\./|-e )(server|demo)", line)]
+    assert len(ours) > 8
+    assert [line for line in ours if not re.search(r" '?\.(\[[\w,-]+\]')? .*(BESIDE|server)", line)] == []
+
+
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
 def test_an_image_builds_all_of_ours_that_it_needs(dockerfile):
     (built,) = re.findall(r"-w /wheels (.*?) *&&", " ".join(of(dockerfile, "RUN")))
