@@ -300,8 +300,8 @@ class Server:
         while (grace_s := self._grace_s) and triton.running() and not triton.crashed():
             now = time.monotonic()
             pending = pending if triton.unloaded() or triton.owes_nothing() else now
-            # Nothing is in flight, but a client's idle stream keeps Triton from leaving, or an ensemble that it failed for want of
-            # shared memory beside its other steps.
+            # Nothing is in flight, but a client's idle stream keeps Triton from leaving, or an ensemble that it failed itself
+            # beside other steps, for want of shared memory.
             if now - pending > EXIT_S:
                 return
             if now - begun > grace_s:
