@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from triptych_contract.sdxl import FAMILY
 from triptych_contract.sdxl.card import SdxlCard
 from triptych_serving.manifest import Manifest
 
@@ -155,7 +156,7 @@ def _unet() -> Any:
 def page(figures: Figures, build: Manifest) -> str:
     """docs/samplers.md, from all figures and a build of a folder like SDXL's own with all tables."""
     if not isinstance(build.model, SdxlCard):
-        raise ExportError(f"--build: of family {build.family}; supported: sdxl")
+        raise ExportError(f"--build: of family {build.family}; supported: {FAMILY.name}")
     tables = {name: list(card.schedules.values()) for name, card in build.model.samplers.items()}
     files = {table.path for cards in tables.values() for table in cards}
     size = sum(build.artifacts[path]["bytes"] for path in files) / 1e6
