@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -51,7 +52,7 @@ def prepare(
     reproducible: bool = False,
     checking: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 - has no state
 ) -> None:
-    """Check the builds against this machine and their manifests, within `checking`, then lay out the model repository.
+    """Check the builds against this machine and their manifests, and lay out the model repository; wait within `checking`.
 
     It leads to the builds by way of links beside it, whose paths Triton's processes can read whatever the builds' own are.
     """
@@ -61,14 +62,17 @@ def prepare(
     manifests = by_family(builds).values()
     for manifest in manifests:
         check_engines(manifest)
-    with checking:
-        for manifest in manifests:
-            manifest.verify()
     links = {repository.parent / "builds" / manifest.family: manifest.build.resolve() for manifest in manifests}
-    (repository.parent / "builds").mkdir()
-    for link, build in links.items():
-        link.symlink_to(build)
-    assemble([*links], repository, reproducible=reproducible)
+    with ThreadPoolExecutor(1) as pool:
+        # Beside the rest, to which hashing leaves the interpreter.
+        verified = [pool.submit(manifest.verify) for manifest in manifests]
+        (repository.parent / "builds").mkdir()
+        for link, build in links.items():
+            link.symlink_to(build)
+        assemble([*links], repository, reproducible=reproducible)
+        with checking:
+            for each in verified:
+                each.result()
 
 
 class Server:
