@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -37,7 +38,7 @@ TENANT = Text(MAX_TENANT_BYTES)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ABC):
     """A checked request of any family; each field is one parameter. Sizes in pixels; `tenant` "" means none.
 
     None stands for what was not asked for: no deadline; a negative prompt of None is not an empty one. The order is that of
@@ -142,9 +143,9 @@ class Settings:
         return {"height": reading.card.default_height, "width": reading.card.default_width}
 
     @classmethod
+    @abstractmethod
     def sides(cls, card: Any, given: Mapping[str, Any]) -> Sequence[int]:
         """Give the legal heights and widths, in pixels, of a request that asks for what is `given`, in ascending order."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """Write the settings as a document that `parse` reads."""

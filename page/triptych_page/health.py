@@ -65,7 +65,7 @@ class Watcher:
     def missed(self, error: TriptychError) -> Health:
         """Take that the server did not answer."""
         self._lost = self._seen
-        absent = isinstance(error, ServerUnavailable) and "no available versions" not in str(error)
+        absent = isinstance(error, ServerUnavailable) and not error.loading
         if not absent:
             self.health = Health(State.LOADING, "The server is starting: it has not loaded all its models yet.")
         elif self._seen:

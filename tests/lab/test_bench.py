@@ -461,3 +461,11 @@ def test_where_a_machine_leaves_no_room_less_is_enough(tmp_path):
     assert list(report.measure(Target("rate", "rates", {"rate": at_least(1.5)}, sides))) == ["RATIO rate 1.200 >=1.1"]
     assert report.holds
     assert at_least(1.5).eased(9.0) == at_least(1.5)
+
+
+def test_what_is_no_build_ends_in_a_line(tmp_path):
+    answer = subprocess.run(
+        [Path(sys.executable).with_name("triptych"), "bench", tmp_path], capture_output=True, text=True
+    )
+    assert answer.returncode == 1
+    assert answer.stderr == f"error: {tmp_path}/manifest.json: missing; is this a folder that `triptych export` made?\n"

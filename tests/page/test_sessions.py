@@ -174,7 +174,7 @@ def test_what_was_refused_is_not_counted(clock):
 def test_health_follows_the_servers_life(clock):
     watcher = Watcher(clock)
     assert watcher.missed(GONE).state is State.ABSENT
-    loading = ServerUnavailable("no server is ready there (no available versions)", nothing_accepted=True)
+    loading = ServerUnavailable("it is starting", nothing_accepted=True, loading=True)
     assert watcher.missed(loading).state is State.LOADING
     cold = watcher.found({"batches_total": 0, "estimate_seconds": 0})
     assert (cold.state, cold.warm) == (State.READY, False)

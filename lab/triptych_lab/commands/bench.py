@@ -61,12 +61,24 @@ def bench(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers and peers end as well
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     setting = Setting(tuple(builds or ()), weights, 1 if quick else repeats, quick, output, workload, load)
+    _check(setting.builds)
     if cost:
         _cost(setting, cost)
     elif perf_analyzer:
         _perf_analyzer(console, setting, url, as_json)
     else:
         _ratios(console, setting, only or [], against, as_json)
+
+
+def _check(builds: Sequence[Path]) -> None:
+    from triptych_lab.bench.errors import BenchError
+    from triptych_serving.manifest import Manifest, ManifestError
+
+    for build in builds:
+        try:
+            Manifest.load(build)
+        except ManifestError as error:
+            raise BenchError(str(error)) from None
 
 
 def _cost(setting: Setting, path: Path) -> None:
