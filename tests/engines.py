@@ -62,6 +62,6 @@ def simulated_build(source: Path, build: Path) -> Path:
     def make(folder, _key, facts):
         onnx = manifest.build / facts["path"]
         (folder / PLAN).write_bytes(simulated.plan(onnx, facts, manifest.model.default_sizes))
-        return {"seconds": 1.0, "peak_bytes": 1}
+        return {"seconds": 1.0, "peak_bytes": 1, "weights_bytes": 1, "activation_bytes": [1] * len(facts["profiles"])}
 
     return planned(source, build, [simulated.MACHINE.capability], make)

@@ -20,6 +20,7 @@ from triptych_serving.tensorrt import machine
 from triptych_serving.tensorrt.device import DeviceLost, Memory, OutOfMemory, Tensor
 
 GAP = 1 << 20
+ACTIVATIONS = 1 << 20  # of a run in a profile that is not resident
 MACHINE = Machine("tensorrt-rtx", "1.7.1.116", "sm89", "Simulated GPU")
 
 
@@ -37,8 +38,8 @@ def install(*, tactics: bool) -> None:
 
 
 class SimulatedDevice:
-    def __init__(self, capacity: int = 1 << 40, *, tactics: bool = False) -> None:
-        self.capacity, self.tactics = capacity, tactics
+    def __init__(self, capacity: int = 1 << 40, *, tactics: bool = False, captures: bool = True) -> None:
+        self.capacity, self.tactics, self.captures = capacity, tactics, captures
         self.done: Counter[str] = Counter()  # calls, and bytes that were copied
         self.lost = False
         self._memory: dict[int, np.ndarray] = {}
@@ -49,8 +50,8 @@ class SimulatedDevice:
 
     # What `Device` asks for.
 
-    def load(self, path: Path) -> SimulatedEngine:
-        return SimulatedEngine(self, json.loads(path.read_bytes()))
+    def load(self, path: Path, resident) -> SimulatedEngine:
+        return SimulatedEngine(self, json.loads(path.read_bytes()), resident)
 
     def allocate(self, nbytes: int, what: str) -> Memory:
         self._not_capturing("allocate")
@@ -164,8 +165,8 @@ class SimulatedGraph:
 
 
 class SimulatedEngine:
-    def __init__(self, device: SimulatedDevice, document) -> None:
-        self.device = device
+    def __init__(self, device: SimulatedDevice, document, resident) -> None:
+        self.device, self.resident = device, resident
         self.profiles = [Profile.from_json(profile) for profile in document["profiles"]]
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -193,12 +194,12 @@ class SimulatedEngine:
     def context(self, profile: int, kernels: str) -> SimulatedContext:
         assert kernels in ("eager", "lazy", "none")
         self.device.done[f"contexts, kernels {kernels}"] += 1
-        return SimulatedContext(self, self.profiles[profile])
+        return SimulatedContext(self, self.profiles[profile], resident=profile in self.resident)
 
 
 class SimulatedContext:
-    def __init__(self, engine: SimulatedEngine, profile: Profile) -> None:
-        self._engine, self._device, self._profile = engine, engine.device, profile
+    def __init__(self, engine: SimulatedEngine, profile: Profile, *, resident: bool) -> None:
+        self._engine, self._device, self._profile, self._resident = engine, engine.device, profile, resident
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._memory: dict[str, Memory] = {}
         self._ran: dict[str, tuple[int, ...]] | None = None  # the shapes of the last run
@@ -230,7 +231,13 @@ class SimulatedContext:
             self._captured = True
         self._ran = dict(self._shapes)
         device.done["enqueues"] += 1
+        lent = None if self._resident else device.allocate(ACTIVATIONS, "activations at this size")
         device.enqueue(lambda: self._execute(views))
+        if lent:
+            device.free(lent)
+
+    def capturable(self) -> bool:
+        return self._device.captures
 
     def _execute(self, views) -> None:
         engine = self._engine

@@ -91,7 +91,7 @@ class AdaptedStageRecipe(StageRecipe):
         _check_weights(model, source)
         edge.adapt(model.graph)
         _finish(model, edge)
-        to_onnx.save(model, path)
+        to_onnx.save(model, path, self.spec)
         del model
         graph = _Graph(source)
         read = [{name: value for name, value in edge.given(one).items() if name in graph.inputs} for one in examples]

@@ -106,7 +106,7 @@ class Workshop:
         """What the manifest says about a stage."""
         component, spec = stage.spec.component, asdict(stage.spec)
         own = (stage.weights.source(component), spec, stage.weights.config(component), stage.sizes)
-        made_from = fingerprint(f"{stage.code} stages to_onnx weights", *own)
+        made_from = fingerprint(f"{stage.code} stages to_onnx attention weights", *own)
         return self.ledger.part(name, made_from, lambda: self._make_stage(name, stage))
 
     def tables(self, tables: Mapping[Key, TableRecipe]) -> Iterator[tuple[Key, TableCard]]:

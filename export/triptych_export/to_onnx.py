@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnxscript import rewriter
 
+from .attention import in_chunks
 from .errors import ExportError
 from .stages import StageSpec, TensorSpec
 
@@ -35,11 +36,13 @@ def convert(module: torch.nn.Module, spec: StageSpec, examples: list[Arrays], pa
     model = _trace(module, spec, examples[0]).model
     for name, default in spec.one_for_all.items():
         _take_one_for_all(model.graph, name, default)
-    save(model, path)
+    save(model, path, spec)
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write a graph without notes on its origin, weights in half precision where that is exact."""
+def save(model: ir.Model, path: Path, spec: StageSpec) -> None:
+    """Write a graph without notes on its origin, a VAE's attention in chunks, weights in half precision where that is exact."""
+    if spec.component == "vae":
+        in_chunks(model.graph)
     _strip(model)
     _halve(model.graph)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)

@@ -23,7 +23,7 @@ SHARED = ("denoise", "image_encoder")  # models of all families
 PLAN_TARGETS = ("tensorrt",)
 # The largest batches that Triton's dynamic batcher makes of the stages that it runs; the models above run the others themselves.
 ENCODERS = {stage: 16 for family in FAMILIES.values() for stage in family.encoders}
-TRITON_STAGES = {**ENCODERS, **{family.decoder: 4 for family in FAMILIES.values()}}
+TRITON_STAGES = {**ENCODERS, **{family.decoder: 1 for family in FAMILIES.values()}}
 # A contract's or a manifest's type → Triton's name for it in configurations.
 TRITON_TYPES = {
     "BYTES": "TYPE_STRING",
@@ -142,9 +142,8 @@ def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, re
         for tensor, spec in specs.items():
             dims = [dim if isinstance(dim, int) else -1 for dim in spec["shape"][1:]]  # all but the batch; names vary
             tensors.add(name=tensor, data_type=TRITON_TYPES[spec["dtype"]], dims=dims)
-    # On a processor one picture keeps a decoder's threads busy: in batches all would wait for the last. Others share one only
-    # where the export found that this changes no byte of theirs.
-    if name in ENCODERS and stage["batch_invariant"] if target == "cpu" else not reproducible:
+    # On a processor prompts share a batch only where the export found that this changes no byte of theirs.
+    if name in ENCODERS and (stage["batch_invariant"] if target == "cpu" else not reproducible):
         config.dynamic_batching.SetInParent()
     config.response_cache.enable = name in ENCODERS  # the same prompt is encoded once
     _run_by_triton(config, stage) if plans else _run_by_us(config)
@@ -161,7 +160,7 @@ def _run_by_triton(config: Config, stage: Mapping[str, Any]) -> None:
     config.platform = "tensorrt_plan"
     for capability in stage["engines"]:
         config.cc_model_filenames[_dotted(capability)] = f"{capability}.plan"
-    config.instance_group.add(kind="KIND_GPU", count=1, profile=map(str, range(len(stage["profiles"]))))
+    config.instance_group.add(kind="KIND_GPU", count=1, gpus=[0], profile=map(str, range(len(stage["profiles"]))))
 
 
 def _dotted(capability: str) -> str:

@@ -14,12 +14,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Machine:
-    """What engines have to fit: the target whose TensorRT is here, its version, and the GPU, like "sm89", with its name."""
+    """What engines have to fit: the target whose TensorRT is here, its version, and the GPU, like "sm89", with its name.
+
+    `memory_bytes` is all that the GPU has; 0 where that is not known.
+    """
 
     target: str
     version: str
     capability: str
     gpu: str = ""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Profile:
     def from_json(cls, document: Mapping[str, Any]) -> Profile:
         shapes = {tensor: tuple(tuple(shape) for shape in given) for tensor, given in document["shapes"].items()}
         return cls(document["name"], shapes)  # type: ignore[arg-type]
+
+    @property
+    def one_size(self) -> bool:
+        """Whether nothing but the number of rows varies in it."""
+        return all(smallest[1:] == largest[1:] for smallest, _, largest in self.shapes.values())
 
     def holds(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether inputs of these shapes can run in it."""

@@ -34,7 +34,12 @@ class Tensor(TypedDict):
     shape: Sequence[int | str]
 
 
-class Engine(TypedDict):
+class EngineMemory(TypedDict, total=False):
+    weights_bytes: int
+    activation_bytes: Sequence[int]  # by profile
+
+
+class Engine(EngineMemory):
     path: str
     version: str
     onnx: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,8 +17,12 @@ from .tensorrt.library import TARGETS
 
 # What only GPUs need is imported where it is used: these imports are a share of every model's start.
 if TYPE_CHECKING:
-    from .engines import Machine
+    from .engines import Machine, Profile
     from .tensorrt.device import Device
+
+
+# Models load beside each other, and a device is for one thread at a time.
+GPU_WORK = threading.Lock()
 
 
 class Stage(Protocol):
@@ -38,12 +43,12 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
     from .engines import engine_path, profiles
     from .tensorrt.denoiser import TensorRTDenoiser
 
-    gpu = device(manifest.target)
-    engine = gpu.load(engine_path(manifest, name, machine(manifest.target)))
+    path, made = engine_path(manifest, name, machine(manifest.target)), profiles(manifest, name)
     inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
-    return TensorRTDenoiser(
-        gpu, engine, profiles(manifest, name), inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows
-    )
+    with GPU_WORK:
+        gpu = device(manifest.target)
+        engine = gpu.load(path, _resident(made))
+        return TensorRTDenoiser(gpu, engine, made, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows)
 
 
 def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage:
@@ -67,9 +72,15 @@ def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:
     from .engines import engine_path, profiles
     from .tensorrt.stage import TensorRTStage
 
-    gpu = device(manifest.target)
-    engine = gpu.load(engine_path(manifest, name, machine(manifest.target)))
-    return TensorRTStage(gpu, engine, profiles(manifest, name), kernels="none" if reproducible else "lazy")
+    path, made = engine_path(manifest, name, machine(manifest.target)), profiles(manifest, name)
+    with GPU_WORK:
+        gpu = device(manifest.target)
+        return TensorRTStage(gpu, gpu.load(path, _resident(made)), made, kernels="none" if reproducible else "lazy")
+
+
+def _resident(made: Sequence[Profile]) -> list[int]:
+    """The profiles of the model's own size, which most pictures have: others share memory with whoever needs it at the time."""
+    return [k for k, profile in enumerate(made) if profile.one_size]
 
 
 @functools.cache

@@ -60,8 +60,7 @@ def prepare(
     from triptych_serving.tensorrt.machine import check_engines
 
     manifests = by_family(builds).values()
-    for manifest in manifests:
-        check_engines(manifest)
+    check_engines(manifests)
     links = {repository.parent / "builds" / manifest.family: manifest.build.resolve() for manifest in manifests}
     with ThreadPoolExecutor(1) as pool:
         # Beside the rest, to which hashing leaves the interpreter.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from triptych_demo import demo_builds
+from triptych_serving import runtimes
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engines import engine_path, profiles
 from triptych_serving.invariance import example, verify
@@ -20,7 +25,7 @@ from triptych_serving.tensorrt.resident import Resident
 from triptych_serving.tensorrt.stage import TensorRTStage
 
 from ..engines import simulated_build
-from ..simulated import MACHINE, SimulatedDevice
+from ..simulated import ACTIVATIONS, MACHINE, SimulatedDevice
 
 DEMOS = {build.name: build for build in demo_builds()}
 DENOISERS = [("sdxl", "unet"), ("stable_cascade", "prior"), ("stable_cascade", "decoder")]
@@ -33,6 +38,10 @@ def builds(tmp_path_factory):
     return {name: Manifest.load(simulated_build(source, folder / name)) for name, source in DEMOS.items()}
 
 
+def resident(manifest, stage):
+    return [k for k, profile in enumerate(profiles(manifest, stage)) if profile.one_size]
+
+
 class Loaded:
     """A denoiser on a device of its own, and rows to give it."""
 
@@ -41,7 +50,7 @@ class Loaded:
         self.manifest, self.inputs = manifest, manifest.stages[stage]["inputs"]
         self.denoiser = TensorRTDenoiser(
             self.device,
-            self.device.load(engine_path(manifest, stage, MACHINE)),
+            self.device.load(engine_path(manifest, stage, MACHINE), resident(manifest, stage)),
             profiles(manifest, stage),
             self.inputs,
             manifest.model.default_sizes,
@@ -246,14 +255,15 @@ def test_fixed_rows_that_no_profile_holds_are_named(builds):
 
 
 @pytest.mark.parametrize(
-    ("family", "stage"), [("sdxl", "text_encoder_2"), ("sdxl", "vae_encoder"), ("stable_cascade", "vqgan")]
+    ("family", "stage", "most"),
+    [("sdxl", "text_encoder_2", 3), ("sdxl", "vae_encoder", 1), ("stable_cascade", "vqgan", 1)],
 )
-def test_stages_give_what_onnx_runtime_gives(builds, family, stage):
+def test_stages_give_what_onnx_runtime_gives(builds, family, stage, most):
     manifest, device = builds[family], SimulatedDevice()
-    engine = device.load(engine_path(manifest, stage, MACHINE))
+    engine = device.load(engine_path(manifest, stage, MACHINE), resident(manifest, stage))
     ours, theirs = TensorRTStage(device, engine, profiles(manifest, stage)), OrtStage(manifest.stage_path(stage))
     random = np.random.default_rng(1)
-    for sizes, batch in ((manifest.model.default_sizes, 1), (manifest.model.sizes(64, 128), 3)):
+    for sizes, batch in ((manifest.model.default_sizes, 1), (manifest.model.sizes(64, 128), most)):
         inputs = {
             name: (random.random([{**sizes, "batch": batch}.get(dim, dim) for dim in spec["shape"]]) * 2).astype(
                 spec["dtype"]
@@ -265,6 +275,53 @@ def test_stages_give_what_onnx_runtime_gives(builds, family, stage):
         for name in wanted:
             np.testing.assert_array_equal(got[name], wanted[name])
             assert got[name].dtype == wanted[name].dtype
+
+
+def test_another_size_takes_memory_for_its_run_only_and_fails_alone_without(builds):
+    manifest, device = builds["sdxl"], SimulatedDevice()
+    made = profiles(manifest, "vae_decoder")
+    decode = TensorRTStage(
+        device, device.load(engine_path(manifest, "vae_decoder", MACHINE), resident(manifest, "vae_decoder")), made
+    )
+    own, other = (np.zeros((1, 4, side, side), np.float32) for side in (16, 8))
+    pieces = device.pieces
+    decode({"latent_sample": other})
+    assert device.pieces == pieces
+    device.capacity -= device.free_bytes - ACTIVATIONS // 2
+    with pytest.raises(OutOfMemory, match="activations at this size"):
+        decode({"latent_sample": other})
+    assert decode({"latent_sample": own})["sample"].shape == (1, 128, 128, 3)
+
+
+def test_what_cannot_be_captured_runs_without_graphs(builds, loaded):
+    plain = Loaded(builds["sdxl"], device=SimulatedDevice(captures=False))
+    np.testing.assert_array_equal(plain.predict(3), loaded.predict(3))
+    assert not plain.device.done["captures"]
+
+
+def test_models_that_load_beside_each_other_share_one_device_in_turns(builds, monkeypatch):
+    manifest, made = builds["stable_cascade"], []
+
+    @functools.cache
+    def device(_target):
+        made.append(SimulatedDevice())
+        time.sleep(0)  # lets the other thread run
+        return made[-1]
+
+    monkeypatch.setattr(runtimes, "machine", lambda _target: MACHINE)
+    for _ in range(20):
+        monkeypatch.setattr(runtimes, "device", device)
+        ready = threading.Barrier(2)
+
+        def load(name, ready=ready):
+            ready.wait()
+            return runtimes.denoiser(manifest, name, most_rows=4)
+
+        with ThreadPoolExecutor(2) as pool:
+            denoisers = list(pool.map(load, ("prior", "decoder")))
+        assert len(denoisers) == len({id(one._device) for one in denoisers}) + 1
+        device.cache_clear()
+    assert len(made) == 20
 
 
 # The simulation itself: what it must not let pass.

@@ -30,7 +30,7 @@ from triptych_export.tensorrt import builder, library, profiles
 from triptych_export.tensorrt.engines import Engines, EngineTarget, engines_of
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
 from triptych_export.to_onnx import example_inputs, open_session
-from triptych_serving.assemble import TRITON_STAGES, assemble
+from triptych_serving.assemble import ENCODERS, TRITON_STAGES, assemble
 from triptych_serving.engines import Machine, Profile, engine_path
 from triptych_serving.manifest import Manifest, ManifestError
 
@@ -251,7 +251,7 @@ def proper(tmp_path_factory) -> Path:
 
 def invented(folder: Path, key: EngineKey, _facts):
     (folder / PLAN).write_bytes(f"an engine of {key.stage} for {key.capability}".encode())
-    return {"seconds": 1.0, "peak_bytes": 1}
+    return {"seconds": 1.0, "peak_bytes": 1, "weights_bytes": 1, "activation_bytes": [1]}
 
 
 def test_the_repository_for_tensorrt_is_one_that_triton_reads(proper, tmp_path):
@@ -338,7 +338,8 @@ def test_only_what_need_not_be_reproducible_shares_batches_of_tritons(proper, tm
     assemble([proper], tmp_path / "repository", reproducible=reproducible)
     for name in TRITON_STAGES.keys() & Manifest.load(proper).stages.keys():
         text = (tmp_path / "repository" / name / "config.pbtxt").read_text()
-        assert text_format.Parse(text, model_config_pb2.ModelConfig()).HasField("dynamic_batching") != reproducible
+        shares = text_format.Parse(text, model_config_pb2.ModelConfig()).HasField("dynamic_batching")
+        assert shares == (name in ENCODERS and not reproducible)
     denoise = (tmp_path / "repository/denoise/config.pbtxt").read_text()
     given = text_format.Parse(denoise, model_config_pb2.ModelConfig()).parameters
     assert ("reproducible" in given) == reproducible

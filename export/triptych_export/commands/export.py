@@ -86,6 +86,7 @@ def export(
     from triptych_export.build import ExportOptions
     from triptych_export.build import export as build
     from triptych_export.errors import ExportError
+    from triptych_serving.tensorrt import memory
 
     options = ExportOptions(
         target=target.value,
@@ -124,6 +125,8 @@ def export(
         for capability, engine in facts.get("engines", {}).items():
             took = f"{engine['seconds']:.0f} s, at most {engine['peak_bytes'] / 1e9:.1f} GB"
             console.print(f"{'':28} {facts['precision']} engine for {capability}: {took}", highlight=False)
+    for capability in next(iter(manifest.stages.values())).get("engines", {}):
+        console.print(f"{'':28} GPU memory on {capability}: {memory.need([manifest], capability)}", highlight=False)
     console.print(f"{len(manifest.artifacts)} artifacts in {time.monotonic() - started:.0f} s")
     typer.echo(manifest.build)
 

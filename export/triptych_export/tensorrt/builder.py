@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,10 +37,15 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Built:
-    """How long a build took, in seconds, and the most memory that its process held, in bytes."""
+    """How long a build took, in seconds, and the most memory that its process held; what the engine will hold on the GPU.
+
+    `activation_bytes` are by profile. All sizes are in bytes.
+    """
 
     seconds: float
     peak_bytes: int
+    weights_bytes: int
+    activation_bytes: Sequence[int]
 
 
 def build(spec: EngineSpec, report: Report) -> Built:
@@ -78,14 +83,16 @@ def _follow(messages: Connection, spec: EngineSpec, report: Report) -> Built:
 def _child(messages: Connection, spec: EngineSpec) -> None:
     try:
         begun = time.monotonic()
-        spec.plan.write_bytes(_serialized(spec, lambda phase, share: messages.send(("progress", phase, share))))
+        plan, memory = _serialized(spec, lambda phase, share: messages.send(("progress", phase, share)))
+        spec.plan.write_bytes(plan)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        messages.send(("done", time.monotonic() - begun, peak))
+        weights = max(memory["Weights"], default=len(memoryview(plan)))
+        messages.send(("done", time.monotonic() - begun, peak, weights, memory["Activation"]))
     except ExportError as error:
         messages.send(("failed", str(error)))
 
 
-def _serialized(spec: EngineSpec, report: Report) -> Any:
+def _serialized(spec: EngineSpec, report: Report) -> tuple[Any, Mapping[str, Sequence[int]]]:
     trt = library.load(spec.target)
     log = logger(trt)
     try:
@@ -96,6 +103,8 @@ def _serialized(spec: EngineSpec, report: Report) -> Any:
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, report)
     _aim(trt, config, spec.capability)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: else its engines allocate while they run
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     for profile in spec.profiles:
         config.add_optimization_profile(_trt_profile(builder, network, profile))
     cache = _timing_cache(config, spec.timing_cache)
@@ -104,7 +113,7 @@ def _serialized(spec: EngineSpec, report: Report) -> Any:
         raise ExportError(log.take())
     if cache is not None and spec.timing_cache is not None:
         spec.timing_cache.write_bytes(cache.serialize())
-    return plan
+    return plan, log.memory
 
 
 def _parsed(trt: Any, builder: Any, log: Any, onnx: Path) -> Any:
@@ -117,8 +126,8 @@ def _parsed(trt: Any, builder: Any, log: Any, onnx: Path) -> Any:
 
 
 def _aim(trt: Any, config: Any, capability: str) -> None:
-    """Name the GPU that the engine is for. TensorRT proper builds for the one that is here and for no other."""
-    if capability in library.capabilities_here():
+    """Name the GPU that the engine is for. Unnamed it is the first that is here; TensorRT proper builds for no other."""
+    if capability in library.capabilities_here()[:1]:
         return
     known = [name.lower() for name in dir(getattr(trt, "ComputeCapability", None)) if name.startswith("SM")]
     if capability not in known:

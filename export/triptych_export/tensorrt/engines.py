@@ -117,7 +117,9 @@ class Engines:
         for path, key in wanted.keys.items():
             engine = self.store.get(key, partial(self._build, wanted, key, report, calibrate))
             _place(self.output / path, engine)
-            measured = {name: engine.facts[name] for name in ("seconds", "peak_bytes")}
+            measured = {
+                name: engine.facts[name] for name in ("seconds", "peak_bytes", "weights_bytes", "activation_bytes")
+            }
             engines[key.capability] = {"path": path, "version": key.version, "onnx": key.onnx, **measured}
         facts = {"precision": wanted.precision, "profiles": [asdict(profile) for profile in wanted.profiles]}
         return list(wanted.keys), {**facts, "engines": engines}

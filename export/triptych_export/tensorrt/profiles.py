@@ -16,8 +16,9 @@ Dimensions = dict[str, Range]
 DENOISER_BATCHES: tuple[Range, ...] = ((1, 2, 2), (3, 4, 4), (5, 8, 8), (9, 16, 16))
 # … and at any other legal size.
 ANY_SIZE_BATCHES: tuple[Range, ...] = ((1, 2, 8),)
-# Decoders and image encoders, whose batch the server's batcher makes; text encoders have no sizes.
-DECODER_BATCHES: tuple[Range, ...] = ((1, 1, 4),)
+# Decoders and image encoders: one 1024² picture keeps a GPU busy, four take four times the memory.
+DECODER_BATCHES: tuple[Range, ...] = ((1, 1, 1),)
+# Text encoders have no sizes.
 TEXT_BATCHES: tuple[Range, ...] = ((1, 2, 16),)
 
 

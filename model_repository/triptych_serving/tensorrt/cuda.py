@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .device import Bytes, Context, DeviceError, DeviceLost, Graph, Memory, OutOfMemory, Shape, Tensor, TensorRTEngine
-from .library import CUDA, CUDA_HINT, imported, load, logger
+from .library import CUDA, CUDA_DRIVER, CUDA_HINT, imported, load, logger
 
 GPU = 0  # CUDA_VISIBLE_DEVICES decides which one that is
+KEPT_BYTES = 2**64 - 1  # all of it
 # Errors after which, by CUDA's documentation, the process must end: its context is damaged for good.
 STICKY = (
     "cudaErrorAssert",
@@ -52,18 +54,46 @@ class CudaDevice:
         flags = self._cudart.cudaStreamNonBlocking  # else it would wait for the default stream, which libraries use
         self.stream = self._done(self._cudart.cudaStreamCreateWithFlags(flags))
         self.runtime = self.trt.Runtime(self.log)
+        self._keep_freed_memory()
 
-    def load(self, plan: Path) -> TensorRTEngine:
-        return CudaEngine(self, plan)
+    def load(self, plan: Path, resident: Collection[int]) -> TensorRTEngine:
+        return CudaEngine(self, plan, resident)
 
     def allocate(self, nbytes: int, what: str) -> Memory:
-        error, address = self._cudart.cudaMallocAsync(nbytes, self.stream)
+        return Memory(self._allocated(self._cudart.cudaMallocAsync(nbytes, self.stream), nbytes, what), nbytes)
+
+    @contextmanager
+    def lent(self, nbytes: int, what: str) -> Iterator[Memory]:
+        """Yield memory that is not kept in the stream's pool afterwards, so that other processes have it; waits for the device.
+
+        Raises:
+            OutOfMemory: as `allocate`.
+        """
+        address = self._allocated(self._cudart.cudaMalloc(nbytes), nbytes, what)
+        try:
+            yield Memory(address, nbytes)
+        finally:
+            self.synchronize()
+            self._done(self._cudart.cudaFree(address))
+
+    def _allocated(self, result: tuple[Any, Any], nbytes: int, what: str) -> int:
+        error, address = result
         if error == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
             self._cudart.cudaGetLastError()  # clears the error, which TensorRT would take for its own
             free, total = self._done(self._cudart.cudaMemGetInfo())
             raise OutOfMemory(what, nbytes, free, total)
         self._done((error,))
-        return Memory(int(address), nbytes)
+        return int(address)
+
+    def _keep_freed_memory(self) -> None:
+        """Let the stream's pool keep what is freed: by default it goes back to the driver at every synchronization."""
+        pool = self._done(self._cudart.cudaDeviceGetDefaultMemPool(GPU))
+        threshold = self._cudart.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
+        self._done(
+            self._cudart.cudaMemPoolSetAttribute(
+                pool, threshold, imported(CUDA_DRIVER, CUDA_HINT).cuuint64_t(KEPT_BYTES)
+            )
+        )
 
     def free(self, memory: Memory) -> None:
         self._done(self._cudart.cudaFreeAsync(memory.address, self.stream))
@@ -144,9 +174,9 @@ class CudaGraph:
 
 
 class CudaEngine:
-    """`TensorRTEngine` with one piece of memory for the activations of all its contexts."""
+    """`TensorRTEngine` with one piece of memory for the activations of its resident profiles."""
 
-    def __init__(self, device: CudaDevice, plan: Path) -> None:
+    def __init__(self, device: CudaDevice, plan: Path, resident: Collection[int]) -> None:
         self.device, self.name = device, f"{plan.parent.name}/{plan.name}"
         with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             self._engine = device.runtime.deserialize_cuda_engine(content)
@@ -154,8 +184,8 @@ class CudaEngine:
             raise device.refusal(f"{self.name}: TensorRT does not load it")
         names = [self._engine.get_tensor_name(k) for k in range(self._engine.num_io_tensors)]
         self.tensors = {name: self._tensor(name) for name in names}
-        profiles = range(self._engine.num_optimization_profiles)
-        nbytes = max(self._engine.get_device_memory_size_for_profile_v2(k) for k in profiles)
+        self._resident = resident
+        nbytes = max((self._engine.get_device_memory_size_for_profile_v2(k) for k in resident), default=0)
         self._activations = device.allocate(max(1, nbytes), f"activations of {self.name}")
 
     def _tensor(self, name: str) -> Tensor:
@@ -167,11 +197,12 @@ class CudaEngine:
         context = self._new_context(kernels)
         if context is None:
             raise self.device.refusal(f"{self.name}: no context for profile {profile}")
-        context.set_device_memory(self._activations.address, self._activations.nbytes)
+        if profile in self._resident:
+            context.set_device_memory(self._activations.address, self._activations.nbytes)
         if not context.set_optimization_profile_async(profile, int(self.device.stream)):
             raise self.device.refusal(f"{self.name}: profile {profile} cannot be chosen")
         self.device.synchronize()
-        return CudaContext(self, context)
+        return CudaContext(self, context, resident=profile in self._resident)
 
     def _new_context(self, kernels: str) -> Any:
         trt, ours = self.device.trt, self.device.trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -187,8 +218,8 @@ class CudaEngine:
 class CudaContext:
     """`Context` of one profile."""
 
-    def __init__(self, engine: CudaEngine, context: Any) -> None:
-        self._engine, self._context = engine, context
+    def __init__(self, engine: CudaEngine, context: Any, *, resident: bool) -> None:
+        self._engine, self._context, self._resident = engine, context, resident
 
     def set_shape(self, name: str, shape: Shape) -> None:
         self._granted(self._context.set_input_shape(name, shape), f"{name} of shape {shape}")
@@ -200,6 +231,20 @@ class CudaContext:
         self._granted(self._context.set_tensor_address(name, memory.address), f"memory for {name}")
 
     def enqueue(self) -> None:
+        if self._resident:
+            self._execute()
+            return
+        nbytes = max(1, self._context.update_device_memory_size_for_shapes())
+        with self._engine.device.lent(nbytes, f"activations of {self._engine.name} at this size") as memory:
+            self._context.set_device_memory(memory.address, memory.nbytes)
+            self._execute()
+
+    def capturable(self) -> bool:
+        # TensorRT proper has no such question: its engines of static shapes can be captured.
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(int(self._engine.device.stream)))
+
+    def _execute(self) -> None:
         stream = int(self._engine.device.stream)
         self._granted(self._context.execute_async_v3(stream), "TensorRT does not run it")
 

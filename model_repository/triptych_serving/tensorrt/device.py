@@ -7,7 +7,7 @@ until `synchronize` returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,12 +91,23 @@ class Context(Protocol):
         ...
 
     def enqueue(self) -> None:
-        """Enqueue one run."""
+        """Enqueue one run.
+
+        Raises:
+            OutOfMemory: the profile is not resident, and there is too little for its activations.
+        """
+        ...
+
+    def capturable(self) -> bool:
+        """Whether a run at these shapes can be captured."""
         ...
 
 
 class TensorRTEngine(Protocol):
-    """A TensorRT engine on the device. Its contexts share one memory for activations, so that only one may run at a time."""
+    """A TensorRT engine on the device. Its contexts share one memory for activations, so that only one may run at a time.
+
+    That memory is held for the engine's `resident` profiles; a context of any other takes its own for a run.
+    """
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -115,8 +126,8 @@ class TensorRTEngine(Protocol):
 class Device(Protocol):
     """A GPU with one stream, to be used by one thread at a time. Every method may raise DeviceError or DeviceLost."""
 
-    def load(self, plan: Path) -> TensorRTEngine:
-        """Load an engine from its file."""
+    def load(self, plan: Path, resident: Collection[int]) -> TensorRTEngine:
+        """Load an engine from its file; `resident` are the profiles whose activations' memory is held from now on."""
         ...
 
     def allocate(self, nbytes: int, what: str) -> Memory:

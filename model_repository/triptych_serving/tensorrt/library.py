@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ TARGETS = ("tensorrt", "tensorrt-rtx")
 RTX_BINDINGS, RTX_LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
 # In loading order: each needs those before it.
 RTX_FILES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
-CUDA, CUDA_HINT = "cuda.bindings.runtime", "pip install 'cuda-bindings>=13'"
+CUDA, CUDA_DRIVER, CUDA_HINT = "cuda.bindings.runtime", "cuda.bindings.driver", "pip install 'cuda-bindings>=13'"
+# What a builder says of each profile, in their order.
+MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 MOST_TEXT = 400  # characters of an error
 
 
@@ -68,16 +71,19 @@ def _preload_libraries(hint: str) -> None:
 
 
 def logger(trt: Any) -> Any:
-    """Make a TensorRT logger that keeps errors. The first is the cause, later ones follow from it."""
+    """Make a TensorRT logger that keeps errors, of which the first is the cause, and the figures of MEMORY as they are told."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.memory: dict[str, list[int]] = {"Activation": [], "Weights": []}
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
+            elif found := MEMORY.match(message):
+                self.memory[found[1]].append(int(found[2]))
 
         def take(self) -> str:
             """Return the first error since the last call, and forget all."""

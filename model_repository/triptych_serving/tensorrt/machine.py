@@ -1,6 +1,6 @@
 """Find out which TensorRT and GPU this machine has, and whether a build can be served on it.
 
-`python -m triptych_serving.tensorrt.machine TARGET` prints the answer as JSON. A process that asks CUDA holds GPU memory until
+`python -m triptych_serving.tensorrt.machine [TARGET]` prints the answer as JSON. A process that asks CUDA holds GPU memory until
 it ends, and a broken driver may crash it, so `probe` has another process ask.
 """
 
@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
+from typing import Any
 
 from ..engines import Machine, fitting
 from ..manifest import Manifest, ManifestError
+from . import memory
 from .library import CUDA, CUDA_HINT, TARGETS, LibraryMissing, imported, load
 
 DRIVER_HINT = "install NVIDIA's driver, or start the container with --gpus all (see `triptych doctor`)"
@@ -26,16 +29,44 @@ def here(target: str) -> Machine:
         LibraryMissing: TensorRT, the driver or a GPU is missing; says which and what to do.
     """
     trt, cudart = load(target), imported(CUDA, CUDA_HINT)
+    properties = _gpus(cudart)[0]
+    error, _, total = cudart.cudaMemGetInfo()
+    if error != cudart.cudaError_t.cudaSuccess:
+        raise LibraryMissing(f"the GPU does not answer ({error.name})", DRIVER_HINT)
+    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+    return Machine(target, str(trt.__version__), _capability(properties), name, total)
+
+
+def capabilities() -> tuple[str, ...]:
+    """Ask, in another process, for the compute capabilities of the GPUs that CUDA shows, like "sm89", in CUDA's order."""
+    command = [sys.executable, "-m", __name__]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)  # noqa: S603
+        return tuple(json.loads(done.stdout))
+    except (subprocess.TimeoutExpired, ValueError):
+        return ()
+
+
+def _gpus(cudart: Any) -> list[Any]:
+    """The properties of each GPU that CUDA shows: one at least.
+
+    Raises:
+        LibraryMissing: the driver or a GPU is missing.
+    """
     error, count = cudart.cudaGetDeviceCount()
     if error == cudart.cudaError_t.cudaErrorInsufficientDriver:
         raise LibraryMissing(_driver(cudart.cudaDriverGetVersion()[1], cudart.cudaRuntimeGetVersion()[1]), DRIVER_HINT)
     if error != cudart.cudaError_t.cudaSuccess or not count:
         raise LibraryMissing(f"no NVIDIA GPU ({error.name})", DRIVER_HINT)
-    error, properties = cudart.cudaGetDeviceProperties(0)
-    if error != cudart.cudaError_t.cudaSuccess:
-        raise LibraryMissing(f"the GPU does not answer ({error.name})", DRIVER_HINT)
-    capability, name = f"sm{properties.major}{properties.minor}", properties.name
-    return Machine(target, str(trt.__version__), capability, name.decode() if isinstance(name, bytes) else str(name))
+    answers = [cudart.cudaGetDeviceProperties(k) for k in range(count)]
+    for error, _ in answers:
+        if error != cudart.cudaError_t.cudaSuccess:
+            raise LibraryMissing(f"the GPU does not answer ({error.name})", DRIVER_HINT)
+    return [properties for _, properties in answers]
+
+
+def _capability(properties: Any) -> str:
+    return f"sm{properties.major}{properties.minor}"
 
 
 def probe(target: str) -> Machine:
@@ -59,23 +90,26 @@ def probe(target: str) -> Machine:
     return Machine(**answer)
 
 
-def check_engines(manifest: Manifest) -> None:
-    """Refuse a build that cannot be served here, as far as its manifest tells; its files are not read.
+def check_engines(manifests: Collection[Manifest]) -> None:
+    """Refuse builds that cannot be served here, as far as their manifests tell; their files are not read.
 
     Raises:
-        ManifestError: TensorRT or a GPU is missing, or an engine does not fit; names it and what to do.
+        ManifestError: TensorRT or a GPU is missing, an engine does not fit, or all of them need more memory than the GPU has;
+            names it and what to do.
     """
-    if manifest.target not in TARGETS:
-        return
-    try:
-        machine = probe(manifest.target)
-    except LibraryMissing as error:
-        raise ManifestError(
-            f"{manifest.build}: exported for {manifest.target}, which cannot run here: {error.missing}; {error.mend}; or export "
-            "for the processor: triptych export … --target cpu -o DIR"
-        ) from None
-    for stage in manifest.stages:
-        fitting(manifest, stage, machine)
+    for_gpus = [manifest for manifest in manifests if manifest.target in TARGETS]
+    for manifest in for_gpus:
+        try:
+            machine = probe(manifest.target)
+        except LibraryMissing as error:
+            raise ManifestError(
+                f"{manifest.build}: exported for {manifest.target}, which cannot run here: {error.missing}; {error.mend}; or "
+                "export for the processor: triptych export … --target cpu -o DIR"
+            ) from None
+        for stage in manifest.stages:
+            fitting(manifest, stage, machine)
+    if for_gpus:
+        memory.check(for_gpus, machine)
 
 
 def facts(target: str, *, reproducible: bool) -> dict[str, str]:
@@ -105,12 +139,19 @@ def _dotted(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-def _answer(target: str) -> dict[str, str]:
+def _answer(target: str) -> dict[str, Any]:
     try:
         return asdict(here(target))
     except LibraryMissing as error:
         return {"missing": error.missing, "mend": error.mend}
 
 
+def _capabilities() -> list[str]:
+    try:
+        return [_capability(gpu) for gpu in _gpus(imported(CUDA, CUDA_HINT))]
+    except LibraryMissing:
+        return []
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_answer(sys.argv[1])))
+    sys.stdout.write(json.dumps(_answer(sys.argv[1]) if sys.argv[1:] else _capabilities()))

@@ -51,7 +51,8 @@ class Runner:
         # By the shapes of the inputs: the graph, and the shapes of its outputs.
         self._graphs: dict[tuple[tuple[str, Shape], ...], tuple[Graph, Shapes]] = {}
         for shapes in captured:
-            self._graphs[_key(shapes)] = self._captured(shapes)
+            if graph := self._captured(shapes):
+                self._graphs[_key(shapes)] = graph
 
     def put(self, name: str, array: NDArray[Any]) -> None:
         """Upload an input of the next run. Not twice before `fetch`: the first copy may not have been made yet."""
@@ -102,8 +103,8 @@ class Runner:
         for name, memory in self.memory.items():
             context.set_memory(name, memory)
 
-    def _captured(self, shapes: Shapes) -> tuple[Graph, Shapes]:
-        """Capture a run at these shapes, after a first one, in which TensorRT sets itself up."""
+    def _captured(self, shapes: Shapes) -> tuple[Graph, Shapes] | None:
+        """Capture a run at these shapes, after a first one, in which TensorRT sets itself up; None where it cannot."""
         context = self._engine.context(narrowest(self._profiles, shapes), "eager")
         self._give_memory(context)
         outputs = self._set_shapes(context, shapes)
@@ -111,7 +112,7 @@ class Runner:
             self.put(name, np.zeros(shape, self._engine.tensors[name].dtype))
         context.enqueue()
         self._device.synchronize()
-        return self._device.capture(context.enqueue), outputs
+        return (self._device.capture(context.enqueue), outputs) if context.capturable() else None
 
     def _host_array(self, name: str, shape: Shape) -> NDArray[Any]:
         dtype = self._engine.tensors[name].dtype

@@ -1,0 +1,75 @@
+"""How much GPU memory builds hold, by what their exports say, before anything of them is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..engines import Machine, profiles
+from ..manifest import Manifest, ManifestError
+from .resident import LIMIT_BYTES
+
+# What CUDA takes for each process that uses it, whatever that does (seen from 0.3 to 0.6 GB).
+CONTEXT_BYTES = 500_000_000
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of GPU memory: held by each stage, by all processes for themselves, and for the time of the largest picture."""
+
+    stages: Mapping[str, int]
+    processes: int
+    conditioning: int
+    largest: int
+
+    @property
+    def held(self) -> int:
+        return sum(self.stages.values()) + self.processes + self.conditioning
+
+    def __str__(self) -> str:
+        parts = {**self.stages, "CUDA in each process": self.processes, "conditioning": self.conditioning}
+        listed = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items())
+        return f"{_gb(self.held)} GB ({listed}); {_gb(self.held + self.largest)} GB while the largest picture is drawn"
+
+
+def need(manifests: Iterable[Manifest], capability: str) -> Need:
+    """Add up what serving these builds takes on a GPU like "sm89"."""
+    stages: dict[str, int] = {}
+    processes, largest = 1, 0  # the loop's, with all denoisers
+    for manifest in manifests:
+        ours = manifest.target == "tensorrt-rtx"
+        for stage in manifest.stages:
+            held, more = _stage(manifest, stage, capability)
+            # Triton's own backend gives each profile its memory for good.
+            in_triton = not ours and stage not in manifest.model.denoisers
+            stages[stage], largest = (held + more, largest) if in_triton else (held, max(largest, more))
+        processes += sum(stage not in manifest.model.denoisers for stage in manifest.stages) if ours else 1
+    return Need(stages, processes * CONTEXT_BYTES, LIMIT_BYTES, largest)
+
+
+def check(manifests: Iterable[Manifest], machine: Machine) -> None:
+    """Refuse builds that hold more memory than the GPU has.
+
+    Raises:
+        ManifestError: gives the sum, what it is made of, and what to do.
+    """
+    wanted = need(manifests, machine.capability)
+    if 0 < machine.memory_bytes < wanted.held:
+        raise ManifestError(
+            f"GPU memory: {wanted} asked for; {machine.gpu} has {_gb(machine.memory_bytes)} GB. Serve fewer models, export "
+            "without a refiner, or with --precision STAGE=fp16 for stages that are fp32"
+        )
+
+
+def _stage(manifest: Manifest, stage: str, capability: str) -> tuple[int, int]:
+    """Bytes that a stage holds, and how many more it takes for a picture of another size than the model's own."""
+    engine, made = manifest.stages[stage]["engines"][capability], profiles(manifest, stage)
+    activations = engine.get("activation_bytes", ())
+    if len(activations) != len(made):  # an older export, or a TensorRT that does not tell
+        return engine.get("weights_bytes", 0), 0
+    own, other = ([n for n, one in zip(activations, made, strict=True) if one.one_size is own] for own in (True, False))
+    return engine.get("weights_bytes", 0) + max(own, default=0), max(other, default=0)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f}"
