@@ -29,7 +29,11 @@ class Artifact(TypedDict):
     bytes: int
 
 
-class Tensor(TypedDict):
+class Limit(TypedDict, total=False):
+    limit: int | None  # whole numbers lie below it
+
+
+class Tensor(Limit):
     dtype: Literal["float32", "float16", "int64", "uint8"]
     shape: Sequence[int | str]
 
