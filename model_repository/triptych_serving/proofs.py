@@ -81,9 +81,7 @@ class Proofs:
                 raise invalid(name, "something else", LEGAL)
 
     def _of_row(self, words: str, row: NDArray[Any]) -> bytes:
-        return self._code(f"{words} {row.dtype} {row.shape}", row.tobytes())
+        return self._code(f"{words} {row.dtype.str} {row.shape}", row.data if row.flags.c_contiguous else row.tobytes())
 
-    def _code(self, words: str, data: bytes) -> bytes:
-        code = hmac.new(self._key, f"{words}\n".encode(), "sha256")
-        code.update(data)
-        return code.digest()[:CODE_BYTES]
+    def _code(self, words: str, data: bytes | memoryview) -> bytes:
+        return hmac.digest(self._key, b"".join((words.encode(), b"\n", data)), "sha256")[:CODE_BYTES]
