@@ -7,7 +7,7 @@ from typing import Any
 
 from . import sdxl, stable_cascade
 from .cards import CardError, ModelCard
-from .errors import InvalidRequest, Problem, shown
+from .errors import InvalidRequest, invalid, shown
 from .family import Family
 
 FAMILIES: Mapping[str, Family] = {one.name: one for one in (sdxl.FAMILY, stable_cascade.FAMILY)}
@@ -27,7 +27,7 @@ def known(name: object) -> Family:
         InvalidRequest: there is none.
     """
     if not isinstance(name, str) or name not in FAMILIES:
-        raise InvalidRequest([Problem("family", shown(name), ", ".join(FAMILIES)).cut])
+        raise invalid("family", shown(name), ", ".join(FAMILIES))
     return FAMILIES[name]
 
 
