@@ -11,7 +11,7 @@ PROJECTS := pyproject.toml demo/pyproject.toml server/pyproject.toml
 UNIT := tests/client tests/contract tests/fetching tests/lab tests/page tests/rooms tests/serving
 PROMPT ?= a flat icon of a penguin
 
-.PHONY: demo ui unit test test-gpu bench chromium check clean
+.PHONY: demo ui unit test test-gpu bench chromium check audit release clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
@@ -36,6 +36,18 @@ check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy contract model_repository/triptych_serving client server page export lab demo docker/healthcheck.py docker/requirements.py
+
+audit: $(VENV)/.release ## known vulnerabilities of what is pinned; fails where their data cannot be had
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+release: $(VENV)/.release ## the wheels, and what a server of them has in it (an SBOM in CycloneDX), in dist
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./demo ./server
+	$(PYTHON) -m venv dist/installed
+	dist/installed/bin/python -m pip install --quiet --constraint constraints.txt \
+	  "$$(echo dist/triptych-*.whl)[server,ui,fetch]" dist/triptych_demo-*.whl dist/triptych_server-*.whl
+	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file dist/triptych.cdx.json dist/installed
+	rm -rf dist/installed
 
 # The tests of the web page need a browser, and fail without one.
 chromium:
@@ -72,6 +84,10 @@ $(VENV)/perf_analyzer/perf_analyzer: tests/get_perf_analyzer.py | $(VENV)/.test
 	@mkdir -p $(@D)
 	-@$(BIN)/python $< $(@D)
 	@test ! -e $@ || touch $@
+
+$(VENV)/.release: $(PROJECTS) constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[release]' $(BESIDE)
+	@touch $@
 
 $(VENV)/.bench: $(PROJECTS) constraints.txt | $(VENV)/bin/python
 	$(PIP) torch==2.13.0

@@ -75,6 +75,11 @@ class ModelCard(ABC):
         """The same at the smallest legal size."""
         return self.sizes(self.min_size, self.min_size)
 
+    @property
+    def largest_sizes(self) -> dict[str, int]:
+        """The same at the largest."""
+        return self.sizes(self.max_size, self.max_size)
+
     @abstractmethod
     def sizes(self, height: int, width: int) -> dict[str, int]:
         """The named dimensions of the stages' tensors for one image of this size."""

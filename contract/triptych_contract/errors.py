@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 SHOWN_CHARACTERS = 60
+TOLD_CHARACTERS = 300
 # gRPC carries an error's text in a header of at most 8 KiB, where every character beyond ASCII takes nine bytes.
 WIRE_CHARACTERS = 2_000
 
@@ -71,8 +72,11 @@ class InvalidRequest(TriptychError, ValueError):
 
 
 def invalid(field: str, given: object, legal: str) -> InvalidRequest:
-    """Make the error of one wrong input."""
-    return InvalidRequest([Problem(field, shown(given, str), legal)])
+    """Make the error of one wrong input. What was given is told up to 300 characters."""
+    text = shown(given, str)
+    return InvalidRequest(
+        [Problem(field, text if len(text) <= TOLD_CHARACTERS else f"{text[:TOLD_CHARACTERS]}…", legal)]
+    )
 
 
 def with_facts(words: str, facts: Mapping[str, Any]) -> str:

@@ -38,8 +38,9 @@ def read_json(file: Path) -> Any:
         raise ExportError(f"{where}: {error.msg} ({place}); supported: JSON, which has no trailing commas") from None
     except UnicodeDecodeError as error:
         raise ExportError(f"{where}: {error.reason} at byte {error.start}; supported: JSON in UTF-8") from None
-    except RecursionError:
-        raise ExportError(f"{where}: nested too deeply; supported: JSON of a config") from None
+    except (RecursionError, ValueError) as error:
+        fault = "a number of thousands of digits" if isinstance(error, ValueError) else "nested too deeply"
+        raise ExportError(f"{where}: {fault}; supported: JSON of a config") from None
 
 
 def read_object(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +16,7 @@ from triptych_contract.families import FAMILIES
 from triptych_contract.family import Family
 
 from .manifest import Manifest, ManifestError
+from .proofs import CODE_BYTES, MADE_BY, PROOF, READ_BY
 
 HERE = Path(__file__).parent
 STAGE_TEMPLATE = "stage"
@@ -75,16 +77,35 @@ def assemble(builds: Sequence[Path], repository: Path, *, reproducible: bool = F
     manifests = by_family(builds)
     repository.mkdir(parents=True)
     promise = {"reproducible": "true"} if reproducible else {}
-    for model in SHARED:
-        _write(repository / model, template(model), manifests.values(), promise, code=model)
-    for name, manifest in manifests.items():
-        family = FAMILIES[name]
-        for model, code in family.models.items():
-            _write(repository / model, _reader(template(model), model, family), [manifest], promise, code=code)
-        for stage in TRITON_STAGES.keys() & manifest.stages.keys():
-            _write_stage(stage, manifest, repository / stage, promise, reproducible=reproducible)
-        models = {*SHARED, *family.models, *manifest.stages}
-        _write(repository / name, ensemble(family, models))
+    shared = {model: template(model) for model in SHARED}
+    for manifest in manifests.values():
+        _write_family(manifest, shared, repository, promise, reproducible=reproducible)
+    for model, config in shared.items():
+        _write(repository / model, config, manifests.values(), promise, code=model)
+
+
+def _write_family(
+    manifest: Manifest,
+    shared: Mapping[str, Config],
+    repository: Path,
+    promise: Mapping[str, str],
+    *,
+    reproducible: bool,
+) -> None:
+    """Write a family's ensemble and its own models; what the `shared` ones are to know of them goes into their configurations."""
+    family = FAMILIES[manifest.family]
+    own = {model: _reader(template(model), model, family) for model in family.models}
+    stages = {
+        stage: stage_config(stage, manifest.stages[stage], manifest.target, reproducible=reproducible)
+        for stage in TRITON_STAGES.keys() & manifest.stages.keys()
+    }
+    road = ensemble(family, {*SHARED, *family.models, *manifest.stages})
+    _pass_proofs_on(road, {**own, **stages}, shared, manifest)
+    for model, config in own.items():
+        _write(repository / model, config, [manifest], promise, code=family.models[model])
+    for stage, config in stages.items():
+        _write_stage(stage, config, manifest, repository / stage, promise)
+    _write(repository / family.name, road)
 
 
 def by_family(builds: Sequence[Path]) -> dict[str, Manifest]:
@@ -122,6 +143,27 @@ def ensemble(family: Family, models: Collection[str]) -> Config:
     return config
 
 
+def _pass_proofs_on(road: Config, made: Mapping[str, Config], shared: Mapping[str, Config], manifest: Manifest) -> None:
+    """Lead each model's proof of what it made to the shared models that read that, and tell them and the first model of it.
+
+    The first model is told which of its tensors each stage reads, in the order of the stage's inputs.
+    """
+    steps = {step.model_name: step for step in road.ensemble_scheduling.step}
+    proving = {name for name, config in made.items() if any(output.name == PROOF for output in config.output)}
+    makers = {tensor: name for name in proving & steps.keys() for tensor in steps[name].output_map.values()}
+    for name in proving & steps.keys():
+        steps[name].output_map[PROOF] = f"{name}_{PROOF}"
+    for name, config in shared.items():
+        made_by = {given: makers[tensor] for given, tensor in steps[name].input_map.items() if tensor in makers}
+        for proof in sorted({f"{maker}_{PROOF}" for maker in made_by.values()}):
+            steps[name].input_map[proof] = proof
+            config.input.add(name=proof, data_type="TYPE_UINT8", dims=[-1, -1, CODE_BYTES], optional=True)
+        config.parameters[f"{MADE_BY}{manifest.family}"].string_value = json.dumps(made_by)
+    encoders = proving & ENCODERS.keys() & steps.keys()
+    read_by = {name: [steps[name].input_map[given] for given in manifest.stages[name]["inputs"]] for name in encoders}
+    made[next(iter(FAMILIES[manifest.family].models))].parameters[READ_BY].string_value = json.dumps(read_by)
+
+
 def _reader(config: Config, model: str, family: Family) -> Config:
     """The first of a family's models reads the request's inputs; the contract says which those are."""
     if model == next(iter(family.models)):
@@ -137,7 +179,9 @@ def _add_inputs(config: Config, family: Family) -> None:
 def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, reproducible: bool = False) -> Config:
     """Make the configuration of one stage from the tensor specs in the manifest."""
     plans = target in PLAN_TARGETS
-    config = _messages().ModelConfig(name=name, max_batch_size=TRITON_STAGES[name])
+    # A decoder on a processor is given one picture at a time, and memory for no more.
+    rows = 1 if target == "cpu" and name not in ENCODERS else TRITON_STAGES[name]
+    config = _messages().ModelConfig(name=name, max_batch_size=rows)
     for tensors, specs in ((config.input, stage["inputs"]), (config.output, stage["outputs"])):
         for tensor, spec in specs.items():
             dims = [dim if isinstance(dim, int) else -1 for dim in spec["shape"][1:]]  # all but the batch; names vary
@@ -151,6 +195,7 @@ def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, re
 
 
 def _run_by_us(config: Config) -> None:
+    config.output.add(name=PROOF, data_type="TYPE_UINT8", dims=[-1, CODE_BYTES])
     config.backend = "python"
     config.instance_group.add(kind="KIND_CPU", count=1)
 
@@ -169,14 +214,10 @@ def _dotted(capability: str) -> str:
     return f"{number[:-1]}.{number[-1]}"
 
 
-def _write_stage(
-    stage: str, manifest: Manifest, folder: Path, promise: Mapping[str, str], *, reproducible: bool
-) -> None:
-    facts = manifest.stages[stage]
-    config = stage_config(stage, facts, manifest.target, reproducible=reproducible)
+def _write_stage(stage: str, config: Config, manifest: Manifest, folder: Path, promise: Mapping[str, str]) -> None:
     if manifest.target in PLAN_TARGETS:
         _write(folder, config)
-        _link_plans(manifest, facts["engines"], folder / "1")
+        _link_plans(manifest, manifest.stages[stage]["engines"], folder / "1")
     else:
         _write(folder, config, [manifest], {"stage": stage, **promise}, code=STAGE_TEMPLATE)
 

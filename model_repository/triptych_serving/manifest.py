@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from triptych_contract.cards import CardError, ModelCard
+from triptych_contract.errors import InvalidRequest
 from triptych_contract.families import FAMILIES
 
 from . import schema
@@ -29,7 +30,11 @@ class Artifact(TypedDict):
     bytes: int
 
 
-class Tensor(TypedDict):
+class Limit(TypedDict, total=False):
+    limit: int | None  # whole numbers lie below it
+
+
+class Tensor(Limit):
     dtype: Literal["float32", "float16", "int64", "uint8"]
     shape: Sequence[int | str]
 
@@ -104,14 +109,24 @@ class Manifest:
         return cls(build, document["family"], document["target"], model, document["stages"], document["artifacts"])
 
     def verify(self) -> None:
-        """Check every artifact's size and SHA-256, several beside each other.
+        """Check the model's own defaults, and every artifact's size and SHA-256, several beside each other.
 
         Raises:
-            ManifestError: names the first file that is missing, truncated or not the one that was exported.
+            ManifestError: names the first file that is missing, truncated or not the one that was exported, or the manifest.
         """
+        self._check_defaults()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             for _ in pool.map(self.verified, self.artifacts):
                 pass
+
+    def _check_defaults(self) -> None:
+        """Whether the least request can be read by the model's card: sizes, samplers and schedules fit together."""
+        try:
+            _ = self.model.smallest_sizes, self.model.largest_sizes
+            FAMILIES[self.family].settings.parse({"prompt": "a"}, self.model)
+        except (ArithmeticError, InvalidRequest, LookupError, TypeError, ValueError) as error:
+            words = f"model: its own defaults are not legal ({error}); export the model again"
+            raise ManifestError(f"{self.build / FILE_NAME}: {words}") from None
 
     def verified(self, path: str) -> Path:
         """The absolute path of one artifact, checked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import types
@@ -77,7 +78,9 @@ def _is_plain(value: Any, declared: type) -> bool:
         return isinstance(value, str) and value.isprintable()
     if declared is int:
         return type(value) is int and 0 <= value < 2**63
-    return type(value) is declared or (declared is float and type(value) is int)
+    if declared is float:
+        return type(value) in (float, int) and abs(value) < math.inf
+    return type(value) is declared
 
 
 def _check_union(value: Any, choices: Sequence[Any], field: str) -> None:

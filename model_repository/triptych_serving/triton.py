@@ -18,12 +18,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from triptych_contract.errors import InvalidRequest, invalid, to_wire, with_facts
+from triptych_contract.errors import InvalidRequest, to_wire, with_facts
 from triptych_contract.families import FAMILIES
 
 from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .manifest import Manifest
 from .metrics import METRICS
+from .proofs import MADE_BY, PROOF, Proofs
 from .record import Record
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class ModelArguments:
         (manifest,) = self.manifests.values()
         return manifest
 
+    @property
+    def made_by(self) -> dict[str, dict[str, str]]:
+        """By family, which of this model's inputs the model of which name makes, and proves to have made."""
+        given = {key.removeprefix(MADE_BY): value for key, value in self.parameters.items() if key.startswith(MADE_BY)}
+        return {family: json.loads(makers) for family, makers in given.items()}
+
     def pipelines(self) -> dict[str, Pipeline[Any, Any]]:
         """What is served, by the ensembles' names."""
         from .pipelines import pipeline  # many modules, which a process that only runs a stage does without
@@ -91,18 +98,24 @@ def data(request: Any, name: str) -> bytes:
 
 
 def passed_on(request: Any, name: str) -> dict[str, Any]:
-    """What one model of an ensemble tells another in a BYTES `[1]` tensor of JSON.
+    """What one model of an ensemble tells another in a BYTES `[1]` tensor: a document that this server has signed.
 
     Raises:
         InvalidRequest: somebody else wrote it.
     """
-    try:
-        document = json.loads(data(request, name))
-        if isinstance(document, dict):
-            return document
-    except (ValueError, RecursionError):
-        pass
-    raise invalid(name, "something else", "what the ensemble passes on")
+    return proofs.document(name, data(request, name))
+
+
+def proven(request: Any, name: str, maker: str, read: Sequence[str]) -> NDArray[Any] | None:
+    """An input that `maker` made of what it `read`, row by row; None where it is missing.
+
+    Raises:
+        InvalidRequest: somebody else made it.
+    """
+    given = array(request, name)
+    if given is not None:
+        proofs.check(name, given, maker, read, array(request, f"{maker}_{PROOF}"))
+    return given
 
 
 def _plain(values: NDArray[Any]) -> list[Any]:
@@ -118,6 +131,13 @@ def text(value: Any) -> NDArray[np.object_]:
 
 def response(**arrays: NDArray[Any]) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in arrays.items()])
+
+
+def proving(maker: str, read: Sequence[str], made: Mapping[str, NDArray[Any]], **more: NDArray[Any]) -> Any:
+    """A response with the codes of what `maker` made of what it `read`, row by row; `more` goes without."""
+    codes = [b"".join(row) for row in proofs.made(maker, read, list(made.values()))]
+    proof = np.frombuffer(b"".join(codes), np.uint8).reshape(len(read), len(made), -1)
+    return response(**made, **more, **{PROOF: proof})
 
 
 class Errors:
@@ -140,6 +160,7 @@ class Errors:
 
 errors = Errors()
 record = Record()
+proofs = Proofs.of_server()
 
 
 def noted(
@@ -180,6 +201,21 @@ def _words(error: Exception) -> str:
 def answer_each(requests: Sequence[Any], answer: Callable[[Any], Any]) -> list[Any]:
     """One response a request; an error ends its own request only."""
     return [answer_all([request], lambda one: [answer(one[0])])[0] for request in requests]
+
+
+def answer_together(
+    requests: Sequence[Any], read: Callable[[Any], Any], answer: Callable[[Sequence[Any]], list[Any]]
+) -> list[Any]:
+    """One response a request: what `read` refuses has an error of its own, the others are made together."""
+    taken: list[Any] = []
+    refused: dict[int, Any] = {}
+    for k, request in enumerate(requests):
+        try:
+            taken.append(read(request))
+        except Exception as error:
+            refused[k] = failure(error)
+    made = iter(answer_all(taken, answer) if taken else ())
+    return [refused[k] if k in refused else next(made) for k in range(len(requests))]
 
 
 def turned_away(requests: Sequence[Any]) -> list[Any]:
@@ -258,16 +294,16 @@ class TritonReply:
         self._sender = request.get_response_sender()
         self._asked = time.monotonic()
         self._owes = False
+        self._settings = b""
 
-    def owe(self) -> None:
-        """Let the server's stop wait for this answer."""
-        self._owes = True
+    def owe(self, settings: bytes) -> None:
+        """Let the server's stop wait for this answer, a picture of these settings as they were passed on."""
+        self._owes, self._settings = True, settings
         record.take(1)
 
     def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
-        arrays = {} if latents is None else {"latents": latents[None]}
         try:
-            self._finish(lambda: response(report=text(dict(report)), **arrays), passed=True)
+            self._finish(lambda: self._answer(report, latents), passed=True)
         except Exception as error:  # shared memory is full, say: a message may still fit
             self.fail(StageFailed(f"denoise: the answer could not be sent ({error})"))
 
@@ -284,6 +320,13 @@ class TritonReply:
             return False
         self._asked = now
         return bool(self._sender.is_cancelled())
+
+    def _answer(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None) -> Any:
+        if latents is None:
+            return response(report=text(dict(report)))
+        made = latents[None]
+        said = {**report, "of": proofs.of(self._settings), "latents": proofs.read(made)}
+        return response(report=text(proofs.signed("report", said)), latents=made)
 
     def _finish(self, answer: Callable[[], Any], *, passed: bool) -> None:
         self._sender.send(answer(), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from triptych_serving import record
+from triptych_serving import proofs, record
 
 INSTALL = "pip install 'triptych[server]'"
 RUN_PREFIX = "triptych-run-"
@@ -282,7 +282,7 @@ def environment(run: Path, cache_mb: float) -> dict[str, str]:
     merged = {key: os.pathsep.join(filter(None, (first, os.environ.get(key)))) for key, first in ahead.items()}
     cache = {"TRIPTYCH_CACHE_DIR": str(run / IMAGES), "TRIPTYCH_CACHE_MB": str(cache_mb)}
     inherited = {name: value for name, value in os.environ.items() if name not in cache}
-    ours = {**(cache if cache_mb else {}), record.FOLDER: str(run / RECORDS)}
+    ours = {**(cache if cache_mb else {}), record.FOLDER: str(run / RECORDS), proofs.KEY: secrets.token_hex(32)}
     return {"ORT_DISABLE_TELEMETRY": "1", **inherited, **merged, **ours}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import urllib.request
 
+import numpy as np
 import pytest
 
+from triptych.errors import InvalidRequest
 from triptych_demo import demo_build
+from triptych_lab.bench.perf_analyzer.stages import TritonModels, record
 from triptych_server import Server
 
 from .. import plain
@@ -82,6 +86,23 @@ def test_a_picture_belongs_to_the_question(caching):
     assert plain.grpc(caching.grpc, **asked, init_image=start)["image"] == first["image"]
     assert plain.grpc(caching.grpc, **asked, init_image=start)["receipt"]["cached"]
     assert not plain.grpc(caching.grpc, **asked, init_image=other)["receipt"]["cached"]
+
+
+def test_nobody_can_put_a_picture_into_the_cache_as_the_answer_to_another_question(caching):
+    models, asked = TritonModels(caching.grpc), {**ASKED, "seed": 55}
+    steps = {step.model: dict(step.inputs) for step in record(models, "sdxl", {**asked, "height": 32, "width": 32})}
+    first = plain.grpc(caching.grpc, **asked)["image"]
+    hit = {step.model: dict(step.inputs) for step in record(models, "sdxl", asked)}["image_encoder"]
+    assert models.infer("image_encoder", hit, ["image"])["image"][0] == first
+    for forged in (
+        {**steps["image_encoder"], "settings": hit["settings"]},
+        {**hit, "cached": steps["image_encoder"]["cached"]},  # its latents are the smallest there are
+        {**hit, "cached": np.array([b"another file"], np.object_)},
+    ):
+        with contextlib.suppress(InvalidRequest):
+            models.infer("image_encoder", forged, ["image"])
+        again = plain.grpc(caching.grpc, **asked)
+        assert (again["receipt"]["cached"], again["image"] == first) == (True, True)
 
 
 def test_off_means_off(url):

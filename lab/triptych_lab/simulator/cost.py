@@ -27,6 +27,9 @@ from triptych.errors import invalid
 FIELDS = ("denoiser", "height", "width", "rows", "seconds")
 
 
+MAX_NUMBER = 2**31  # of pixels, rows, seconds
+
+
 @dataclass(frozen=True)
 class Curve:
     """Seconds of a batch by its rows, at one latent size: linear between the measured points."""
@@ -119,7 +122,7 @@ def _names(names: Iterable[str]) -> str:
 def _document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise invalid("cost", f"{path}, no JSON ({error})", "a JSON object with points") from None
     if not isinstance(document, dict) or not isinstance(document.get("points"), list) or not document["points"]:
         raise invalid("points", f"none in {path}", "a list of measured points, each with " + ", ".join(FIELDS))
@@ -143,13 +146,13 @@ def _stages(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(field: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < MAX_NUMBER:
         raise invalid(field, json.dumps(value), "a whole number from 1")
     return value
 
 
 def _seconds(field: str, value: Any, above: float = -math.inf) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not max(above, -1e-300) < value < math.inf:
+    if not number or not max(above, -1e-300) < value < MAX_NUMBER:
         raise invalid(field, json.dumps(value), "seconds, above 0" if above == 0.0 else "seconds, 0 or more")
     return float(value)

@@ -50,7 +50,7 @@ def load(path: Path, model: str = DEFAULT.name) -> Iterator[Arrival]:
         InvalidRequest: a line is wrong, and names file, line and field; or the file holds no request.
     """
     count = 0
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield _read(line, model, f"{path}:{number}")
@@ -59,18 +59,18 @@ def load(path: Path, model: str = DEFAULT.name) -> Iterator[Arrival]:
         raise invalid("workload", f"{path}, an empty file", "a JSON object a line")
 
 
-def _read(line: str, model: str, where: str) -> Arrival:
+def _read(line: bytes, model: str, where: str) -> Arrival:
     try:
         return _arrival(_object(line), model)
     except InvalidRequest as error:
         raise InvalidRequest(error.problems, f"workload: {where}: {error}") from None
 
 
-def _object(line: str) -> dict[str, Any]:
+def _object(line: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(line)
-    except ValueError as error:
-        raise invalid("line", f"no JSON ({error})", "a JSON object") from None
+        document = json.loads(line.decode("utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise invalid("line", f"no JSON ({error})", "a JSON object in UTF-8") from None
     if not isinstance(document, dict):
         raise invalid("line", f"a {type(document).__name__}", "a JSON object")
     return document

@@ -22,7 +22,7 @@ from triptych_serving.warm_up import warm_up
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.pipelines = arguments.pipelines()
+        self.pipelines, self.made_by = arguments.pipelines(), arguments.made_by
         self.max_batch_rows = int(arguments.parameters["max_batch_rows"])
         # Where each model of the loop comes from.
         self.sources = {
@@ -91,20 +91,20 @@ class TritonPythonModel:
             self.engine.watch(of, whose, since, reply, preview=preview)
 
     def _generate(self, request, reply):
-        reply.owe()
-        passed_on = triton.data(request, "settings")
-        if not passed_on:
+        given = triton.data(request, "settings")
+        reply.owe(given)
+        if not given:
             raise invalid("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
+        document = triton.passed_on(request, "settings")
         if refusal := triton.data(request, "refusal"):
             raise _refused(refusal)
-        document = self._document(passed_on)
         pipeline = self.pipelines[document["family"]]
         if document["cached"]:
             self._pass_by(reply, document["arrived"], pipeline)
             return
         settings = pipeline.parse(document["settings"])
         self._check_deadline(settings.deadline_ms, document["arrived"])
-        self.engine.submit(self._job(request, reply, document["arrived"], pipeline, settings))
+        self.engine.submit(self._job(request, reply, document, pipeline, settings))
 
     def _check_deadline(self, deadline_ms, arrived):
         """A picture may have been left undecoded for it."""
@@ -118,24 +118,22 @@ class TritonPythonModel:
         reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, pipeline.nothing())
         self.engine.count("cached_total")
 
-    def _job(self, request, reply, arrived, pipeline, settings):
+    def _job(self, request, reply, document, pipeline, settings):
+        read = functools.partial(self._read, request, self.made_by[document["family"]], document["read"])
         return Job(
             request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4()),
             settings,
-            pipeline.phases(settings, functools.partial(triton.array, request)),
+            pipeline.phases(settings, read),
             reply,
-            arrived=arrived,
+            arrived=document["arrived"],
         )
 
-    def _document(self, passed_on):
-        try:
-            document = json.loads(passed_on)
-            facts = {"arrived": float(document["arrived"]), "cached": bool(document["cached"])}
-            if document["family"] not in self.pipelines:
-                raise ValueError(f"family {document['family']!r}")
-            return {"settings": document["settings"], "family": document["family"], **facts}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise invalid("settings", f"{type(error).__name__}: {error}", "what the ensemble passes on") from None
+    def _read(self, request, made_by, read_by, name):
+        """An input that is proven to be made for these settings, where its maker can prove it."""
+        if name not in made_by:
+            return triton.array(request, name)
+        of_settings = [triton.proofs.of(triton.data(request, "settings"))]
+        return triton.proven(request, name, made_by[name], read_by.get(made_by[name], of_settings))
 
     def _description(self):
         models = {name: self._facts(pipeline.manifest) for name, pipeline in self.pipelines.items()}

@@ -4,17 +4,19 @@ import time
 
 import numpy as np
 
+from triptych_contract.errors import invalid
 from triptych_serving import triton
 from triptych_serving.cache import ImageCache
 from triptych_serving.errors import StageFailed
 from triptych_serving.images import encode
+from triptych_serving.proofs import LEGAL
 from triptych_serving.receipt import infotext, receipt, runtime
 
 
 class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
-        self.pipelines, processor = arguments.pipelines(), triton.cpu_model()
+        self.pipelines, self.made_by, processor = arguments.pipelines(), arguments.made_by, triton.cpu_model()
         self.ran_on = {
             target: runtime(target, processor, reproducible=arguments.reproducible)
             for target in {pipeline.manifest.target for pipeline in self.pipelines.values()}
@@ -26,16 +28,20 @@ class TritonPythonModel:
         return triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
-        document = triton.passed_on(request, "settings")
-        timings = triton.passed_on(request, "report")
+        document, timings = (triton.passed_on(request, name) for name in ("settings", "report"))
+        if timings.pop("of") != triton.proofs.of(triton.data(request, "settings")):
+            raise invalid("report", "another request's", LEGAL)
         pipeline = self.pipelines[document["family"]]
         settings = pipeline.parse(document["settings"])
         ran_on = self.ran_on[pipeline.manifest.target]
         made_by = receipt(settings, pipeline, ran_on, document["cut"])
-        image = triton.data(request, "cached")
-        if not image:
-            image = self._file(triton.array(request, "sample")[0], settings, made_by, pipeline)
-            if self.cache and settings.use_cache:
+        latents = timings.pop("latents")
+        if document["cached"]:
+            image = triton.data(request, "cached")
+        else:
+            pixels, proven = self._pixels(request, document["family"], settings, latents)
+            image = self._file(pixels, settings, made_by, pipeline)
+            if self.cache and settings.use_cache and proven:
                 self.cache.put(ImageCache.key(settings, pipeline.manifest, ran_on), image)
         timings["total_ms"] = round((time.monotonic() - document["arrived"]) * 1e3, 3)
         return triton.response(
@@ -43,6 +49,15 @@ class TritonPythonModel:
             resolved_seed=np.array([settings.seed], np.int64),
             receipt=triton.text({**made_by, "timings": timings, "cached": document["cached"]}),
         )
+
+    def _pixels(self, request, family, settings, latents):
+        """What the decoder made of these latents, and whether it proved that; Triton's own models cannot."""
+        sample, legal = triton.array(request, "sample"), (1, settings.height, settings.width, 3)
+        if sample.shape != legal:
+            raise invalid("sample", f"shape {sample.shape}", str(legal))
+        if maker := self.made_by[family].get("sample"):
+            triton.proven(request, "sample", maker, latents)
+        return sample[0], bool(maker)
 
     def _file(self, pixels, settings, made_by, pipeline):
         if pixels.min() == pixels.max():

@@ -1,5 +1,6 @@
 """An ensemble's first step: nothing wrong passes, and what passes is complete."""
 
+import json
 import time
 
 from triptych_contract.parameters import File
@@ -7,6 +8,7 @@ from triptych_serving import triton
 from triptych_serving.cache import ImageCache
 from triptych_serving.pictures import inspect
 from triptych_serving.pipelines import pipeline
+from triptych_serving.proofs import READ_BY
 from triptych_serving.receipt import runtime
 from triptych_serving.tokenizers import PromptTokenizer
 
@@ -20,6 +22,7 @@ class TritonPythonModel:
         self.pictures = [name for name, kind in self.kinds.items() if isinstance(kind, File)]
         self.tokenizers = [PromptTokenizer.of(self.manifest, card) for card in self.manifest.model.tokenizers]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
+        self.read_by = json.loads(arguments.parameters[READ_BY])
         self.cache = ImageCache.of_server()
         self.aside = triton.Aside(1)
 
@@ -39,17 +42,19 @@ class TritonPythonModel:
         seen = {name: inspect(name, given[name]) for name in self.pictures if name in given}
         settings = self.pipeline.parse({**given, **seen})
         cached = self._cached(settings) if self.cache and settings.use_cache else None
+        tokens = self.pipeline.encoder_inputs(settings, self.tokenizers)
         document = {
             "family": self.manifest.family,
             "settings": settings.to_json(),
             "arrived": arrived,
             "cut": self._cut(settings),
             "cached": cached is not None,
+            "read": {stage: triton.proofs.read(*map(tokens.get, names)) for stage, names in self.read_by.items()},
         }
         return triton.response(
-            settings=triton.text(document),
+            settings=triton.text(triton.proofs.signed("settings", document)),
             cached=triton.text(cached or b""),
-            **self.pipeline.encoder_inputs(settings, self.tokenizers),
+            **tokens,
         )
 
     def _cached(self, settings):
