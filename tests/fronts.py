@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,3 +56,11 @@ def running(folder: Path, url: str, *options: object) -> Iterator[Front]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def until(true, seconds: float = 20) -> None:
+    """Wait for something that will come."""
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from triptych import __version__
 from triptych.errors import TriptychError, invalid
 from triptych_web.gates import LOOPBACK, Proxied, SameOrigin, check_hosts, check_pem, check_proxies, is_loopback
 from triptych_web.limits import Limits
@@ -36,6 +37,7 @@ from .jobs import Bounds, Jobs
 from .keys import Caller, Keys
 from .metrics import Metrics
 from .models import Models, read_presets
+from .openapi import document
 from .record import JsonLines, Recorded
 from .store import SqliteStore
 
@@ -175,10 +177,12 @@ class Operations:
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self._models, self._metrics = models, metrics
+        self._document = document(__version__)
         self.routes = [
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/openapi.json", self.document, methods=["GET"]),
         ]
 
     async def health(self, _: Request) -> Response:
@@ -190,6 +194,10 @@ class Operations:
         stats = await self._models.client.stats()
         told = {name: stats.get(name) for name in ("waiting", "running", "estimate_seconds")}
         return Json({"status": "ready", **told})
+
+    async def document(self, _: Request) -> Response:
+        """Give the OpenAPI document."""
+        return Json(self._document)
 
     async def metrics(self, request: Request) -> Response:
         """Give the metrics to whoever asks from this machine or from a private network."""

@@ -149,7 +149,7 @@ class SqliteStore:
             " AS kept FROM jobs WHERE result IS NOT NULL) WHERE kept > ?)",
             (most_bytes,),
         )
-        self._db.execute("PRAGMA incremental_vacuum")
+        self._db.executescript("PRAGMA incremental_vacuum")  # `execute` frees one page only
 
     def close(self) -> None:
         """Close the file."""

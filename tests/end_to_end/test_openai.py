@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 import uuid
 
 import httpx2
@@ -23,7 +22,7 @@ from triptych_contract.families import DEFAULT, FAMILIES
 from triptych_contract.parameters import File
 
 from .. import fronts, plain
-from ..fronts import SMALL
+from ..fronts import SMALL, until
 
 PROMPT = "a flat icon of a penguin"
 PRESETS = """
@@ -299,13 +298,6 @@ def test_who_goes_away_frees_the_slot(front, url):
         assert next(answer.iter_lines()) == "event: image_generation.partial_image"
         assert plain.verb(url, "stats")["running"] == 1
     until(lambda: plain.verb(url, "stats")["cancelled_total"] == cancelled + 1)
-
-
-def until(true, seconds=20):
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def test_requests_are_logged_without_what_was_drawn(front, http):
