@@ -233,12 +233,7 @@ def _read(reading: Reading, body: Mapping[str, Any], foreign: set[str]) -> None:
         given.pop("denoising_strength", None)  # of a second pass, which is off
     if given.get("seed") == -1:
         del given["seed"]
-    many = [given.pop(name, 1) for name in ("batch_size", "n_iter")]
-    for name, count in zip(("batch_size", "n_iter"), many, strict=True):
-        if not isinstance(count, int) or not 1 <= count <= MAX_PICTURES or many[0] * many[-1] > MAX_PICTURES:
-            reading.refuse(name, shown(count), f"1 … {MAX_PICTURES}, and so many in all")
-            many = [1, 1]
-    reading.fields["n"] = many[0] * many[1]
+    reading.fields["n"] = _count(reading, given)
     for name, value in given.items():
         parameter = ours.get(SETTINGS.get(name, ""), name if name in ("width", "height") else "")
         if parameter:
@@ -249,6 +244,17 @@ def _read(reading: Reading, body: Mapping[str, Any], foreign: set[str]) -> None:
         elif name not in MASKED and not SILENT.fullmatch(name):
             known = ", ".join(sorted({"prompt", "negative_prompt", "width", "height", *SETTINGS, *NEUTRAL}))
             reading.refuse(name, "what this server does not have", known)
+
+
+def _count(reading: Reading, given: dict[str, Any]) -> int:
+    n = 1
+    for name in ("batch_size", "n_iter"):
+        count = given.pop(name, 1)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= n * count <= MAX_PICTURES:
+            reading.refuse(name, shown(count), f"1 … {MAX_PICTURES}, and so many in all")
+        else:
+            n *= count
+    return n
 
 
 def _overrides(reading: Reading, given: dict[str, Any]) -> None:

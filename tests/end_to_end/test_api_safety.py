@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import socket
 import struct
@@ -16,9 +17,12 @@ import httpx2
 import psutil
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.checks import CHECKS, load_all_checks
+
+from triptych_api.openapi import document
 
 from .. import fronts, plain
 from ..fronts import SMALL, TRIPTYCH, until
@@ -351,10 +355,20 @@ def described(front):
     return schemathesis.openapi.from_url(f"{front.address}/openapi.json")
 
 
-schema = schemathesis.pytest.from_fixture("described")
+OPERATIONS = [(path, method.upper()) for path, methods in document("0")["paths"].items() for method in methods]
+EXAMPLES = int(os.environ.get("TRIPTYCH_API_EXAMPLES", "10"))
 
 
-@schema.parametrize()
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_no_request_that_the_document_allows_breaks_it(case):
-    case.call_and_validate(checks=ALL)
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_no_request_breaks_the_document_legal_or_not(described, path, method):
+    operation = described[path][method]
+    modes = [operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode]
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.one_of(*modes))
+    def holds(case):
+        case.call_and_validate(checks=ALL)
+
+    holds()

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "export", "lab", "demo")
 CONTRACT, SERVING, CLIENT, DEMO = "triptych_contract", "triptych_serving", "triptych", "triptych_demo"
 SERVER, EXPORT, WEB = "triptych_server", "triptych_export", "triptych_web"
-API = "triptych_api"
 # Package → the packages of other rooms that it may import.
 BELOW = {
     CONTRACT: set(),
@@ -22,9 +21,9 @@ BELOW = {
     SERVER: {CONTRACT, SERVING, CLIENT, DEMO},
     WEB: {CONTRACT, CLIENT},
     "triptych_page": {CONTRACT, SERVING, CLIENT, WEB},
-    API: {CONTRACT, CLIENT, WEB},
+    "triptych_api": {CONTRACT, CLIENT, WEB},
     EXPORT: {CONTRACT, SERVING, CLIENT},
-    "triptych_lab": {CONTRACT, SERVING, CLIENT, SERVER, DEMO, API},
+    "triptych_lab": {CONTRACT, SERVING, CLIENT, SERVER, DEMO},
     "demo_models": {EXPORT},
 }
 
