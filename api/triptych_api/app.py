@@ -106,14 +106,15 @@ def serve(options: Options, told: Callable[[str], None]) -> None:
     options.check()
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(JsonLines())
-    logging.getLogger("triptych_api").addHandler(lines)
-    logging.getLogger("triptych_api").setLevel(logging.INFO)
+    for name, level in (("triptych_api", logging.INFO), ("uvicorn", logging.WARNING)):
+        logging.getLogger(name).addHandler(lines)
+        logging.getLogger(name).setLevel(level)
     asyncio.run(_serve(options, told))
 
 
 async def _serve(options: Options, told: Callable[[str], None]) -> None:
     listening = Listening(options.host, options.port, options.certificate, options.key)
-    await listening.serve(build(options), told, grace_s=options.grace_s)
+    await listening.serve(build(options), told, grace_s=options.grace_s, log_config=None)
 
 
 def build(options: Options) -> Starlette:

@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -221,8 +221,8 @@ class Jobs:
         """Take up what was not ended before, and draw until cancelled; what is then under way is drawn after the next start."""
         for job in await self._ask(self._store.unended):
             await self._enter(Live(job))
-        workers = [self._work() for _ in range(self._bounds.at_once)]
-        await asyncio.gather(self._keep_house(), self.webhooks.run(), *workers)
+        workers = [self._work] * self._bounds.at_once
+        await asyncio.gather(*map(_always, [self._keep_house, self.webhooks.run, *workers]))
 
     def close(self) -> None:
         """Close the store, once `run` has ended."""
@@ -329,6 +329,16 @@ class Jobs:
 
     async def _ask(self, call: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+
+async def _always(work: Callable[[], Awaitable[None]]) -> None:
+    """Begin again what a full disk, say, has ended."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            LOG.exception("goes on")
+            await asyncio.sleep(1)
 
 
 async def _at_server(live: Live) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def _preset(where: str, settings: dict[str, Any]) -> Preset:
 
 @dataclass(frozen=True)
 class Model:
-    """One name that may be asked for."""
+    """One name that may be asked for; `adapters` are those that the server has for it."""
 
     name: str
     ensemble: str
@@ -95,7 +95,7 @@ class Models:
 
     Args:
         client: `AsyncClient`'s arguments but `model`.
-        patience: how long its requests wait.
+        timeout_s: seconds that a picture may take in all.
     """
 
     def __init__(self, client: Mapping[str, Any], presets: Mapping[str, Preset], timeout_s: float) -> None:
@@ -147,11 +147,16 @@ class Models:
             cards = {name: read_card(one) for name, one in described.items()}
         except CardError as error:
             raise ServerError(f"the answer is not this version's ({error})") from None
-        own = {name: Model(name, name, family, card, self._client(name)) for name, (family, card) in cards.items()}
+        own = {
+            name: Model(
+                name, name, family, card, self._client(name), adapters=tuple(described[name].get("adapters", ()))
+            )
+            for name, (family, card) in cards.items()
+        }
         for name, preset in self._presets.items():
             of = own.get(preset.model or next(iter(cards), ""))
             if of:
-                own[name] = Model(name, of.ensemble, of.family, of.card, of.client, preset.settings)
+                own[name] = replace(of, name=name, settings=preset.settings)
         if not own:
             raise ServerError("the server has no models")
         return own

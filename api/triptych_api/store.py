@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
+from triptych.errors import invalid
+
 OPEN = "queued"
 
 
@@ -76,6 +78,10 @@ class Store(Protocol):
 
 COLUMNS = tuple(field.name for field in fields(Job))
 SCHEMA = """
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+PRAGMA busy_timeout = 5000;
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, digest TEXT NOT NULL, created REAL NOT NULL, priority INTEGER NOT NULL,
     idempotency TEXT, status TEXT NOT NULL, request TEXT, ended REAL, result TEXT, error TEXT, webhook TEXT, due REAL,
@@ -91,24 +97,22 @@ class SqliteStore:
 
     Args:
         path: None for a file that goes with the process.
+
+    Raises:
+        InvalidRequest: the file is none of ours, or cannot be made.
     """
 
     def __init__(self, path: Path | None) -> None:
-        if path is not None:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._db = sqlite3.connect(path or "", isolation_level=None)
-        self._db.row_factory = lambda _, row: Job(*row)
-        for pragma in (
-            "auto_vacuum = INCREMENTAL",
-            "journal_mode = WAL",
-            "synchronous = NORMAL",
-            "busy_timeout = 5000",
-        ):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._db.executescript(SCHEMA)
+        try:
+            if path is not None:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._db = sqlite3.connect(path or "", isolation_level=None)
+            self._db.row_factory = lambda _, row: Job(*row)
+            self._db.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise invalid("jobs", f"{path} ({error})", "a file that `triptych api` made, or none yet") from None
 
     def add(self, job: Job) -> Job:
-        """Keep a new job, and give it; or the one that this tenant has of the same idempotency key."""
         marks = ", ".join("?" * len(COLUMNS))
         values = [getattr(job, name) for name in COLUMNS]
         self._db.execute(f"INSERT INTO jobs ({_columns()}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)  # noqa: S608
@@ -116,33 +120,26 @@ class SqliteStore:
         return found[0]
 
     def get(self, tenant: str, id: str) -> Job | None:
-        """Find a job of a tenant."""
         return next(iter(self._all("tenant = ? AND id = ?", tenant, id)), None)
 
     def save(self, job: Job) -> None:
-        """Keep what changed; a job that was deleted stays so."""
         changed = ", ".join(f"{name} = ?" for name in COLUMNS)
         self._db.execute(f"UPDATE jobs SET {changed} WHERE id = ?", [*(getattr(job, n) for n in COLUMNS), job.id])  # noqa: S608
 
     def delete(self, id: str) -> None:
-        """Forget a job and its pictures."""
         self._db.execute("DELETE FROM jobs WHERE id = ?", (id,))
 
     def unended(self) -> Sequence[Job]:
-        """Give what is to be drawn yet, oldest first."""
         return self._all("status = ? ORDER BY created", OPEN)
 
     def due(self, now: float) -> Sequence[Job]:
-        """Give the ended jobs whose webhook is to be told by now."""
         return [replace(job, result=None) for job in self._all("due <= ? ORDER BY due LIMIT 100", now)]
 
     def next_due(self) -> float | None:
-        """Tell when the next webhook is due."""
         first = self._all("due IS NOT NULL ORDER BY due LIMIT 1")
         return first[0].due if first else None
 
     def expire(self, before: float, most_bytes: int) -> None:
-        """Delete jobs that ended before a time, then the oldest that ended until the results take no more than that."""
         self._db.execute("DELETE FROM jobs WHERE ended < ?", (before,))
         self._db.execute(
             "DELETE FROM jobs WHERE id IN (SELECT id FROM (SELECT id, sum(length(result)) OVER (ORDER BY ended DESC, id)"
@@ -152,7 +149,6 @@ class SqliteStore:
         self._db.executescript("PRAGMA incremental_vacuum")  # `execute` frees one page only
 
     def close(self) -> None:
-        """Close the file."""
         self._db.close()
 
     def _all(self, where: str, *values: object) -> list[Job]:

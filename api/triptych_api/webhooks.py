@@ -156,6 +156,6 @@ class Webhooks:
                 headers={**headers, **signed(asked["secret"], job.id, body, int(time.time()))},
                 extensions={"sni_hostname": url.host},
             )
-        except (InvalidRequest, httpx2.HTTPError, httpx2.InvalidURL, OSError):
+        except (InvalidRequest, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError):
             return False
         return answer.is_success

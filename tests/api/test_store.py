@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from triptych import InvalidRequest
 from triptych_api.store import Job, SqliteStore
 
 
@@ -58,6 +59,13 @@ def test_the_oldest_results_go_first_and_their_place_on_the_disk(store, tmp_path
     assert [k for k in range(8) if store.get("a", str(k))] == [5, 6, 7]
     store.close()
     assert (tmp_path / "jobs.db").stat().st_size < 4 * 2**20
+
+
+def test_another_file_is_none(tmp_path):
+    (tmp_path / "x").write_bytes(b"no database" * 1000)
+    for path in (tmp_path / "x", tmp_path / "none" / "jobs.db", tmp_path):
+        with pytest.raises(InvalidRequest, match="jobs: "):
+            SqliteStore(path)
 
 
 def test_webhooks_are_due_until_they_are_not(store):
