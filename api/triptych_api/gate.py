@@ -22,6 +22,8 @@ WRONG_A_MINUTE = 60
 # For whoever asks whether this front lives; the metrics' own route looks at the address.
 OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 CLOSE = {"connection": "close"}
+# So many of the largest bodies are held at once, of all requests that are being answered.
+HELD = 16
 
 
 class Door:
@@ -75,7 +77,7 @@ def _shown(headers: Headers) -> str:
 
 
 class Bounded:
-    """Refuses bodies that are too large, at once where they say so, and senders that are too slow.
+    """Refuses bodies that are too large, at once where they say so, too many of them, and senders that are too slow.
 
     Args:
         most_bytes: of a body.
@@ -84,6 +86,7 @@ class Bounded:
 
     def __init__(self, app: ASGIApp, most_bytes: int, within_s: float) -> None:
         self._app, self._most, self._within_s = app, most_bytes, within_s
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,6 +95,12 @@ class Bounded:
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdigit() or int(length) > self._most:
             await self._too_large(f"{length[:20]} bytes").answer(scope, receive, send)
+            return
+        if self._held > HELD * self._most:
+            words = f"bodies: {self._held} bytes are held; legal: {HELD * self._most}"
+            await Refusal(429, words, "too_many_bodies", headers={"retry-after": "1", **CLOSE}).answer(
+                scope, receive, send
+            )
             return
         left, ends, more = self._most, time.monotonic() + self._within_s, True
 
@@ -105,12 +114,16 @@ class Bounded:
                 words = str(invalid("body", f"a part of it in {self._within_s:g} s", "all of it in that time"))
                 raise Refusal(408, words, "too_slow", param="body", headers=CLOSE) from None
             left -= len(message.get("body", b""))
+            self._held += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)
             if left < 0:
                 raise self._too_large(f"more than {self._most} bytes")
             return message
 
-        await self._app(scope, bounded, send)
+        try:
+            await self._app(scope, bounded, send)
+        finally:
+            self._held -= self._most - left
 
     def _too_large(self, given: str) -> Refusal:
         words = str(invalid("body", given, f"at most {self._most} bytes"))

@@ -23,7 +23,7 @@ from triptych_server import Server
 from .. import fronts, plain
 from ..fronts import SMALL, until
 
-LONG = {"prompt": "a 3d rocket", "num_inference_steps": 100, "height": 256, "width": 256, "seed": 1}
+LONG = {"prompt": "a 3d rocket", "num_inference_steps": 60, "height": 256, "width": 256, "seed": 1}
 SECRET = "a secret of mine"
 
 
