@@ -8,16 +8,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 BESIDE := --editable demo --editable server
 PROJECTS := pyproject.toml demo/pyproject.toml server/pyproject.toml
 # Folders of tests that need no torch, no browser and no Triton.
-UNIT := tests/client tests/contract tests/fetching tests/lab tests/page tests/rooms tests/serving
+UNIT := tests/api tests/client tests/contract tests/fetching tests/lab tests/page tests/rooms tests/serving
 PROMPT ?= a flat icon of a penguin
 
-.PHONY: demo ui unit test test-gpu bench chromium check audit release clean
+.PHONY: demo ui api unit test test-gpu bench chromium check audit release clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
 
 ui: $(VENV)/.ui ## the demo server and the web page, until Ctrl-C
 	@$(BIN)/triptych serve & server=$$!; trap 'kill $$server; wait $$server' EXIT; $(BIN)/triptych ui
+
+api: $(VENV)/.api ## the demo server and the HTTP front, until Ctrl-C
+	@$(BIN)/triptych serve & server=$$!; trap 'kill $$server; wait $$server' EXIT; $(BIN)/triptych api
 
 unit: $(VENV)/.unit ## the rooms' own tests, in a minute: without torch, a browser, Triton
 	$(BIN)/python -m pytest -n 2 $(UNIT)
@@ -35,7 +38,7 @@ bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serv
 check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract model_repository/triptych_serving client server page export lab demo docker/healthcheck.py docker/requirements.py
+	$(BIN)/mypy contract model_repository/triptych_serving client server web page api export lab demo docker/healthcheck.py docker/requirements.py
 
 audit: $(VENV)/.release ## known vulnerabilities of what is pinned; fails where their data cannot be had
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
@@ -68,6 +71,10 @@ $(VENV)/.server: $(PROJECTS) constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.ui: $(PROJECTS) constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[server,ui]' $(BESIDE)
+	@touch $@ $(VENV)/.server
+
+$(VENV)/.api: $(PROJECTS) constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[server,api]' $(BESIDE)
 	@touch $@ $(VENV)/.server
 
 $(VENV)/.unit: $(PROJECTS) constraints.txt | $(VENV)/bin/python

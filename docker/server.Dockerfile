@@ -24,7 +24,9 @@ COPY contract contract
 COPY model_repository model_repository
 COPY client client
 COPY server server
+COPY web web
 COPY page page
+COPY api api
 COPY export export
 COPY lab lab
 COPY demo demo

@@ -16,7 +16,9 @@ COPY contract contract
 COPY model_repository model_repository
 COPY client client
 COPY server server
+COPY web web
 COPY page page
+COPY api api
 COPY export export
 COPY lab lab
 RUN pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./server \

@@ -284,9 +284,9 @@ class AsyncJob:
             raise RequestCancelled("cancelled: by this client", self.id)
         return self.task.result()
 
-    async def status(self) -> dict[str, Any]:
-        """The server's word on the job: status, position, stage, step, num_steps, remaining_s."""
-        return await self._watch(-1)
+    async def status(self, *, previews: bool = False) -> dict[str, Any]:
+        """The server's word on the job: status, position, stage, step, num_steps, remaining_s; where asked for, preview."""
+        return await self._watch(-1, previews=previews)
 
     async def cancel(self) -> bool:
         """Stop the job, on the server where it is there; False where it had ended. `get` raises RequestCancelled."""

@@ -25,11 +25,13 @@ class Patience:
     Args:
         absent_s: seconds for one that nobody answers for.
         loading_s: seconds for one that has not loaded its models.
+        full_s: seconds for one whose queue is full.
         tell: told why there is a wait, and how many seconds it may take in all.
     """
 
     absent_s: float = 10.0
     loading_s: float = 10.0
+    full_s: float = MAX_WAIT_S
     tell: Callable[[ServerUnavailable, float], None] = lambda _error, _seconds: None
 
 
@@ -68,7 +70,7 @@ class Waits:
             raise error
         pause = error.retry_after_s + FULL_S[self._refusals] * random.uniform(0, 1)  # noqa: S311 - no secret
         self._refusals += 1
-        longest = time.monotonic() + MAX_WAIT_S
+        longest = time.monotonic() + min(self._patience.full_s, MAX_WAIT_S)
         return pause, longest if self._ends is None else min(self._ends, longest)
 
     def _away(self, error: ServerUnavailable) -> tuple[float, float]:

@@ -164,9 +164,9 @@ class Job:
         """`AsyncJob.get`."""
         return self._bridge.run(self._job.get())
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, previews: bool = False) -> dict[str, Any]:
         """`AsyncJob.status`."""
-        return self._bridge.run(self._job.status())
+        return self._bridge.run(self._job.status(previews=previews))
 
     def cancel(self) -> bool:
         """`AsyncJob.cancel`."""

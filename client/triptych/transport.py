@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from .errors import translate
 
 KEEPALIVE_MS = 60_000
 MAX_BACKOFF_MS = 2_000
+# Headers that go along with every call of whoever sets it, as `traceparent`: Triton's traces then join the caller's.
+TRACE: ContextVar[Mapping[str, str] | None] = ContextVar("trace", default=None)
 
 
 def is_loopback(url: str) -> bool:
@@ -107,6 +110,7 @@ class TritonTransport:
                 outputs=[self._triton.InferRequestedOutput(name) for name in outputs],
                 request_id=request_id,
                 client_timeout=timeout_s,
+                headers=dict(TRACE.get() or {}) or None,
             )
         except InferenceServerException as error:
             raise translate(error, request_id) from None

@@ -11,6 +11,7 @@ from typing import Any
 from triptych_contract.families import DEFAULT, FAMILIES
 from triptych_contract.family import Family
 from triptych_contract.parameters import Integer, Number
+from triptych_web.a1111 import EMPHASIS, FIRST, names, schedule, split_sampler
 
 NEGATIVE = "Negative prompt: "
 LAST_LINE = re.compile(r"^Steps: \d+")
@@ -18,24 +19,11 @@ LAST_LINE = re.compile(r"^Steps: \d+")
 FIELD = re.compile(r'\s*(\w[\w \-/]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 MAX_CHARACTERS = 100_000
 SIZE = re.compile(r"^(\d{1,6})x(\d{1,6})$")
-# Older files name the schedule at the end of the sampler.
-SCHEDULES = {
-    "Karras": "karras",
-    "Exponential": "exponential",
-    "Beta": "beta",
-    "Uniform": "default",
-    "Automatic": "default",
-    "Normal": "default",
-}
-# What A1111 reads in a prompt and we send as it stands.
-EMPHASIS = re.compile(r"[(\[][^()\[\]]+:\s*[\d.]+\s*[)\]]")
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 # Fields that change nothing, or that are read elsewhere.
 SILENT = {"Version", "Model hash", "VAE", "VAE hash", "RNG", "Size", "Hashes", "TI hashes", "Eta"}
 # Names that other tools have for what the contract has A1111's name for.
 ALIASES = {"CFG Rescale φ": "CFG Rescale"}
-# A1111 counts the last layer as 1.
-FIRST = {"clip_skip": 1}
 
 
 @dataclass
@@ -80,24 +68,19 @@ def _prompts(lines: list[str]) -> dict[str, Any]:
     return {"prompt": prompt, **({"negative_prompt": negative} if negative else {})}
 
 
-def _names(family: Family) -> dict[str, str]:
-    return {one.a1111: name for name, one in family.parameters.items() if one.a1111}
-
-
 def _family(fields: Mapping[str, str]) -> Family:
     """Give the family that has most of these names."""
-    return max(FAMILIES.values(), key=lambda family: len(_names(family).keys() & fields.keys()))
+    return max(FAMILIES.values(), key=lambda family: len(names(family).keys() & fields.keys()))
 
 
 def _take(fields: dict[str, str], read: Read) -> None:
     """Take over the fields that the family has, and those that say several things at once."""
     if size := SIZE.match(fields.get("Size", "")):
         read.settings |= {"width": int(size[1]), "height": int(size[2])}
-    sampler, schedule = split_sampler(fields.get("Sampler", ""))
+    sampler, suffix = split_sampler(fields.get("Sampler", ""))
     named = fields.get("Schedule type", "")
-    named = SCHEDULES.get(named, named.lower().replace(" ", "_"))
-    fields |= {"Sampler": sampler, "Schedule type": named or schedule}
-    for theirs, ours in _names(read.family).items():
+    fields |= {"Sampler": sampler, "Schedule type": schedule(named) or suffix}
+    for theirs, ours in names(read.family).items():
         text = fields.pop(theirs, "")
         is_number = isinstance(read.family.parameters[ours].kind, (Integer, Number))
         value: Any = number(text) if is_number else text
@@ -113,14 +96,6 @@ def number(text: Any) -> int | float | None:
     if not re.fullmatch(r"-?\d{1,19}(\.\d{1,18})?", text):
         return None
     return float(text) if "." in text else int(text)
-
-
-def split_sampler(name: str) -> tuple[str, str]:
-    """Give `DPM++ 2M Karras` as the sampler's name and our name of the schedule, "" where it names none."""
-    for word, schedule in SCHEDULES.items():
-        if name.endswith(f" {word}"):
-            return name[: -len(word) - 1], schedule
-    return name, ""
 
 
 def _note_prompt(read: Read) -> None:

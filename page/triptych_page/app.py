@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import signal
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +15,13 @@ from triptych.cli.options import LOCAL
 from triptych.errors import invalid
 from triptych.patience import Patience
 from triptych_contract.families import DEFAULT, FAMILIES
+from triptych_web.gates import LOOPBACK, check_hosts, check_pem, check_proxies, is_loopback
+from triptych_web.limits import Limits
+from triptych_web.listening import Listening
 
 from .desk import Desk
-from .gate import LOOPBACK, gates
+from .gate import gates
 from .jobs import Jobs
-from .limits import Limits
 from .loading import load_gradio, without_apps, without_collection
 from .monitor import Monitor
 from .private import Private
@@ -69,21 +68,14 @@ class Options:
 
     def check(self) -> None:
         """Raise InvalidRequest where the options contradict each other."""
-        if self.users is None and self.host not in ("localhost", "127.0.0.1", "::1"):
+        if self.users is None and not is_loopback(self.host):
             legal = "127.0.0.1, or any with --users FILE, which asks for a login"
             raise invalid("host", f"{self.host} without --users", legal)
-        if (self.certificate is None) != (self.key is None):
-            raise invalid("tls", "a certificate without its key, or a key alone", "both, or neither")
+        check_pem(self.certificate, self.key)
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise invalid("root_path", repr(self.root_path), "a path as /triptych")
-        for name in self.allow_hosts:
-            if "*" in name.removeprefix("*."):
-                raise invalid("allow_host", repr(name), "a name, or *.example.org for all below one")
-        for proxy in self.trusted_proxies:
-            try:
-                ipaddress.ip_network(proxy, strict=False)
-            except ValueError:
-                raise invalid("trusted_proxy", repr(proxy), "an address, or a network as 10.0.0.0/8") from None
+        check_hosts(self.allow_hosts)
+        check_proxies(self.trusted_proxies)
 
 
 def serve(options: Options, told: Callable[[str], None]) -> None:
@@ -102,63 +94,8 @@ def serve(options: Options, told: Callable[[str], None]) -> None:
 
 
 async def _serve(options: Options, store: Store, told: Callable[[str], None]) -> None:
-    import uvicorn
-
-    app = build(options, store)
-    listening = _listen(options.host, options.port)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ssl_certfile=options.certificate,
-        ssl_keyfile=options.key,
-        timeout_graceful_shutdown=3,
-    )
-    server = uvicorn.Server(config)
-    teller = asyncio.ensure_future(_tell(server, lambda: told(_address(options, listening))))
-    with _ended_quietly():
-        await server.serve(sockets=[listening])
-    teller.cancel()
-
-
-async def _tell(server: Any, told: Callable[[], None]) -> None:
-    """Tell as soon as the page can be opened."""
-    while not server.started:
-        await asyncio.sleep(0.02)
-    told()
-
-
-def _address(options: Options, listening: socket.socket) -> str:
-    name, port, *_ = listening.getsockname()
-    scheme = "https" if options.certificate else "http"
-    return f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}{options.root_path}/"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Make the listening socket here, so that a taken port is an error of ours and a free one is known."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise OSError(error.errno, f"{host}:{port}: {error.strerror}; --port 0 takes a free one") from None
-    return listening
-
-
-@contextlib.contextmanager
-def _ended_quietly() -> Iterator[None]:
-    """Ignore the signal that uvicorn raises once more after it has ended by it: files are still to be deleted."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    listening = Listening(options.host, options.port, options.certificate, options.key)
+    await listening.serve(build(options, store), lambda address: told(f"{address}{options.root_path}/"), grace_s=3)
 
 
 def build(options: Options, store: Store, clients: Mapping[str, Any] | None = None) -> Any:

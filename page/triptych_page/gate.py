@@ -5,23 +5,21 @@ Gradio believes any proxy, answers any site, and logs out whoever follows a link
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import Any
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import Limits, TooMany
+from triptych_web.gates import Proxied, SameOrigin
+from triptych_web.limits import Limits, TooMany
+
 from .store import COOKIE, TOKEN, new_token
 from .templates import fragment
 
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # A password is asked for by hand: more from one address, or at once from all, are guesses.
 LOGINS_A_MINUTE, LOGINS_IN_ALL = 60, 200
 # Gradio puts its settings and its templates into the page as inline scripts.
@@ -72,35 +70,6 @@ def gates(*, hosts: Iterable[str] | None, proxies: Sequence[str] = (), root_path
     ]
 
 
-class Proxied:
-    """Drops what a caller says of a proxy, unless it is one that the operator named, and a sub-path that was not stripped."""
-
-    def __init__(self, app: ASGIApp, proxies: Sequence[str], root_path: str) -> None:
-        self._app, self._root = app, f"{root_path}/"
-        self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in proxies]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": self._stripped(scope["path"])}
-            if not self._trusts(scope.get("client")):
-                lies = (b"x-forwarded-", b"forwarded", b"x-gradio-server")
-                scope["headers"] = [header for header in scope["headers"] if not header[0].lower().startswith(lies)]
-        await self._app(scope, receive, send)
-
-    def _stripped(self, path: str) -> str:
-        # Gradio strips it as well: what comes after us must see the path that Gradio does.
-        while len(self._root) > 1 and path.startswith(self._root):
-            path = path[len(self._root) - 1 :]
-        return path
-
-    def _trusts(self, client: Any) -> bool:
-        try:
-            address = ipaddress.ip_address(client[0] if client else "")
-        except ValueError:
-            return False
-        return any(address in network for network in self._proxies)
-
-
 class Dressed:
     """Adds our headers to every answer, and to the page's the cookie of a session where a browser has none.
 
@@ -130,23 +99,6 @@ class Dressed:
         made = Response()
         made.set_cookie(COOKIE, new_token(), max_age=31536000, path=self._path, secure=secure, httponly=True)
         return made.headers["set-cookie"]
-
-
-class SameOrigin:
-    """Refuses what another site's page sends: a browser names that site in `Origin`."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            origin, host = headers.get("origin"), headers.get("x-forwarded-host") or headers.get("host", "")
-            if origin is not None and urlsplit(origin).netloc.lower() != host.split(",")[0].strip().lower():
-                words = f"Origin: {origin!a} given; legal: this page's own. Behind a proxy: --trusted-proxy ADDRESS."
-                await PlainTextResponse(words, 403)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class Logins:

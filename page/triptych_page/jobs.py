@@ -13,8 +13,8 @@ from typing import Any, Protocol, cast
 
 from triptych.errors import Overloaded, RequestCancelled, ServerUnavailable, TriptychError
 from triptych.types import Completed, Event, GeneratedImage, InProgress, Queued
+from triptych_web.limits import Limits
 
-from .limits import Limits
 from .monitor import Monitor
 from .store import Entry, Session, Store, new_token
 

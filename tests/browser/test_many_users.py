@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from triptych import AsyncClient
 from triptych_page.desk import Desk
 from triptych_page.jobs import Batch, Jobs, Status
-from triptych_page.limits import Limits
 from triptych_page.monitor import Monitor
 from triptych_page.seeds import MAX_IMAGES
 from triptych_page.store import Store
+from triptych_web.limits import Limits
 
 USERS, LONG = 20, 16
 # In the midst of the others one wants many short ones, which "first come" and "shortest first" alike would draw at once.

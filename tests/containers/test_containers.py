@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from triptych import Client
+from triptych_api.metrics import Metrics
 from triptych_serving.metrics import METRICS
 
 tomllib = pytest.importorskip("tomllib", reason="the images have Python 3.12")
@@ -67,8 +68,8 @@ def dockerfile(request):
     return request.param
 
 
-def test_there_are_three_images():
-    assert [path.stem for path in DOCKERFILES] == ["exporter", "server", "ui"]
+def test_there_are_four_images():
+    assert [path.stem for path in DOCKERFILES] == ["api", "exporter", "server", "ui"]
 
 
 def test_hadolint_finds_nothing(dockerfile):
@@ -144,7 +145,7 @@ def _name(requirement):
     return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
 
 
-@pytest.mark.parametrize("image", ["server", "exporter", "ui"])
+@pytest.mark.parametrize("image", ["api", "server", "exporter", "ui"])
 def test_every_requirement_of_an_image_is_pinned(image):
     text = (DOCKER / f"{image}.Dockerfile").read_text()
     (line,) = re.findall(r"requirements\.py pyproject\.toml ?(.*?) >", text)
@@ -155,15 +156,16 @@ def test_every_requirement_of_an_image_is_pinned(image):
     assert listed(*arguments) | {"hatchling"} <= pinned
     assert "nvidia-pytriton" not in listed(*arguments)
     assert ({"torch", "diffusers"} <= listed(*arguments)) == (image == "exporter")
-    assert ({"cuda-bindings", "tensorrt-rtx-cu13-bindings"} <= listed(*arguments)) == (image != "ui")
+    assert ({"cuda-bindings", "tensorrt-rtx-cu13-bindings"} <= listed(*arguments)) == (image not in ("api", "ui"))
 
 
-def test_the_page_starts_with_options_that_it_takes():
-    (entry,) = of(DOCKER / "ui.Dockerfile", "ENTRYPOINT")
-    _, command, *options = [*json.loads(entry), *SERVICES["ui"]["command"]]
+@pytest.mark.parametrize(("image", "file"), [("ui", "/users/users"), ("api", "/api/keys.json")])
+def test_page_and_front_start_with_options_that_they_take(image, file):
+    (entry,) = of(DOCKER / f"{image}.Dockerfile", "ENTRYPOINT")
+    _, command, *options = [*json.loads(entry), *SERVICES[image]["command"]]
     found = run(tool("triptych"), command, *options)
-    assert (found.returncode, command) == (2, "ui")
-    assert "/users/users" in found.stderr  # all else was understood
+    assert (found.returncode, command) == (2, image)
+    assert file in found.stderr  # all else was understood
 
 
 def test_the_server_gets_its_whole_extra_but_the_wheel_of_triton():
@@ -314,20 +316,37 @@ def test_the_loops_metrics_are_all_on_the_dashboard():
     assert shown >= GPU_METRICS
 
 
+# On the front's own page, whose samples have the names that are asked for.
+FRONT_METRICS = {*re.findall(r"^(?:# TYPE )?(\w+)[ {]", Metrics().page.decode(), re.MULTILINE)} | {
+    f"{name}_{part}"
+    for name in ("triptych_api_request_seconds", "triptych_api_queue_seconds")
+    for part in ("bucket", "count")
+}
+
+
 def test_queries_ask_for_metrics_that_a_running_server_has(served):
     with urllib.request.urlopen(served.metrics) as page:
         published = set(re.findall(r"^# HELP (\S+)", page.read().decode(), re.MULTILINE))
     assert {f"triptych_{name}" for name in METRICS} <= published
     for query in queries():
         assert names(query), query
-        assert names(query) <= published | GPU_METRICS | {"up"}, query
+        assert names(query) <= published | GPU_METRICS | FRONT_METRICS | {"up"}, query
 
 
 def test_panels_are_unique_and_do_not_overlap():
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     titles = [panel["title"] for panel in panels if panel["type"] == "row"]
-    assert titles == ["Now", "Batches", "Queue", "Latency", "Refused, failed, ended early", "Cache", "Machine"]
+    assert titles == [
+        "Now",
+        "Batches",
+        "Queue",
+        "Latency",
+        "Refused, failed, ended early",
+        "Cache",
+        "Machine",
+        "HTTP front",
+    ]
     for one, other in combinations((panel["gridPos"] for panel in panels), 2):
         assert not (_crosses(one, other, "x", "w") and _crosses(one, other, "y", "h"))
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)

@@ -18,7 +18,7 @@ from .test_containers import DOCKERFILES, PROJECT, ROOT, of, run, tomllib
 CLIENT, SERVER = "triptych", "triptych_server"
 SERVER_PROJECT = tomllib.loads((ROOT / "server/pyproject.toml").read_text())["project"]
 DEMO_PROJECT = tomllib.loads((ROOT / "demo/pyproject.toml").read_text())["project"]
-ROOMS = ("client", "contract", "export", "lab", "model_repository", "page", "server")
+ROOMS = ("api", "client", "contract", "export", "lab", "model_repository", "page", "server", "web")
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_the_client_alone_tells_its_commands_and_what_brings_the_others(alone):
     assert {*re.findall(r"^│ (\w+) ", done.stdout, re.M)} == {*PROJECT["entry-points"][GROUP]}
     (said,) = re.findall(r"Not installed here: (.*)", done.stdout)
     assert re.findall(r"(\w+)[,:]", said.replace("triptych[", "")) == [
-        *("ui", "serve", "demo", "doctor", "workload", "simulate", "export", "prune", "fetch", "bench")
+        *("ui", "api", "serve", "demo", "doctor", "workload", "simulate", "export", "prune", "fetch", "bench")
     ]
     assert "serve, demo, doctor, workload, simulate: triptych[server]" in said
 

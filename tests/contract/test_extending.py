@@ -25,7 +25,7 @@ from triptych_contract import generated
 from ..client.fakes import FakeTransport
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("contract", "model_repository", "client", "server", "page", "lab", "export")
+ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "lab", "export")
 RECIPE = (ROOT / "docs/extending.md").read_text("utf-8")
 NAME = "guidance_start"
 MOST_FILES = 3  # that people edit for a parameter
@@ -195,7 +195,7 @@ def front():
 
     async def call(given, *answers):
         namespace = {}
-        exec(re.search(r"^```python\n(.*?)^```", section("An HTTP front"), re.DOTALL | re.MULTILINE)[1], namespace)
+        exec(re.search(r"^```python\n(.*?)^```", section("A front"), re.DOTALL | re.MULTILINE)[1], namespace)
         transport = FakeTransport(*answers)
         async with AsyncClient(transport=transport, timeout=1) as client:
             asgi = httpx.ASGITransport(namespace["front"](client))

@@ -11,9 +11,9 @@ from triptych_page import render
 from triptych_page.desk import Desk, Refused
 from triptych_page.health import Health, State
 from triptych_page.jobs import Batch, Jobs, Picture, Status
-from triptych_page.limits import Limits
 from triptych_page.monitor import Monitor
 from triptych_page.store import Store
+from triptych_web.limits import Limits
 
 from ..client.fakes import FakeTransport
 from ..serving.drawn import file, picture

@@ -16,9 +16,10 @@ from starlette.routing import Route
 from triptych import InvalidRequest
 from triptych_page import gate
 from triptych_page.app import Options
-from triptych_page.gate import LOOPBACK, gates
+from triptych_page.gate import gates
 from triptych_page.private import MAX_EVENT_BYTES, Private
 from triptych_page.store import COOKIE, TOKEN, Store, new_token
+from triptych_web.gates import LOOPBACK
 
 PROXY, STRANGER = "10.0.0.7", "192.0.2.1"
 

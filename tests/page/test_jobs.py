@@ -11,9 +11,9 @@ import pytest
 from triptych import AsyncClient, InvalidRequest, Overloaded, ServerUnavailable, patience
 from triptych_page.health import State
 from triptych_page.jobs import Jobs, Status
-from triptych_page.limits import Limits, TooMany
 from triptych_page.monitor import Monitor
 from triptych_page.store import Store
+from triptych_web.limits import Limits, TooMany
 
 from ..client.fakes import FakeTransport
 from .described import described

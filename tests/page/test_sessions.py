@@ -12,9 +12,9 @@ from triptych import GeneratedImage, InvalidRequest, Overloaded, ServerUnavailab
 from triptych.errors import DeadlineExceeded
 from triptych_page import users
 from triptych_page.health import State, Watcher
-from triptych_page.limits import Limits, TooMany
 from triptych_page.store import Store, key_of
 from triptych_page.users import HASHER, Door, add_user, line_for, read_users
+from triptych_web.limits import Limits, TooMany
 
 GONE = ServerUnavailable("no server is ready there (failed to connect)", nothing_accepted=True)
 
@@ -144,7 +144,7 @@ def test_pictures_under_way_are_limited_by_user(clock):
     with pytest.raises(TooMany, match="limit: 4 pictures are under way and 1 more given; legal: 4 at once"):
         limits.take("a", 1)
     limits.take("b", 2)
-    with pytest.raises(TooMany, match="this page has 6"):
+    with pytest.raises(TooMany, match="6 pictures are under way for all users"):
         limits.take("c", 1)
     limits.give_back("a")
     limits.take("c", 1)

@@ -9,9 +9,9 @@ import pytest
 from .imports import circles, imports_of
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("contract", "model_repository", "client", "server", "page", "export", "lab", "demo")
+ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "export", "lab", "demo")
 CONTRACT, SERVING, CLIENT, DEMO = "triptych_contract", "triptych_serving", "triptych", "triptych_demo"
-SERVER, EXPORT = "triptych_server", "triptych_export"
+SERVER, EXPORT, WEB = "triptych_server", "triptych_export", "triptych_web"
 # Package → the packages of other rooms that it may import.
 BELOW = {
     CONTRACT: set(),
@@ -19,7 +19,9 @@ BELOW = {
     CLIENT: {CONTRACT},
     DEMO: set(),
     SERVER: {CONTRACT, SERVING, CLIENT, DEMO},
-    "triptych_page": {CONTRACT, SERVING, CLIENT},
+    WEB: {CONTRACT, CLIENT},
+    "triptych_page": {CONTRACT, SERVING, CLIENT, WEB},
+    "triptych_api": {CONTRACT, CLIENT, WEB},
     EXPORT: {CONTRACT, SERVING, CLIENT},
     "triptych_lab": {CONTRACT, SERVING, CLIENT, SERVER, DEMO},
     "demo_models": {EXPORT},

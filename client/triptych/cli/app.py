@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-Command = Callable[..., None]
+# A function, or several under one name.
+Command = Callable[..., None] | typer.Typer
 GROUP = "triptych.commands"
 # Whose commands these are. Looking through all that is installed would take 50 ms.
 DISTRIBUTIONS = ("triptych", "triptych-server")
 # Command of `triptych-server` → the extra of `triptych` that brings all that it needs.
 EXTRAS = {
     "ui": "ui",
+    "api": "api",
     "serve": "server",
     "demo": "server",
     "export": "export",
@@ -31,6 +33,7 @@ EXTRAS = {
 PANELS = {
     "triptych": "Draw pictures",
     "triptych_page": "Draw pictures",
+    "triptych_api": "Run a server",
     "triptych_server": "Run a server",
     "triptych_export": "Make builds",
     "triptych_lab": "Check, measure, plan",
@@ -60,7 +63,11 @@ def app(names: Iterable[str] = ()) -> typer.Typer:
     )
     made.callback()(_root)
     for name, command in loaded.items():
-        made.command(name, rich_help_panel=PANELS[_package(known[name])])(command)
+        panel = PANELS[_package(known[name])]
+        if isinstance(command, typer.Typer):
+            made.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            made.command(name, rich_help_panel=panel)(command)
     return made
 
 

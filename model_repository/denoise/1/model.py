@@ -110,7 +110,7 @@ class TritonPythonModel:
         """A picture may have been left undecoded for it."""
         if deadline_ms is not None and time.monotonic() >= arrived + deadline_ms / 1000:
             self.engine.count("expired_total")
-            raise Cancelled(f"deadline_ms: {deadline_ms} ms passed at step 0")
+            raise Cancelled(f"deadline_ms: {deadline_ms} ms passed at step 0", deadline_ms=deadline_ms)
 
     def _pass_by(self, reply, arrived, pipeline):
         """The file is there already: the smallest latents, for the decoder to be done with at once."""

@@ -9,6 +9,7 @@ from triptych_lab.bench.target import Target
 from triptych_lab.bench.targets import (
     admission_wait,
     cold_start,
+    front_overhead,
     growth,
     growth_depths,
     overhead,
@@ -22,6 +23,7 @@ from triptych_lab.bench.targets import (
 
 TARGETS: tuple[Target, ...] = (
     overhead.TARGET,
+    front_overhead.TARGET,
     step_batching.TARGET,
     slo_rate.TARGET,
     admission_wait.TARGET,

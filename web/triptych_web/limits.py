@@ -58,13 +58,13 @@ class Limits:
         if mine + n > self.under_way:
             raise TooMany(f"limit: {mine} pictures are under way and {n} more given; legal: {self.under_way} at once")
         if everybody + n > self.in_all:
-            raise TooMany(f"limit: this page has {everybody} pictures under way; legal: {self.in_all} for all users")
+            raise TooMany(f"limit: {everybody} pictures are under way for all users; legal: {self.in_all}")
         self._spend(user, n)
         self._counts[user] = mine + n
 
-    def give_back(self, user: str) -> None:
-        """Count one picture as ended."""
-        left = self._counts.get(user, 0) - 1
+    def give_back(self, user: str, n: int = 1) -> None:
+        """Count `n` pictures as ended."""
+        left = self._counts.get(user, 0) - n
         if left > 0:
             self._counts[user] = left
         else:
