@@ -75,6 +75,11 @@ class ModelCard(ABC):
         """The same at the smallest legal size."""
         return self.sizes(self.min_size, self.min_size)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What receipts say of the weights, beside their hashes."""
+        return {}
+
     @abstractmethod
     def sizes(self, height: int, width: int) -> dict[str, int]:
         """The named dimensions of the stages' tensors for one image of this size."""

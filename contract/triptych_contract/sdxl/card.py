@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -34,6 +34,15 @@ class RefinerCard:
 
 
 @dataclass(frozen=True)
+class MergedLora:
+    """A LoRA file that is part of the weights: its name without suffix, its content, and how much of it was added."""
+
+    name: str
+    sha256: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class LatentScale:
     """How the VAE's latents become the model's: (z − mean)·factor/std; mean and std by channel, or None for 0 and 1."""
 
@@ -61,6 +70,11 @@ class SdxlCard(ModelCard):
     force_zeros_for_empty_prompt: bool
     refiner: RefinerCard | None
     samplers: Mapping[str, SamplerCard]
+    merged: Sequence[MergedLora]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"merged": [asdict(lora) for lora in self.merged]} if self.merged else {}
 
     def sizes(self, height: int, width: int) -> dict[str, int]:
         scale = self.vae_scale_factor
@@ -82,4 +96,5 @@ class SdxlCard(ModelCard):
             "latent_scale": LatentScale(**card["latent_scale"]),
             "refiner": card["refiner"] and RefinerCard(**card["refiner"]),
             "samplers": {name: SamplerCard.from_json(sampler) for name, sampler in card["samplers"].items()},
+            "merged": tuple(MergedLora(**lora) for lora in card["merged"]),
         }
