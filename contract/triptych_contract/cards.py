@@ -76,6 +76,11 @@ class ModelCard(ABC):
         return self.sizes(self.min_size, self.min_size)
 
     @property
+    def largest_sizes(self) -> dict[str, int]:
+        """The same at the largest legal size."""
+        return self.sizes(self.max_size, self.max_size)
+
+    @property
     def told(self) -> dict[str, Any]:
         """What receipts say of the weights, beside their hashes."""
         return {}

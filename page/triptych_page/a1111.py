@@ -27,7 +27,8 @@ SCHEDULES = {
     "Automatic": "default",
     "Normal": "default",
 }
-# What A1111 reads in a prompt and we send as it stands.
+# What A1111 reads in a prompt, and a family without this input sends as it stands.
+SYNTAX = "prompt_syntax"
 EMPHASIS = re.compile(r"[(\[][^()\[\]]+:\s*[\d.]+\s*[)\]]")
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 # Fields that change nothing, or that are read elsewhere.
@@ -60,7 +61,7 @@ def parse(text: str) -> Read | None:
     fields = {ALIASES.get(name, name): value for name, value in found}
     read = Read(_prompts(lines[:-1]), model=fields.pop("Model", ""), family=_family(fields))
     _take(fields, read)
-    _note_prompt(read)
+    _note_prompts(read, ours=fields.get("Version", "").startswith("triptych"))
     read.left_out += [f"{name}: {value}" for name, value in fields.items() if name not in SILENT and value]
     return read
 
@@ -123,9 +124,12 @@ def split_sampler(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def _note_prompt(read: Read) -> None:
+def _note_prompts(read: Read, *, ours: bool) -> None:
+    """Say how the prompts are to be read; a text of ours that does not say means plain ones."""
+    if SYNTAX in read.family.parameters and not ours:
+        read.settings[SYNTAX] = "a1111"
     texts = [str(read.settings.get(name, "")) for name in ("prompt", "negative_prompt")]
-    if any(EMPHASIS.search(text) for text in texts):
+    if SYNTAX not in read.family.parameters and any(EMPHASIS.search(text) for text in texts):
         read.left_out.append("weights in the prompt, as (word:1.2): the text is sent as it stands")
     read.left_out += [f"network {found}" for text in texts for found in NETWORK.findall(text)]
 

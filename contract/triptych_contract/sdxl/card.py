@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from ..cards import ModelCard, TableCard
 
+MAX_CHUNKS = 8  # of a prompt, which the text encoders read as so many rows: both prompts' are one of their batches
+
 
 @dataclass(frozen=True)
 class SamplerCard:
@@ -73,13 +75,17 @@ class SdxlCard(ModelCard):
     merged: Sequence[MergedLora]
 
     @property
+    def largest_sizes(self) -> dict[str, int]:
+        return {**super().largest_sizes, "tokens": MAX_CHUNKS * self.tokenizers[0].max_length}
+
+    @property
     def told(self) -> dict[str, Any]:
         return {"merged": [asdict(lora) for lora in self.merged]} if self.merged else {}
 
     def sizes(self, height: int, width: int) -> dict[str, int]:
         scale = self.vae_scale_factor
         latents = {"latent_height": height // scale, "latent_width": width // scale}
-        return {"batch": 1, "height": height, "width": width, **latents}
+        return {"batch": 1, "height": height, "width": width, "tokens": self.tokenizers[0].max_length, **latents}
 
     @cached_property
     def sampler_names(self) -> dict[str, str]:

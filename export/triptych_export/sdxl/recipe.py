@@ -33,8 +33,8 @@ BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
 REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
 REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
 OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled")
-# Batch, height and width that stages are checked at, in units of the smallest legal side.
-CHECKS = ((2, 1, 2), (1, 2, 1), (3, 2, 3))
+# What stages are checked at: batch; height and width in units of the smallest legal side; chunks of a prompt.
+CHECKS = ((2, 1, 2, 2), (1, 2, 1, 1), (3, 2, 3, 3))
 
 
 class Distilled(NamedTuple):
@@ -93,10 +93,12 @@ class SdxlExport:
         return dict.fromkeys(self.base.kind.tokenizers, self.base)
 
     def stages(self, tokens: int) -> dict[str, StageRecipe]:
-        stages = {name: self._stage(name, self.base, spec) for name, spec in base_specs(self.base, tokens).items()}
+        stages = {
+            name: self._stage(name, self.base, spec, tokens) for name, spec in base_specs(self.base, tokens).items()
+        }
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
-            stages |= {name: self._stage(name, self.refiner, spec) for name, spec in specs.items()}
+            stages |= {name: self._stage(name, self.refiner, spec, tokens) for name, spec in specs.items()}
         return stages
 
     def tables(self) -> dict[tuple[str, str], TableRecipe]:
@@ -166,9 +168,12 @@ class SdxlExport:
     def _folders(self) -> dict[str, Weights]:
         return {"": self.base, **({"refiner_": self.refiner} if self.refiner else {})}
 
-    def _stage(self, name: str, weights: Weights, spec: StageSpec) -> StageRecipe:
+    def _stage(self, name: str, weights: Weights, spec: StageSpec, tokens: int) -> StageRecipe:
         multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
-        sizes = [_sizes(batch, height * multiple, width * multiple, scale) for batch, height, width in CHECKS]
+        sizes = [
+            {**_sizes(batch, height * multiple, width * multiple, scale), "tokens": chunks * tokens}
+            for batch, height, width, chunks in CHECKS
+        ]
         if isinstance(weights, OptimumFolder):
             return AdaptedStageRecipe.of(name, weights, spec, sizes)
         code = "sdxl/stages sdxl/loras" if isinstance(weights, MergedWeights) else "sdxl/stages"
