@@ -38,6 +38,7 @@ def card(**changes) -> SdxlCard:
         "force_zeros_for_empty_prompt": True,
         "prediction_type": "epsilon",
         "refiner": None,
+        "merged": (),
         "previews": {},
         "tokenizers": tuple(
             TokenizerCard(f"{part}/tokenizer.json", 77, 1, "!") for part in ("tokenizer", "tokenizer_2")

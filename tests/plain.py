@@ -34,6 +34,7 @@ TYPES = {
     "denoising_end": "FP32",
     "aesthetic_score": "FP32",
     "negative_aesthetic_score": "FP32",
+    "prompt_syntax": "BYTES",
     "output_format": "BYTES",
     "deadline_ms": "INT32",
     "tenant": "BYTES",

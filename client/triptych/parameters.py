@@ -77,6 +77,9 @@ class Parameters(Shared, total=False):
     """What the refiner is told of the prompt. 0 … 10. Default: 6."""
     negative_aesthetic_score: float | None
     """What the refiner is told of the negative prompt. 0 … 10. Default: 2.5."""
+    prompt_syntax: str | None
+    """How prompts are read: as they are, or with A1111's weights and as many words as one likes. `plain`, `a1111`.
+    Default: `plain`."""
 
 
 class CascadeParameters(Shared, total=False):
@@ -132,6 +135,9 @@ class AnyParameters(Shared, total=False):
     """What the refiner is told of the prompt. 0 … 10. Default: 6."""
     negative_aesthetic_score: float | None
     """What the refiner is told of the negative prompt. 0 … 10. Default: 2.5."""
+    prompt_syntax: str | None
+    """How prompts are read: as they are, or with A1111's weights and as many words as one likes. `plain`, `a1111`.
+    Default: `plain`."""
     prior_num_inference_steps: int | None
     """Stage C's steps. 1 … 100. Default: the model's."""
     prior_guidance_scale: float | None

@@ -17,6 +17,7 @@ IMAGE_DESCRIPTION = 0x010E
 GROUPS = {
     "model": ("other model", "{old} → {new}"),
     "family": ("other model", "{old} → {new}"),
+    "merged": ("other weights", "{name}: {old} → {new}"),
     "stages": ("other weights", "{name}: {old} → {new}"),
     "runtime.processor": ("other CPU", "{old} → {new}"),
     "runtime.machine": ("other CPU", "{old} → {new}"),

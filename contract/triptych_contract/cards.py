@@ -77,8 +77,13 @@ class ModelCard(ABC):
 
     @property
     def largest_sizes(self) -> dict[str, int]:
-        """The same at the largest."""
+        """The same at the largest legal size."""
         return self.sizes(self.max_size, self.max_size)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What receipts say of the weights, beside their hashes."""
+        return {}
 
     @abstractmethod
     def sizes(self, height: int, width: int) -> dict[str, int]:

@@ -34,6 +34,8 @@ class ExportOptions:
     refiner: Path | None = None
     guidance_scale: float | None = None
     samplers: Sequence[str] | None = None  # "euler", or "euler:karras" for one schedule
+    lora: Sequence[str] | None = None  # files to fuse, "FILE" or "FILE:WEIGHT"
+    distilled: str | None = None  # how the weights were distilled: a name in `sdxl.recipe.DISTILLED`
     # Stable Cascade's
     decoder: Path | None = None
     prior_num_inference_steps: int | None = None

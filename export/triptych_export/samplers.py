@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -73,6 +73,12 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "trailing": {"timestep_spacing": "trailing"},
     "zero_snr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
 }
+# Schedules that are no option of a scheduler but the timesteps of a distillation, and the sampler that they are for.
+TIMESTEPS: dict[str, tuple[str, Callable[[int], list[int]]]] = {
+    # tianweiy/DMD2: 999, 749, 499, 249 for its four-step weights, 399 for its one-step weights.
+    "dmd2": ("lcm", lambda steps: [399] if steps == 1 else [1000 * left // steps - 1 for left in range(steps, 0, -1)]),
+}
+SCHEDULES |= {schedule: {} for schedule in TIMESTEPS}
 EDM_SCHEDULES = {
     **SCHEDULES,
     "karras": {"sigma_schedule": "karras"},
@@ -120,6 +126,7 @@ def scheduler(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) 
         ExportError: the scheduler has no such schedule, or is not for this folder.
     """
     cls, wanted = _meaning(scheduler_config, sampler, schedule)
+    cls = _timed(cls, TIMESTEPS[schedule][1]) if schedule in TIMESTEPS else cls
     set_timesteps = cls.set_timesteps
     # KDPM2's constructors call it for 1000 steps, which takes half a second; two are enough there.
     cls.set_timesteps = lambda made, _steps, *rest: set_timesteps(made, 2, *rest)
@@ -131,12 +138,25 @@ def scheduler(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) 
         cls.set_timesteps = set_timesteps
 
 
+def _timed(cls: Any, timesteps: Callable[[int], list[int]]) -> Any:
+    """A scheduler's class whose runs have these timesteps."""
+
+    def set_timesteps(made: Any, steps: int) -> None:
+        if steps > made.config.original_inference_steps:
+            raise ValueError(f"more than {made.config.original_inference_steps}")
+        cls.set_timesteps(made, timesteps=timesteps(steps))
+
+    return type(cls.__name__, (cls,), {"set_timesteps": set_timesteps, "__module__": cls.__module__})
+
+
 def _meaning(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> tuple[Any, dict[str, Any]]:
     """The diffusers class and the options that differ from the folder's."""
     name, options, _ = SAMPLERS[sampler]
     if (name in EDM) != (scheduler_config["_class_name"] in EDM):
         trained = "was not" if name in EDM else "was"
         raise ExportError(f"{sampler} × {schedule}: the model {trained} trained with EDM preconditioning")
+    if schedule in TIMESTEPS and sampler != TIMESTEPS[schedule][0]:
+        raise ExportError(f"{sampler} × {schedule}: these timesteps are for {TIMESTEPS[schedule][0]}")
     cls = getattr(diffusers, name)
     own = sampler == default_sampler(scheduler_config)[0]
     wanted = {**({} if own else options), **_schedules(name)[schedule]}
@@ -182,6 +202,8 @@ def illegal_pairs(scheduler_config: Mapping[str, Any]) -> dict[tuple[str, str], 
 def canonical(scheduler_config: Mapping[str, Any], sampler: str, schedule: str) -> str:
     """The first schedule that means the very same scheduler config: its tables serve for `schedule` too."""
     wanted = _config(scheduler_config, sampler, schedule)
+    if schedule in TIMESTEPS:
+        return schedule
     for earlier in SCHEDULES:
         with contextlib.suppress(ExportError):
             if _config(scheduler_config, sampler, earlier) == wanted:

@@ -143,7 +143,7 @@ class Weights:
 
     def source(self, component: str) -> str:
         """A component's weights by content."""
-        return combined(map(_cached_sha256, self.files(component)))
+        return combined(map(cached_sha256, self.files(component)))
 
     def load(self, component: str, as_stored: bool = False) -> Any:
         """A component as a torch module in evaluation mode, in float32; `as_stored`, in the files' type where they have one.
@@ -155,6 +155,11 @@ class Weights:
 
         dtype = self._stored_type(component) if as_stored else torch.float32
         return self._loaded(component, dtype=dtype, low_cpu_mem_usage=True).eval().requires_grad_(False)
+
+    def shapes(self, component: str) -> dict[str, Sequence[int]]:
+        """The shape of each of a component's parameters, by its name; nothing is loaded."""
+        module = self._loaded(component, device_map="meta", dtype=self._stored_type(component))
+        return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
     def load_tokenizer(self, part: str) -> Any:
         """A tokenizer as transformers reads it.
@@ -274,11 +279,12 @@ def _fault(found: Mapping[str, Any]) -> str | None:
             if missing
             else "it is more than this part: another model, or its training"
         )
-    counted = "; ".join(f"{len(names)} weights {what} ({_few(names)})" for what, names in told.items() if names)
+    counted = "; ".join(f"{len(names)} weights {what} ({few(names)})" for what, names in told.items() if names)
     return f"{counted}; supported: exactly the weights that config.json describes. Usually {means}"
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
     more = [f"and {len(names) - MANY} more"] if len(names) > MANY else []
     return ", ".join([*names[:MANY], *more])
 
@@ -311,4 +317,4 @@ def combined(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-_cached_sha256 = functools.cache(sha256)
+cached_sha256 = functools.cache(sha256)

@@ -120,10 +120,10 @@ class Job:
         return self.phase.walk.denoisers[min(self.step, len(self.table) - 1)]
 
     @property
-    def kind(self) -> tuple[str, tuple[int, ...], float | None]:
-        """What jobs must have in common to share a batch: model, latent shape and, for some models, the timestep."""
+    def kind(self) -> tuple[str, tuple[int, ...], int, float | None]:
+        """What jobs must have in common to share a batch: model, latent shape, tokens and, for some models, the timestep."""
         timestep = float(self.table.timestep[self.step]) if self.denoiser in self.phase.one_timestep else None
-        return self.denoiser, self.shape, timestep
+        return self.denoiser, self.shape, self.phase.tokens, timestep
 
     @property
     def conditioning(self) -> Conditioning:

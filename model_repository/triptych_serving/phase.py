@@ -58,6 +58,7 @@ class Phase:
         begin: draws the first latents from the request's stream of noise; it is given the last latents of the phase before, or
             None.
         previews: by model, how to draw a preview of its latents.
+        tokens: of the prompt, as the models read it.
         one_timestep: the models whose batches must have one timestep for all rows.
     """
 
@@ -69,6 +70,7 @@ class Phase:
     prediction_type: str = "epsilon"
     previews: Mapping[str, PreviewCard] = field(default_factory=dict)
     one_timestep: Collection[str] = ()
+    tokens: int = 0
 
     @property
     def pixels(self) -> int:

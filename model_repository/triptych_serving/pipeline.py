@@ -43,10 +43,25 @@ class Pipeline(ABC, Generic[AnySettings, AnyCard]):
         return cast(AnySettings, self.family.settings.parse(given, self.card))
 
     @abstractmethod
-    def encoder_inputs(
-        self, settings: AnySettings, tokenizers: Sequence[PromptTokenizer]
-    ) -> dict[str, NDArray[np.int64]]:
-        """What the text encoders read, each (rows, …): the negative prompt's row first where guidance is on."""
+    def encoder_inputs(self, settings: AnySettings, tokenizers: Sequence[PromptTokenizer]) -> dict[str, NDArray[Any]]:
+        """What the text encoders read, each (rows, …): the negative prompt's row first where guidance is on.
+
+        Raises:
+            InvalidRequest: the build cannot read such prompts.
+        """
+
+    def cut(self, settings: AnySettings, tokenizers: Sequence[PromptTokenizer]) -> dict[str, str]:
+        """What the longest-reading encoder does not see of each prompt, for the receipt."""
+        prompts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt or ""}
+        cut = {
+            name: min((self.unread(settings, tokenizer, text) for tokenizer in tokenizers), key=len)
+            for name, text in prompts.items()
+        }
+        return {name: words for name, words in cut.items() if words}
+
+    def unread(self, _settings: AnySettings, tokenizer: PromptTokenizer, prompt: str) -> str:
+        """The words of a prompt that do not fit."""
+        return tokenizer.cut(prompt)
 
     @abstractmethod
     def outline(self, settings: AnySettings) -> list[Outline]:

@@ -35,6 +35,7 @@ def receipt(
     return {
         **made_by,
         **({"cut": dict(cut)} if cut else {}),
+        **manifest.model.told,
         "build": manifest.build_hash,
         "stages": {name: manifest.stages[name]["sha256"][:16] for name in manifest.stages if name not in unused},
         "runtime": dict(ran_on),

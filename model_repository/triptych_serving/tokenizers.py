@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from triptych_contract.cards import TokenizerCard
+from triptych_contract.emphasis import Part
 
 from .manifest import Manifest
+
+
+class Chunks(NamedTuple):
+    """What an encoder reads of one prompt, N rows of L tokens, and what it does not."""
+
+    ids: NDArray[np.int64]  # (N, L)
+    weights: NDArray[np.float32]  # (N, L), what each token's hidden state is multiplied by
+    cut: str
+
+
+class _Token(NamedTuple):
+    id: int
+    part: Part
+    start: int  # in the part's text, spelt out
 
 
 class PromptTokenizer:
@@ -44,6 +60,38 @@ class PromptTokenizer:
     def attention_mask(self, prompts: list[str]) -> NDArray[np.int64]:
         """(len(prompts), max_length) int64: 1 for the prompt's tokens, 0 for padding."""
         return np.array([encoding.attention_mask for encoding in self._encode(prompts)], np.int64)
+
+    def chunks(self, sections: Sequence[Sequence[Part]], most: int) -> Chunks:
+        """Read a prompt in chunks: each begins and ends as a whole prompt does, and a section begins a new one.
+
+        Args:
+            most: so many chunks are read; the words of others are cut.
+        """
+        (begin, end, *padding), chunks = self([""])[0].tolist(), []
+        for section in sections:
+            tokens = [token for part in section for token in self._tokens(part)]
+            chunks += [tokens[at : at + len(padding)] for at in range(0, len(tokens), len(padding))] or [[]]
+        if len(chunks) > 1 and not chunks[-1]:
+            del chunks[-1]
+        ids = [[begin, *(token.id for token in chunk), end, *padding[len(chunk) :]] for chunk in chunks[:most]]
+        weights = np.ones((len(ids), self.max_length), np.float32)
+        for row, chunk in zip(weights, chunks, strict=False):
+            row[1 : 1 + len(chunk)] = [token.part.weight for token in chunk]
+        return Chunks(np.array(ids, np.int64), weights, self._unread(chunks[most:]))
+
+    def _tokens(self, part: Part) -> Iterator[_Token]:
+        first = self._tokenizer.encode(self._spelt_out(part.text), add_special_tokens=False)
+        for encoding in [first, *first.overflowing]:
+            for id, (start, _), real in zip(encoding.ids, encoding.offsets, encoding.attention_mask, strict=True):
+                if real:
+                    yield _Token(id, part, start)
+
+    def _unread(self, chunks: Sequence[Sequence[_Token]]) -> str:
+        """The words of chunks that are cut."""
+        tokens = itertools.chain.from_iterable(chunks)
+        firsts = [next(group) for _, group in itertools.groupby(tokens, key=lambda token: id(token.part))]
+        rest = (first.part.text[self._place(first.part.text, first.start) :] for first in firsts)
+        return " ".join(text.strip() for text in rest)
 
     def cut(self, prompt: str) -> str:
         """The words that do not fit and no encoder sees; "" for most prompts."""

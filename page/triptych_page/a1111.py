@@ -19,6 +19,8 @@ LAST_LINE = re.compile(r"^Steps: \d+")
 FIELD = re.compile(r'\s*(\w[\w \-/]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 MAX_CHARACTERS = 100_000
 SIZE = re.compile(r"^(\d{1,6})x(\d{1,6})$")
+# What A1111 reads in a prompt, and a family without this input sends as it stands.
+SYNTAX = "prompt_syntax"
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 # Fields that change nothing, or that are read elsewhere.
 SILENT = {"Version", "Model hash", "VAE", "VAE hash", "RNG", "Size", "Hashes", "TI hashes", "Eta"}
@@ -48,7 +50,7 @@ def parse(text: str) -> Read | None:
     fields = {ALIASES.get(name, name): value for name, value in found}
     read = Read(_prompts(lines[:-1]), model=fields.pop("Model", ""), family=_family(fields))
     _take(fields, read)
-    _note_prompt(read)
+    _note_prompts(read, ours=fields.get("Version", "").startswith("triptych"))
     read.left_out += [f"{name}: {value}" for name, value in fields.items() if name not in SILENT and value]
     return read
 
@@ -98,9 +100,12 @@ def number(text: Any) -> int | float | None:
     return float(text) if "." in text else int(text)
 
 
-def _note_prompt(read: Read) -> None:
+def _note_prompts(read: Read, *, ours: bool) -> None:
+    """Say how the prompts are to be read; a text of ours that does not say means plain ones."""
+    if SYNTAX in read.family.parameters and not ours:
+        read.settings[SYNTAX] = "a1111"
     texts = [str(read.settings.get(name, "")) for name in ("prompt", "negative_prompt")]
-    if any(EMPHASIS.search(text) for text in texts):
+    if SYNTAX not in read.family.parameters and any(EMPHASIS.search(text) for text in texts):
         read.left_out.append("weights in the prompt, as (word:1.2): the text is sent as it stands")
     read.left_out += [f"network {found}" for text in texts for found in NETWORK.findall(text)]
 

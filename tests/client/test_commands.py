@@ -129,6 +129,7 @@ def test_generate_sends_every_option(run, tmp_path):
         "--denoising-end": (0.75, "denoising_end", 0.75),
         "--aesthetic-score": (7, "aesthetic_score", 7.0),
         "--negative-aesthetic-score": (2, "negative_aesthetic_score", 2.0),
+        "--prompt-syntax": ("a1111", "prompt_syntax", "a1111"),
         "--negative-prompt": ("blue", "negative_prompt", "blue"),
         "--num-inference-steps": (4, "num_inference_steps", 4),
         "--guidance-scale": (2, "guidance_scale", 2.0),

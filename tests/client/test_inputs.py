@@ -36,6 +36,7 @@ NUMBERS = {
     "guidance_end": 0.5,
     "clip_skip": 1,
     "strength": 0.6,
+    "prompt_syntax": "a1111",
     "denoising_end": 0.8,
     "aesthetic_score": 6,
     "negative_aesthetic_score": 2.5,

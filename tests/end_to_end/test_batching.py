@@ -44,6 +44,30 @@ def test_sixteen_mixed_requests_share_model_calls_and_keep_their_bytes(url):
     assert together == alone
 
 
+def test_prompts_of_other_lengths_run_beside_each_other_and_keep_their_bytes(url):
+    long = "(a flat icon:1.2) of a penguin, [red], in the snow, " * 6
+    prompts = ["a 3d (rocket:1.4)", f"a house BREAK {long}", long, "a flat icon of a penguin"]
+    asked = [
+        {
+            "prompt": prompts[k % 4],
+            "negative_prompt": prompts[(k // 4) % 4],
+            "prompt_syntax": ["a1111", "plain"][k % 4 == 3],
+            "seed": k,
+            "num_inference_steps": 4 + k % 5,
+            "guidance_scale": [5.0, 1.0][k % 3 == 0],
+        }
+        for k in range(16)
+    ]
+    before = batches(url)
+    alone = [plain.grpc(url, **request)["image"] for request in asked]
+    between = batches(url)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda request: plain.grpc(url, **request)["image"], asked))
+    assert batches(url) - between < between - before
+    assert together == alone
+    assert len(set(alone)) == len(alone)
+
+
 def test_a_short_request_returns_before_a_long_one_that_was_there_first(url):
     ended, stepping = [], threading.Event()
 

@@ -149,11 +149,31 @@ def test_a1111_is_read_and_its_rest_told(tmp_path):
         "height": 192,
         "sampler": "dpmpp_2m",
         "schedule": "karras",
+        "prompt_syntax": "a1111",
     }
     told = "\n".join(found.left_out)
-    for rest in ("dreamshaper", "(word:1.2)", "<lora:fur:0.8>", "Hires upscale: 2", "Lora hashes: fur: 12, b: 3"):
+    for rest in ("dreamshaper", "<lora:fur:0.8>", "Hires upscale: 2", "Lora hashes: fur: 12, b: 3"):
         assert rest in told
     assert "Version" not in told
+
+
+@pytest.mark.parametrize(
+    ("version", "syntax"),
+    [("v1.9.4", "a1111"), ("triptych 0.1.0", None), ("triptych 0.1.0, Prompt syntax: a1111", "a1111")],
+)
+def test_prompts_are_read_as_their_writer_read_them(version, syntax):
+    read_ = a1111.parse(f"a (red:1.3) fox\nSteps: 4, Sampler: Euler, CFG scale: 7, Seed: 1, Version: {version}")
+    assert read_ is not None
+    assert read_.settings.get("prompt_syntax") == syntax
+
+
+def test_weights_are_told_where_the_family_has_none():
+    read_ = a1111.parse(
+        "a (red:1.3) fox\nSteps: 4, Sampler: DDPM Wuerstchen, Decoder steps: 10, Decoder CFG scale: 1.5"
+    )
+    assert read_ is not None
+    assert "prompt_syntax" not in read_.settings
+    assert any("(word:1.2)" in rest for rest in read_.left_out)
 
 
 def test_a1111_of_today_names_the_schedule_by_itself():

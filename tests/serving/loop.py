@@ -151,12 +151,13 @@ class Loop:
         job_table=None,
         on=None,
         alike=(),
+        tokens=77,
         **given,
     ):
         settings = SdxlSettings.parse({"prompt": b"a fox", "seed": seed, "guidance_scale": guidance, **given}, card())
         way = walk(job_table or table(steps), guided=settings.guided(card()), **(on or {}))
         one = phase(way, side, guidance=settings.guidance_scale)
-        one = replace(one, guidance_rescale=settings.guidance_rescale, one_timestep=alike)
+        one = replace(one, guidance_rescale=settings.guidance_rescale, one_timestep=alike, tokens=tokens)
         return self.of([one], settings, id=id, arrived=arrived)
 
     def of(self, phases, settings=None, *, id=None, arrived=None):

@@ -49,6 +49,15 @@ def test_a_model_that_takes_one_timestep_gets_rows_of_one_and_shares_what_it_can
         assert np.array_equal(job.reply.latents, alone(**options))
 
 
+def test_prompts_of_other_lengths_run_in_batches_of_their_own():
+    loop = Loop(max_batch_rows=16)
+    jobs = [loop.submit(seed=seed, tokens=tokens) for seed, tokens in enumerate([77, 154, 77, 231, 154])]
+    loop.finish()
+    assert loop.metrics.values["batches_total"] == 3 * 4
+    for seed, job in enumerate(jobs):
+        assert np.array_equal(job.reply.latents, alone(seed=seed))
+
+
 def test_several_timesteps_for_a_model_that_takes_one_are_an_error():
     assert only(np.float32([3, 3])) == 3
     with pytest.raises(ValueError, match=r"timesteps \[3.0, 4.0\] given; legal: one for all rows"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 from ..cards import ModelCard, TableCard
+
+MAX_CHUNKS = 8  # of a prompt, which the text encoders read as so many rows: both prompts' are one of their batches
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class RefinerCard:
     force_zeros_for_empty_prompt: bool
     requires_aesthetics_score: bool
     own_text_encoder: bool
+
+
+@dataclass(frozen=True)
+class MergedLora:
+    """A LoRA file that is part of the weights: its name without suffix, its content, and how much of it was added."""
+
+    name: str
+    sha256: str
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -61,11 +72,20 @@ class SdxlCard(ModelCard):
     force_zeros_for_empty_prompt: bool
     refiner: RefinerCard | None
     samplers: Mapping[str, SamplerCard]
+    merged: Sequence[MergedLora]
+
+    @property
+    def largest_sizes(self) -> dict[str, int]:
+        return {**super().largest_sizes, "tokens": MAX_CHUNKS * self.tokenizers[0].max_length}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"merged": [asdict(lora) for lora in self.merged]} if self.merged else {}
 
     def sizes(self, height: int, width: int) -> dict[str, int]:
         scale = self.vae_scale_factor
         latents = {"latent_height": height // scale, "latent_width": width // scale}
-        return {"batch": 1, "height": height, "width": width, **latents}
+        return {"batch": 1, "height": height, "width": width, "tokens": self.tokenizers[0].max_length, **latents}
 
     @cached_property
     def sampler_names(self) -> dict[str, str]:
@@ -82,4 +102,5 @@ class SdxlCard(ModelCard):
             "latent_scale": LatentScale(**card["latent_scale"]),
             "refiner": card["refiner"] and RefinerCard(**card["refiner"]),
             "samplers": {name: SamplerCard.from_json(sampler) for name, sampler in card["samplers"].items()},
+            "merged": tuple(MergedLora(**lora) for lora in card["merged"]),
         }

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cards import TableCard
+from ..emphasis import Part, sections
 from ..parameters import Choice, File, Integer, Number, OfModel, Pair, Picture, parameter
 from ..settings import MAX_GUIDANCE_SCALE, Reading, Settings
 from .card import SdxlCard
 
+A1111 = "a1111"
 MAX_COORDINATE = 65_536
 MAX_AESTHETIC_SCORE = 10.0
 # The defaults of diffusers' pipelines for pictures and for pictures with a mask.
@@ -172,6 +174,15 @@ class SdxlSettings(Settings):
         group="refiner",
         label="Negative aesthetic score",
     )
+    prompt_syntax: str = parameter(
+        Choice(("plain", A1111)),
+        "How prompts are read: as they are, or with A1111's weights and as many words as one likes.",
+        default="plain",
+        note="`a1111`: (more), [less], (word:1.3), BREAK; [what it means](prompts.md)",
+        group="picture",
+        label="Prompt syntax",
+        a1111="Prompt syntax",
+    )
 
     def guided(self, model: SdxlCard) -> bool:
         """Tell whether there is an unconditional row beside the conditional one, as long as guidance is on."""
@@ -184,6 +195,13 @@ class SdxlSettings(Settings):
         _told_sizes(reading)
         _start(reading)
         _refiner(reading)
+        if reading.values.get("prompt_syntax") == A1111:
+            for name in ("prompt", "negative_prompt"):
+                reading.judge(name, lambda prompt, name=name: _readable(name, prompt))
+
+    def sections(self, prompt: str) -> list[list[Part]]:
+        """Give what a prompt of this request says, by section; the weights were checked."""
+        return sections("prompt", prompt) if self.prompt_syntax == A1111 else [[Part(prompt, 1.0)]]
 
     @classmethod
     def own_size(cls, reading: Reading) -> dict[str, int]:
@@ -197,6 +215,11 @@ class SdxlSettings(Settings):
     def sides(cls, card: SdxlCard, given: Mapping[str, Any]) -> range:
         multiple = _multiple(card, given)
         return range(-(-card.min_size // multiple) * multiple, card.max_size + 1, multiple)
+
+
+def _readable(name: str, prompt: str) -> str:
+    sections(name, prompt)
+    return prompt
 
 
 def _multiple(card: SdxlCard, given: Mapping[str, Any]) -> int:

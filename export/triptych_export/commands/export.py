@@ -77,6 +77,14 @@ def export(
     sampler: Annotated[
         list[str] | None, typer.Option(help="SDXL: only these samplers, as euler or euler:karras (repeat); default all")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:WEIGHT]", help="SDXL: a LoRA to merge into the weights (repeat); safetensors"),
+    ] = None,
+    distilled: Annotated[
+        str | None,
+        typer.Option(help="SDXL: default sampler, steps and guidance of lightning, hyper-sd, lcm or dmd2 weights"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
@@ -101,6 +109,8 @@ def export(
         refiner=refiner,
         guidance_scale=guidance_scale,
         samplers=tuple(sampler) if sampler else None,
+        lora=tuple(lora) if lora else None,
+        distilled=distilled,
         decoder=decoder,
         prior_num_inference_steps=prior_num_inference_steps,
         prior_guidance_scale=prior_guidance_scale,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
 from triptych_contract.sdxl import FAMILY
@@ -20,6 +20,7 @@ from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from ..stages import StageSpec
 from ..tokenizers import alike
 from ..weights import Kind, Weights
+from .loras import Lora, MergedWeights
 from .stages import MODULES, base_specs, refiner_specs
 
 CLASSES = {
@@ -31,9 +32,26 @@ CLASSES = {
 BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
 REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
 REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
-OPTIONS = ("refiner", "guidance_scale", "samplers")
-# Batch, height and width that stages are checked at, in units of the smallest legal side.
-CHECKS = ((2, 1, 2), (1, 2, 1), (3, 2, 3))
+OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled")
+# What stages are checked at: batch; height and width in units of the smallest legal side; chunks of a prompt.
+CHECKS = ((2, 1, 2, 2), (1, 2, 1, 1), (3, 2, 3, 3))
+
+
+class Distilled(NamedTuple):
+    """What weights of a few steps are sampled with, as their makers say."""
+
+    pair: tuple[str, str]  # sampler, schedule
+    num_inference_steps: int
+    guidance_scale: float
+
+
+# ByteDance/SDXL-Lightning, ByteDance/Hyper-SD, latent-consistency/lcm-lora-sdxl, tianweiy/DMD2: what their model cards use.
+DISTILLED = {
+    "lightning": Distilled(("euler", "trailing"), 4, 0.0),
+    "hyper-sd": Distilled(("ddim", "trailing"), 4, 0.0),
+    "lcm": Distilled(("lcm", "default"), 4, 1.0),
+    "dmd2": Distilled(("lcm", "dmd2"), 4, 0.0),
+}
 
 
 class SdxlExport:
@@ -63,18 +81,24 @@ class SdxlExport:
             ExportError: one is not supported, or an option is another family's.
         """
         options.check("SDXL", OPTIONS)
+        if options.distilled not in (None, *DISTILLED):
+            raise ExportError(f"--distilled: {options.distilled!r} given; legal: {', '.join(DISTILLED)}")
+        loras = [Lora.parse(given) for given in options.lora or ()]
         refiner = None if options.refiner is None else open_folder(options.refiner, REFINER)
-        return cls(open_folder(folder, BASE), refiner, options)
+        base = open_folder(folder, BASE)
+        return cls(MergedWeights.of(base, loras) if loras else base, refiner, options)
 
     @property
     def tokenizers(self) -> dict[str, Weights]:
         return dict.fromkeys(self.base.kind.tokenizers, self.base)
 
     def stages(self, tokens: int) -> dict[str, StageRecipe]:
-        stages = {name: self._stage(name, self.base, spec) for name, spec in base_specs(self.base, tokens).items()}
+        stages = {
+            name: self._stage(name, self.base, spec, tokens) for name, spec in base_specs(self.base, tokens).items()
+        }
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
-            stages |= {name: self._stage(name, self.refiner, spec) for name, spec in specs.items()}
+            stages |= {name: self._stage(name, self.refiner, spec, tokens) for name, spec in specs.items()}
         return stages
 
     def tables(self) -> dict[tuple[str, str], TableRecipe]:
@@ -96,10 +120,11 @@ class SdxlExport:
         tables: Mapping[tuple[str, str], TableCard],
         previews: Mapping[str, PreviewCard],
     ) -> SdxlCard:
-        base, options, defaults = self.base, self.options, self.base.call_defaults
+        base, options = self.base, self.options
+        defaults = {**base.call_defaults, **(self._distilled._asdict() if self._distilled else {})}
         unet, vae, scheduler = (base.config(part) for part in ("unet", "vae", "scheduler"))
         (height, width), multiple = self._default_sides, self._size_multiple(base)
-        sampler, schedule = samplers.default_sampler(scheduler)
+        sampler, schedule = self._default_pair
         steps, guidance = options.num_inference_steps, options.guidance_scale
         layers = [base.config(part)["num_hidden_layers"] for part in ("text_encoder", "text_encoder_2")]
         return SdxlCard(
@@ -124,6 +149,7 @@ class SdxlExport:
             refiner=self._refiner_card(),
             tokenizers=tokenizers,
             samplers=_sampler_cards(tables),
+            merged=tuple(lora.card for lora in base.loras) if isinstance(base, MergedWeights) else (),
             previews=previews,
         )
 
@@ -142,12 +168,16 @@ class SdxlExport:
     def _folders(self) -> dict[str, Weights]:
         return {"": self.base, **({"refiner_": self.refiner} if self.refiner else {})}
 
-    def _stage(self, name: str, weights: Weights, spec: StageSpec) -> StageRecipe:
+    def _stage(self, name: str, weights: Weights, spec: StageSpec, tokens: int) -> StageRecipe:
         multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
-        sizes = [_sizes(batch, height * multiple, width * multiple, scale) for batch, height, width in CHECKS]
+        sizes = [
+            {**_sizes(batch, height * multiple, width * multiple, scale), "tokens": chunks * tokens}
+            for batch, height, width, chunks in CHECKS
+        ]
         if isinstance(weights, OptimumFolder):
             return AdaptedStageRecipe.of(name, weights, spec, sizes)
-        return StageRecipe(weights, spec, MODULES[name], sizes, "sdxl/stages")
+        code = "sdxl/stages sdxl/loras" if isinstance(weights, MergedWeights) else "sdxl/stages"
+        return StageRecipe(weights, spec, MODULES[name], sizes, code)
 
     @cached_property
     def _own_text_encoder(self) -> bool:
@@ -163,14 +193,28 @@ class SdxlExport:
 
     def _pairs(self) -> list[tuple[str, str]]:
         config = self.base.config("scheduler")
-        default, legal = samplers.default_sampler(config), samplers.legal_pairs(config)
-        legal = legal if default in legal else [default, *legal]
+        own, default, legal = samplers.default_sampler(config), self._default_pair, samplers.legal_pairs(config)
+        legal = legal if own in legal else [own, *legal]
+        if default not in legal:
+            why = samplers.illegal_pairs(config)[default]
+            raise ExportError(
+                f"--distilled: {self.options.distilled} given; its sampler does not fit this folder: {why}"
+            )
         wanted = [tuple(name.split(":", 1)) for name in self.options.samplers or ()]
         for name in wanted:
             if not any(pair[: len(name)] == name for pair in legal):
                 raise ExportError(f"sampler: {':'.join(name)!r} given; legal: {', '.join(':'.join(p) for p in legal)}")
         chosen = [pair for pair in legal if not wanted or any(pair[: len(name)] == name for name in wanted)]
         return chosen if default in chosen else [default, *chosen]
+
+    @property
+    def _distilled(self) -> Distilled | None:
+        return DISTILLED[self.options.distilled] if self.options.distilled else None
+
+    @property
+    def _default_pair(self) -> tuple[str, str]:
+        """Sampler and schedule of a request that names none: the distillation's, or the folder's own."""
+        return self._distilled.pair if self._distilled else samplers.default_sampler(self.base.config("scheduler"))
 
     def _size_multiple(self, weights: Weights) -> int:
         """A UNet halves its latents once per block but the first; sizes must divide evenly all the way down."""

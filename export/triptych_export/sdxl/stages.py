@@ -130,14 +130,17 @@ MODULES: dict[str, type[nn.Module]] = {
 
 
 def base_specs(weights: Weights, tokens: int) -> dict[str, StageSpec]:
-    """Every stage of an SDXL folder; prompts are `tokens` ids long. Names are Optimum's."""
+    """Every stage of an SDXL folder; text encoders read `tokens` ids, UNets what they make of so many chunks.
+
+    Names are Optimum's.
+    """
     channels = weights.config("vae")["latent_channels"]
     latents = TensorSpec("float32", ("batch", channels, "latent_height", "latent_width"))
     moments = TensorSpec("float32", ("batch", 2 * channels, "latent_height", "latent_width"))
     return {
         "text_encoder": _clip(weights, "text_encoder", tokens),
         "text_encoder_2": _clip(weights, "text_encoder_2", tokens),
-        "unet": _unet(weights, tokens, time_ids=6),
+        "unet": _unet(weights, time_ids=6),
         "vae_decoder": StageSpec(
             "vae",
             {"latent_sample": latents},
@@ -155,7 +158,7 @@ def base_specs(weights: Weights, tokens: int) -> dict[str, StageSpec]:
 def refiner_specs(weights: Weights, tokens: int, *, own_text_encoder: bool) -> dict[str, StageSpec]:
     """The stages of a refiner's folder: its UNet, and its text encoder where it is not the base's."""
     aesthetics = bool(weights.index.get("requires_aesthetics_score", False))
-    unet = {"refiner_unet": _unet(weights, tokens, time_ids=5 if aesthetics else 6)}
+    unet = {"refiner_unet": _unet(weights, time_ids=5 if aesthetics else 6)}
     encoder = {"refiner_text_encoder_2": _clip(weights, "text_encoder_2", tokens)}
     return {**encoder, **unet} if own_text_encoder else unet
 
@@ -178,13 +181,13 @@ def _clip(weights: Weights, component: str, tokens: int) -> StageSpec:
     return StageSpec(component, inputs, outputs, ("text_embeds", *states), {"clip_skip": 0})
 
 
-def _unet(weights: Weights, tokens: int, time_ids: int) -> StageSpec:
+def _unet(weights: Weights, time_ids: int) -> StageSpec:
     config, pooled = weights.config("unet"), weights.config("text_encoder_2")["projection_dim"]
     latents = TensorSpec("float32", ("batch", config["in_channels"], "latent_height", "latent_width"))
     inputs = {
         "sample": latents,
         "timestep": TensorSpec("float32", ("batch",)),
-        "encoder_hidden_states": TensorSpec("float32", ("batch", tokens, config["cross_attention_dim"])),
+        "encoder_hidden_states": TensorSpec("float32", ("batch", "tokens", config["cross_attention_dim"])),
         "text_embeds": TensorSpec("float32", ("batch", pooled)),
         "time_ids": TensorSpec("float32", ("batch", time_ids)),
     }

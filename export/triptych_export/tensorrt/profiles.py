@@ -48,7 +48,7 @@ def _own_size(card: ModelCard) -> Dimensions:
 
 
 def _every_size(card: ModelCard) -> Dimensions:
-    smallest, largest = (card.sizes(side, side) for side in (card.min_size, card.max_size))
+    smallest, largest = card.smallest_sizes, card.largest_sizes
     return {name: (smallest[name], size, largest[name]) for name, size in card.default_sizes.items()}
 
 

@@ -47,7 +47,7 @@ class TritonPythonModel:
             "family": self.manifest.family,
             "settings": settings.to_json(),
             "arrived": arrived,
-            "cut": self._cut(settings),
+            "cut": self.pipeline.cut(settings, self.tokenizers),
             "cached": cached is not None,
             "read": {stage: triton.proofs.read(*map(tokens.get, names)) for stage, names in self.read_by.items()},
         }
@@ -59,9 +59,3 @@ class TritonPythonModel:
 
     def _cached(self, settings):
         return self.cache.get(ImageCache.key(settings, self.manifest, self.runtime))
-
-    def _cut(self, settings):
-        """What the longest-reading encoder does not see of each prompt, for the receipt."""
-        prompts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt or ""}
-        cut = {name: min((t.cut(text) for t in self.tokenizers), key=len) for name, text in prompts.items()}
-        return {name: words for name, words in cut.items() if words}

@@ -6,37 +6,56 @@ from typing import Any
 
 import numpy as np
 
-from triptych_contract.sdxl.card import RefinerCard, SdxlCard
+from triptych_contract.errors import invalid
+from triptych_contract.sdxl.card import MAX_CHUNKS, RefinerCard, SdxlCard
 from triptych_contract.sdxl.settings import SdxlSettings
 
 from ..denoiser import Conditioning, Floats
-from ..encoded import Read, read_all
+from ..encoded import Read, read_one
 from .walk import BASE, REFINER
 
 
-def conditionings(settings: SdxlSettings, model: SdxlCard, read: Read) -> dict[str, Conditioning]:
+def token_weights(read: Read, rows: int, model: SdxlCard) -> Floats:
+    """What each token's hidden state is multiplied by, (rows, encoders, tokens): tokens are those of all chunks of a prompt.
+
+    Raises:
+        InvalidRequest: they are missing or misshapen.
+    """
+    weights, length = read_one(read, "token_weights"), model.tokenizers[0].max_length
+    legal = [(rows, len(model.tokenizers), chunks * length) for chunks in range(1, MAX_CHUNKS + 1)]
+    if weights.shape not in legal:
+        raise invalid("token_weights", f"shape {weights.shape}", f"{legal[0]} … {legal[-1]}")
+    return weights
+
+
+def conditionings(settings: SdxlSettings, model: SdxlCard, read: Read, weights: Floats) -> dict[str, Conditioning]:
     """The conditioning of every model that a request goes to, by stage name; `read` gives the encoders' outputs by name.
 
     Raises:
-        InvalidRequest: an output is missing.
+        InvalidRequest: an output is missing or misshapen.
     """
-    made = {BASE: _base(settings, model, read)}
+    made = {BASE: _base(settings, model, read, weights)}
     if settings.denoising_end is not None and model.refiner is not None:
-        made[REFINER] = _refiner(settings, model, model.refiner, read)
+        made[REFINER] = _refiner(settings, model, model.refiner, read, weights)
     return made
 
 
-def _base(settings: SdxlSettings, model: SdxlCard, read: Read) -> Conditioning:
-    hidden_states, hidden_states_2, text_embeds = read_all(read, "hidden_states", "hidden_states_2", "text_embeds")
-    embeddings = np.concatenate([hidden_states, hidden_states_2], axis=-1)
+def _base(settings: SdxlSettings, model: SdxlCard, read: Read, weights: Floats) -> Conditioning:
+    embeddings = np.concatenate(
+        [_weighted(read, name, weights[:, k]) for k, name in enumerate(("hidden_states", "hidden_states_2"))], axis=-1
+    )
+    text_embeds = _pooled(read, "text_embeds", len(weights))
     zeroed = _zeroed(settings, model, model.force_zeros_for_empty_prompt)
     time_ids = [[*settings.original_size, *settings.crops_coords_top_left, *settings.target_size]] * len(text_embeds)
     return _conditioning(embeddings, text_embeds, time_ids, zeroed, _guidance_embedding(settings, model))
 
 
-def _refiner(settings: SdxlSettings, model: SdxlCard, refiner: RefinerCard, read: Read) -> Conditioning:
+def _refiner(
+    settings: SdxlSettings, model: SdxlCard, refiner: RefinerCard, read: Read, weights: Floats
+) -> Conditioning:
     own, shared = ("refiner_hidden_states", "refiner_text_embeds"), ("hidden_states_2", "text_embeds")
-    embeddings, text_embeds = read_all(read, *(own if refiner.own_text_encoder else shared))
+    states, pooled = own if refiner.own_text_encoder else shared
+    embeddings, text_embeds = _weighted(read, states, weights[:, 1]), _pooled(read, pooled, len(weights))
     zeroed = _zeroed(settings, model, refiner.force_zeros_for_empty_prompt)
     crop, size, target = settings.crops_coords_top_left, settings.original_size, settings.target_size
     if refiner.requires_aesthetics_score:
@@ -45,6 +64,23 @@ def _refiner(settings: SdxlSettings, model: SdxlCard, refiner: RefinerCard, read
     else:
         rows = [[*size, *crop, *target]] * 2
     return _conditioning(embeddings, text_embeds, rows[-len(text_embeds) :], zeroed, None)
+
+
+def _weighted(read: Read, name: str, weights: Floats) -> Floats:
+    """An encoder's answer, a row for each chunk, as a row for each prompt: (rows, tokens, width)."""
+    states, (rows, tokens) = read_one(read, name), weights.shape
+    if states.ndim != 3 or states.shape[0] * states.shape[1] != rows * tokens or len(states) % rows:
+        raise invalid(name, f"shape {states.shape}", f"rows of chunks that make {rows} of {tokens} tokens")
+    weighted: Floats = states.reshape(rows, tokens, -1) * weights[..., None]
+    return weighted
+
+
+def _pooled(read: Read, name: str, rows: int) -> Floats:
+    """The pooled embedding of each prompt's first chunk, (rows, width), as A1111 takes it."""
+    pooled = read_one(read, name)
+    if pooled.ndim != 2 or not len(pooled) or len(pooled) % rows:
+        raise invalid(name, f"shape {pooled.shape}", f"a multiple of {rows} rows")
+    return pooled[:: len(pooled) // rows]
 
 
 def _zeroed(settings: SdxlSettings, model: SdxlCard, force_zeros: bool) -> bool:

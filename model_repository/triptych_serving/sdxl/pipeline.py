@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych_contract.sdxl import FAMILY
-from triptych_contract.sdxl.card import SdxlCard
-from triptych_contract.sdxl.settings import SdxlSettings
+from triptych_contract.sdxl.card import MAX_CHUNKS, SdxlCard
+from triptych_contract.sdxl.settings import A1111, SdxlSettings
 
 from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_one
 from ..noise import TorchGenerator
 from ..phase import Outline, Phase, Start
 from ..pipeline import Pipeline
-from ..tokenizers import PromptTokenizer
+from ..tokenizers import Chunks, PromptTokenizer
 from ..walk import Walk
-from .conditioning import conditionings
+from .conditioning import conditionings, token_weights
 from .latents import EncodedPicture, initial
 from .walk import walk
 
@@ -30,15 +30,31 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
 
     family = FAMILY
 
-    def encoder_inputs(
-        self, settings: SdxlSettings, tokenizers: Sequence[PromptTokenizer]
-    ) -> dict[str, NDArray[np.int64]]:
+    def encoder_inputs(self, settings: SdxlSettings, tokenizers: Sequence[PromptTokenizer]) -> dict[str, NDArray[Any]]:
+        """Each prompt's chunks are rows, as many for one prompt and encoder as for the others."""
         guided = settings.guided(self.card)
         prompts = [settings.negative_prompt or "", settings.prompt] if guided else [settings.prompt]
         clip_skip = [0, settings.clip_skip] if guided else [settings.clip_skip]
-        input_ids, input_ids_2 = (tokenizer(prompts) for tokenizer in tokenizers)
-        skipped_layers = np.array(clip_skip, np.int64)[:, None]
-        return {"input_ids": input_ids, "input_ids_2": input_ids_2, "skipped_layers": skipped_layers}
+        read = [[self._chunks(settings, tokenizer, prompt) for prompt in prompts] for tokenizer in tokenizers]
+        most = max(len(chunks.ids) for of_prompts in read for chunks in of_prompts)
+        (ids, weights), (ids_2, weights_2) = (
+            zip(*(_filled_up(chunks, most, tokenizer) for chunks in of_prompts), strict=True)
+            for of_prompts, tokenizer in zip(read, tokenizers, strict=True)
+        )
+        return {
+            "input_ids": np.concatenate(ids),  # (rows · chunks, tokens of a chunk)
+            "input_ids_2": np.concatenate(ids_2),
+            "skipped_layers": np.repeat(np.array(clip_skip, np.int64), most)[:, None],
+            "token_weights": np.stack([weights, weights_2], axis=1),  # (rows, encoders, chunks · tokens)
+        }
+
+    def unread(self, settings: SdxlSettings, tokenizer: PromptTokenizer, prompt: str) -> str:
+        if settings.prompt_syntax != A1111:
+            return super().unread(settings, tokenizer, prompt)
+        return self._chunks(settings, tokenizer, prompt).cut
+
+    def _chunks(self, settings: SdxlSettings, tokenizer: PromptTokenizer, prompt: str) -> Chunks:
+        return tokenizer.chunks(settings.sections(prompt), MAX_CHUNKS if settings.prompt_syntax == A1111 else 1)
 
     def outline(self, settings: SdxlSettings) -> list[Outline]:
         card, sizes = self.card, self.card.sizes(settings.height, settings.width)
@@ -49,9 +65,11 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
         card, sizes = self.card, self.card.sizes(settings.height, settings.width)
         ((way, shape),) = self.outline(settings)
         rows = 1 + settings.guided(card)
+        weights = token_weights(read, rows, card)
+        sizes["tokens"] = weights.shape[-1]
         made = {
             stage: checked(conditioning, self.manifest.stages[stage], rows, sizes)
-            for stage, conditioning in conditionings(settings, card, read).items()
+            for stage, conditioning in conditionings(settings, card, read, weights).items()
         }
         picture = self._picture(settings, shape, read)
         return [
@@ -64,6 +82,7 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
                 card.prediction_type,
                 card.previews,
                 self.manifest.one_timestep,
+                sizes["tokens"],
             )
         ]
 
@@ -88,6 +107,7 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             "Denoising strength": made_by["strength"],
             "Clip skip": made_by["clip_skip"] + 1 if made_by["clip_skip"] else None,
             "Refiner switch at": made_by["denoising_end"],
+            "Prompt syntax": made_by["prompt_syntax"] if made_by["prompt_syntax"] == A1111 else None,
         }
 
     def _begin(
@@ -111,3 +131,11 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
         moments = read_one(read, "latent_parameters", (1, 2 * channels, *sides))[0]
         mask = None if settings.mask is None else read_one(read, "latent_mask", (1, 1, *sides))[0]
         return EncodedPicture(moments, mask)
+
+
+def _filled_up(chunks: Chunks, most: int, tokenizer: PromptTokenizer) -> tuple[NDArray[np.int64], Floats]:
+    """The ids of so many chunks, (most, L), the last ones of no words, and the weights of their tokens, (most · L,)."""
+    missing = most - len(chunks.ids)
+    ids = np.concatenate([chunks.ids, np.repeat(tokenizer([""]), missing, axis=0)])
+    weights = np.pad(chunks.weights, ((0, missing), (0, 0)), constant_values=1)
+    return ids, weights.reshape(-1)
