@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from triptych_contract.errors import InvalidRequest, to_wire, with_facts
 from triptych_contract.families import FAMILIES
 
-from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
+from .errors import Cancelled, Lost, Overloaded, RequestError, StageFailed, Stopping
 from .manifest import Manifest
 from .metrics import METRICS
 from .proofs import MADE_BY, PROOF, Proofs
@@ -186,6 +186,7 @@ def failure(error: Exception) -> Any:
         InvalidRequest: codes.INVALID_ARG,
         Overloaded: codes.UNAVAILABLE,
         Stopping: codes.UNAVAILABLE,
+        Lost: codes.UNAVAILABLE,
         Cancelled: codes.CANCELLED,
     }
     code = kinds.get(type(error), codes.INTERNAL)
@@ -234,10 +235,28 @@ def answer_all(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[A
     return responses
 
 
+class Pace:
+    """What answering a request takes here, in seconds: a moving average, None before the first."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+
+    def learn(self, seconds: float) -> None:
+        before = seconds if self.seconds is None else self.seconds
+        self.seconds = before + 0.1 * (seconds - before)
+
+
+pace = Pace()
+
+
 def _answered(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> tuple[list[Any], bool]:
     """The responses, and whether they are no errors."""
+    begun = time.monotonic()
     try:
-        return answer(requests), True
+        with record.work(None if pace.seconds is None else pace.seconds * len(requests)):
+            responses = answer(requests)
+        pace.learn((time.monotonic() - begun) / len(requests))
+        return responses, True
     except Exception as error:
         return [failure(error) for _ in requests], False
 
@@ -255,7 +274,7 @@ class Aside:
         self, request: Any, make: Callable[[], Any], *, ends: float | None = None, late: Callable[[], Any] | None = None
     ) -> None:
         """Answer with what `make` returns or raises; with `late` once it is `ends` o'clock and nobody has begun with it."""
-        record.take(1)
+        record.take(1, kept=True)
         sender = request.get_response_sender()
         future = self._pool.submit(_send, sender, make)
         if ends is None or late is None:
@@ -281,7 +300,7 @@ def _send(sender: Any, make: Callable[[], Any]) -> None:
             words = failure(StageFailed(f"the answer could not be sent ({error})"))
             sender.send(words, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     finally:
-        record.answer(1, passed=passed)
+        record.answer(1, passed=passed, kept=True)
 
 
 class TritonReply:
@@ -295,13 +314,29 @@ class TritonReply:
         self._asked = time.monotonic()
         self._owes = False
         self._settings = b""
+        self._later: Collection[str] = ()
+        self._arrived = 0.0
+        self._keep: Callable[[Mapping[str, Any], NDArray[np.float32]], None] = lambda _report, _latents: None
 
     def owe(self, settings: bytes) -> None:
         """Let the server's stop wait for this answer, a picture of these settings as they were passed on."""
         self._owes, self._settings = True, settings
-        record.take(1)
+        record.take(1, kept=True)
+
+    def goes_on_to(self, later: Collection[str], arrived: float) -> None:
+        """Name the models that latents go on to, in an ensemble that had begun when it `arrived`."""
+        self._later, self._arrived = later, arrived
+
+    def keep_with(self, keep: Callable[[Mapping[str, Any], NDArray[np.float32]], None]) -> None:
+        """Have what a picture is made of kept before it goes on."""
+        self._keep = keep
 
     def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
+        if latents is not None:
+            self._keep(report, latents)
+            if model := record.replaced(self._later, self._arrived):
+                self.fail(Lost(model))  # each that asked the dead would wait a second for it, one after the other
+                return
         try:
             self._finish(lambda: self._answer(report, latents), passed=True)
         except Exception as error:  # shared memory is full, say: a message may still fit
@@ -336,7 +371,7 @@ class TritonReply:
     def _paid(self, *, passed: bool) -> None:
         if self._owes:
             self._owes = False
-            record.answer(1, passed=passed)
+            record.answer(1, passed=passed, kept=True)
 
 
 class PrometheusMetrics:

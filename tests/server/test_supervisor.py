@@ -213,7 +213,11 @@ def test_onnx_runtime_reports_to_nobody_unless_asked_to(tmp_path, monkeypatch):
     assert environment(tmp_path, 0)["ORT_DISABLE_TELEMETRY"] == "0"
 
 
-def test_model_control_and_shared_memory_are_closed(server):
+def test_model_control_and_shared_memory_are_closed(server, tmp_path):
+    arguments = one(tmp_path, "bin/tritonserver").cmdline()
+    closed = [argument for argument in arguments if "triptych-closed" in argument]
+    assert len(closed) == 2
+    assert all(argument.endswith("=" + 32 * "*") for argument in closed)  # not for all users of the machine to read
     with grpc.InferenceServerClient(server.addresses.grpc) as client:
         for closed in (
             client.get_model_repository_index,

@@ -14,6 +14,7 @@ from triptych_serving import invariance, runtimes, triton
 from triptych_serving.engine import Engine
 from triptych_serving.errors import Cancelled
 from triptych_serving.job import Job
+from triptych_serving.kept import Kept
 from triptych_serving.metrics import Metrics
 from triptych_serving.policy import Policy
 from triptych_serving.warm_up import warm_up
@@ -43,7 +44,9 @@ class TritonPythonModel:
             Policy(self.max_batch_rows, seconds_per_cost),
             Metrics(triton.PrometheusMetrics({"model": "+".join(m.model.name for m in arguments.manifests.values())})),
             max_queue_seconds=float(arguments.parameters["max_queue_seconds"]),
+            working=triton.record.work,
         )
+        self.kept = Kept()
         triton.record.on_cut_off = self.engine.cut_off
         self.engine.start()
 
@@ -99,12 +102,20 @@ class TritonPythonModel:
         if refusal := triton.data(request, "refusal"):
             raise _refused(refusal)
         pipeline = self.pipelines[document["family"]]
+        reply.goes_on_to((pipeline.family.decoder, "image_encoder"), document["arrived"])
         if document["cached"]:
             self._pass_by(reply, document["arrived"], pipeline)
             return
         settings = pipeline.parse(document["settings"])
         self._check_deadline(settings.deadline_ms, document["arrived"])
-        self.engine.submit(self._job(request, reply, document, pipeline, settings))
+        id = request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4())
+        if finished := self.kept.get(id, settings):
+            self.engine.count("resumed_total")
+            reply.send(*finished)
+            return
+        reply.keep_with(functools.partial(self.kept.put, id, settings))
+        read = functools.partial(self._read, request, self.made_by[document["family"]], document["read"])
+        self.engine.submit(Job(id, settings, pipeline.phases(settings, read), reply, arrived=document["arrived"]))
 
     def _check_deadline(self, deadline_ms, arrived):
         """A picture may have been left undecoded for it."""
@@ -117,16 +128,6 @@ class TritonPythonModel:
         before = round((time.monotonic() - arrived) * 1e3, 3)
         reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, pipeline.nothing())
         self.engine.count("cached_total")
-
-    def _job(self, request, reply, document, pipeline, settings):
-        read = functools.partial(self._read, request, self.made_by[document["family"]], document["read"])
-        return Job(
-            request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4()),
-            settings,
-            pipeline.phases(settings, read),
-            reply,
-            arrived=document["arrived"],
-        )
 
     def _read(self, request, made_by, read_by, name):
         """An input that is proven to be made for these settings, where its maker can prove it."""
