@@ -36,7 +36,7 @@ class Stopping(RequestError):
 
 class Lost(RequestError):
     def __init__(self, model: str) -> None:
-        words = f"lost: the process of model {model!r} died meanwhile; send it again, with the same id nothing is drawn twice"
+        words = f"lost: the process of model {model!r} ended meanwhile; send it again, with the same id nothing is drawn twice"
         super().__init__(words, lost=model)
 
 

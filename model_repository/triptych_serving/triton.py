@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 BUILD = "build."
 # How often Triton is asked whether a caller has gone: each time is a message to its process and back.
 ASK_SECONDS = 0.25
+# Weight of the newest in the moving average of what requests take.
+SMOOTHING = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -236,14 +238,19 @@ def answer_all(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[A
 
 
 class Pace:
-    """What answering a request takes here, in seconds: a moving average, None before the first."""
+    """What a request takes here, in seconds: a moving average."""
 
     def __init__(self) -> None:
-        self.seconds: float | None = None
+        self._seconds: float | None = None
 
-    def learn(self, seconds: float) -> None:
-        before = seconds if self.seconds is None else self.seconds
-        self.seconds = before + 0.1 * (seconds - before)
+    @contextlib.contextmanager
+    def watched(self, requests: int = 1) -> Iterator[None]:
+        """Do within it what so many requests want; the supervisor sees when it takes too long."""
+        begun, usual = time.monotonic(), self._seconds
+        with record.work(None if usual is None else usual * requests):
+            yield
+        seconds = (time.monotonic() - begun) / requests
+        self._seconds = seconds if usual is None else usual + SMOOTHING * (seconds - usual)
 
 
 pace = Pace()
@@ -251,18 +258,15 @@ pace = Pace()
 
 def _answered(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> tuple[list[Any], bool]:
     """The responses, and whether they are no errors."""
-    begun = time.monotonic()
     try:
-        with record.work(None if pace.seconds is None else pace.seconds * len(requests)):
-            responses = answer(requests)
-        pace.learn((time.monotonic() - begun) / len(requests))
-        return responses, True
+        with pace.watched(len(requests)):
+            return answer(requests), True
     except Exception as error:
         return [failure(error) for _ in requests], False
 
 
 class Aside:
-    """Answers what takes long in threads of its own, in the order of its coming, so that nothing else waits for it.
+    """Does what takes long in threads of its own, in the order of its coming, so that nothing else waits for it.
 
     What it needs of a request is read before, by the thread that `execute` runs in.
     """
@@ -270,19 +274,20 @@ class Aside:
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "aside")
 
-    def answer(
-        self, request: Any, make: Callable[[], Any], *, ends: float | None = None, late: Callable[[], Any] | None = None
-    ) -> None:
-        """Answer with what `make` returns or raises; with `late` once it is `ends` o'clock and nobody has begun with it."""
+    def answer(self, request: Any, make: Callable[[], Any]) -> None:
+        """Answer with what `make` returns or raises. Should this process die before, nobody can."""
         record.take(1, kept=True)
-        sender = request.get_response_sender()
-        future = self._pool.submit(_send, sender, make)
-        if ends is None or late is None:
+        self._pool.submit(_send, request.get_response_sender(), make)
+
+    def do(self, work: Callable[[], None], ends: float | None, late: Callable[[], None]) -> None:
+        """Do the work, or what is to be done once it is `ends` o'clock and nobody has begun with it."""
+        future = self._pool.submit(work)
+        if ends is None:
             return
 
         def give_up() -> None:
             if future.cancel():
-                _send(sender, late)
+                late()
 
         timer = threading.Timer(max(0.0, ends - time.monotonic()), give_up)
         timer.daemon = True

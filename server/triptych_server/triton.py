@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -77,7 +78,7 @@ class Triton:
         self._quiet_looks = 0
         self._look_at_children, self._dead_looks = time.monotonic() + CHILDREN_S, 0
         for left in self._records.iterdir():  # by an earlier life
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._stubs: list[tuple[str, psutil.Process]] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *self._command(run, grace_s, cache_mb)],

@@ -113,3 +113,29 @@ def test_a_plain_caller_is_told_to_send_again_and_with_the_same_id_nothing_is_dr
     assert now["resumed_total"] - before["resumed_total"] == 1
     assert now["rows_total"] - before["rows_total"] == 200
     assert plain.grpc(url, **long)["image"] == image
+
+
+def test_a_reader_that_is_killed_over_a_picture_loses_no_caller_and_restarts_nothing(run):
+    large = io.BytesIO()
+    Image.effect_noise((3000, 3000), 50).convert("RGB").save(large, "PNG", compress_level=1)
+    sent = {
+        "seed": 1,
+        "num_inference_steps": 4,
+        "height": 64,
+        "width": 64,
+        "init_image": large.getvalue(),
+        "strength": 1.0,
+    }
+
+    async def draw(kill):
+        async with AsyncClient(run.server.addresses.grpc) as client:
+            jobs = [client.submit("a fox", **sent, use_cache=False) for _ in range(3)]
+            if kill:
+                await asyncio.wait([jobs[0].task], timeout=0.5)  # wherever they are by then
+                stub("vae_encoder").kill()
+            return [(await job.get()).data for job in jobs]
+
+    alone = asyncio.run(draw(kill=False))
+    assert asyncio.run(draw(kill=True)) == alone
+    next_event(run.told, State.REPLACING)
+    next_event(run.told, State.READY)
