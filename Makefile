@@ -10,8 +10,10 @@ PROJECTS := pyproject.toml demo/pyproject.toml server/pyproject.toml
 # Folders of tests that need no torch, no browser and no Triton.
 UNIT := tests/api tests/client tests/contract tests/fetching tests/lab tests/page tests/rooms tests/serving
 PROMPT ?= a flat icon of a penguin
+MINUTES ?=
+SEED ?=
 
-.PHONY: demo ui api unit test test-gpu bench chromium check audit release clean
+.PHONY: demo ui api unit test test-gpu bench chaos soak chromium check audit release clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
@@ -34,6 +36,12 @@ test-gpu: $(VENV)/.test ## what only a GPU can show: the demo models on it, comp
 
 bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serve; BUILD=FOLDER WEIGHTS=FOLDER measures yours
 	$(BIN)/triptych bench $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(BUILD)
+
+chaos: $(VENV)/.server ## ten minutes of faults under load, a figure a line; MINUTES=2 SEED=1
+	$(BIN)/python -m triptych_lab.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.server ## an hour of steady load: how much the memory of each process grows; MINUTES=10
+	$(BIN)/python -m triptych_lab.chaos.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .

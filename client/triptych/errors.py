@@ -55,13 +55,20 @@ class ServerUnavailable(TriptychError):
     Args:
         nothing_accepted: whether the server cannot have begun the request, so that it may be sent again.
         loading: whether there is a server, whose models are not loaded.
+        lost: whether a model's process died over the request. Sent again with the same id, nothing is drawn twice.
     """
 
     def __init__(
-        self, message: str, request_id: str = "", *, nothing_accepted: bool = False, loading: bool = False
+        self,
+        message: str,
+        request_id: str = "",
+        *,
+        nothing_accepted: bool = False,
+        loading: bool = False,
+        lost: bool = False,
     ) -> None:
         super().__init__(message, request_id)
-        self.nothing_accepted, self.loading = nothing_accepted, loading
+        self.nothing_accepted, self.loading, self.lost = nothing_accepted, loading, lost
 
 
 class Overloaded(ServerUnavailable):
@@ -95,7 +102,7 @@ def translate(error: InferenceServerException, request_id: str) -> TriptychError
     message = _PREFIX.sub("", error.message() or str(error))
     if code == "INVALID_ARGUMENT":
         return from_wire(message, request_id)
-    if code == "NOT_FOUND":
+    if code == "NOT_FOUND" and _NOT_LOADED not in message:
         return InvalidRequest(message=f"model: {message}", request_id=request_id)
     words, facts = facts_of(message)
     if code == "UNAVAILABLE" or _NOT_LOADED in words:
@@ -105,7 +112,7 @@ def translate(error: InferenceServerException, request_id: str) -> TriptychError
     if code == "CANCELLED":
         return RequestCancelled(words, request_id)
     if _STUB_LOST.search(words):
-        return ServerUnavailable(f"the server restarts ({words})", request_id, nothing_accepted=True, loading=True)
+        return _lost(words, request_id)
     return ServerError(words, request_id)
 
 
@@ -114,8 +121,15 @@ def _unavailable(words: str, facts: Mapping[str, Any], request_id: str) -> Serve
         return Overloaded(words, request_id, retry_after_s=float(after))
     if "stopping" in facts:  # the request was not begun, or is on no server any more
         return ServerUnavailable(f"the server stops ({words})", request_id, nothing_accepted=True)
+    if "lost" in facts:
+        return _lost(words, request_id)
     loading = _NOT_LOADED in words
     if loading or any(phrase in words for phrase in _NEVER_ARRIVED):
         told = f"no server is ready there ({words})"
         return ServerUnavailable(told, request_id, nothing_accepted=True, loading=loading)
     return ServerUnavailable(f"the connection broke ({words})", request_id)
+
+
+def _lost(words: str, request_id: str) -> ServerUnavailable:
+    told = f"the server replaces a model ({words})"
+    return ServerUnavailable(told, request_id, nothing_accepted=True, loading=True, lost=True)

@@ -14,6 +14,8 @@ from .errors import Overloaded, ServerUnavailable
 BACK_OFF_S = (0.25, 0.5, 1.0)
 # A full queue says when there is room. It is asked again this often, so much later at random, in seconds.
 FULL_S = (0.5, 2.0)
+# Processes that one request may find dead, or kill.
+MAX_LOST = 5
 # Longer than this is for the caller to wait, in seconds.
 MAX_WAIT_S = 30.0
 
@@ -45,15 +47,16 @@ class Waits:
     def __init__(self, patience: Patience, ends: float | None) -> None:
         self._patience, self._ends = patience, ends
         self._since: dict[bool, float] = {}
-        self._looks = self._refusals = 0
+        self._looks = self._refusals = self._losses = 0
 
     async def after(self, error: ServerUnavailable) -> None:
         """Wait until the call may be sent again.
 
         Raises:
-            ServerUnavailable: the same, where it may not: a server may have begun it, or there is no time left.
+            ServerUnavailable: the same, where it may not: a server may have begun it, models die of it, or there is no time left.
         """
-        if not error.nothing_accepted:
+        self._losses += error.lost
+        if not error.nothing_accepted or self._losses > MAX_LOST:
             raise error
         pause, limit = self._full(error) if isinstance(error, Overloaded) else self._away(error)
         left = limit - time.monotonic()

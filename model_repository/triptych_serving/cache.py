@@ -13,7 +13,7 @@ from pathlib import Path
 from triptych_contract.settings import Settings
 
 from .manifest import Manifest
-from .receipt import remembered
+from .receipt import asked_for
 
 FOLDER, MEGABYTES = "TRIPTYCH_CACHE_DIR", "TRIPTYCH_CACHE_MB"
 
@@ -36,8 +36,7 @@ class ImageCache:
     @staticmethod
     def key(settings: Settings, manifest: Manifest, ran_on: Mapping[str, str]) -> str:
         """A hash of all that the file's bytes depend on, and of the tenant: nobody learns what others asked for."""
-        asked = {**remembered(settings), "tenant": settings.tenant}
-        made_by = [asked, manifest.build_hash, dict(ran_on)]
+        made_by = [asked_for(settings), manifest.build_hash, dict(ran_on)]
         return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
 
     def get(self, key: str) -> bytes | None:

@@ -55,16 +55,15 @@ class Engine:
         *,
         max_queue_seconds: float,
         clock: Clock = time.monotonic,
+        working: Callable[[float], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
-        self.denoisers, self.metrics = denoisers, metrics
+        # Steps are made within `working`, which is told how many seconds such a step usually takes.
+        self.denoisers, self.metrics, self._working = denoisers, metrics, working
         self.books = Books(policy, max_queue_seconds)
-        self._watchers = Watchers(clock)
-        self._clock = clock
+        self._clock, self._watchers = clock, Watchers(clock)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
-        self._published = clock()
-        self._stopping = threading.Event()
-        self._cut_off = False
+        self._stopping, self._cut_off, self._published = threading.Event(), False, clock()
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
 
     # What other threads may ask.
@@ -168,7 +167,8 @@ class Engine:
                 self.metrics.add("queue_seconds_total", batch.began - job.submitted)
         began = self._clock()
         try:
-            latents = self._predict(batch)
+            with self._working(self.books.policy.seconds({batch.denoiser: batch.cost})):
+                latents = self._predict(batch)
         except Exception as error:
             log.exception("the denoiser failed")
             for job in batch.jobs:

@@ -4,6 +4,7 @@ InvalidRequest       INVALID_ARGUMENT: inputs are wrong; `triptych_contract.erro
 RequestError
 ├── Overloaded       UNAVAILABLE: the queue is full; says how long it is
 ├── Stopping         UNAVAILABLE: the server stops; says whether the request was begun
+├── Lost             UNAVAILABLE: a model that comes later died; sent again it costs no step
 ├── Cancelled        CANCELLED: by a verb, a gone client or a deadline; says which deadline
 └── StageFailed      INTERNAL: a stage raised, or an image would not have been finite
 """
@@ -31,6 +32,12 @@ class Overloaded(RequestError):
 class Stopping(RequestError):
     def __init__(self, message: str) -> None:
         super().__init__(message, stopping=True)
+
+
+class Lost(RequestError):
+    def __init__(self, model: str) -> None:
+        words = f"lost: the process of model {model!r} ended meanwhile; send it again, with the same id nothing is drawn twice"
+        super().__init__(words, lost=model)
 
 
 class Cancelled(RequestError):

@@ -22,6 +22,7 @@ METRICS: dict[str, tuple[Kind, str]] = {
     "cancelled_total": ("counter", "Requests cancelled by a verb or a gone client"),
     "expired_total": ("counter", "Requests ended by their deadline"),
     "cached_total": ("counter", "Requests answered from the cache of finished images"),
+    "resumed_total": ("counter", "Requests sent again whose latents were finished already"),
     "rejected_total": ("counter", "Requests refused because the queue was full"),
 }
 

@@ -48,6 +48,11 @@ def remembered(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in settings.to_json().items() if not declared[name].delivery}
 
 
+def asked_for(settings: Settings) -> dict[str, Any]:
+    """Give the settings that the picture depends on, and whose it is: where they agree, one picture answers both requests."""
+    return {**remembered(settings), "tenant": settings.tenant}
+
+
 def infotext(made_by: Mapping[str, Any], pipeline: Pipeline[Any, Any]) -> str:
     """The receipt as A1111 writes it, which other tools read: prompt, negative prompt, one line of settings."""
     fields = {**pipeline.a1111_fields(made_by), "Version": f"triptych {made_by['runtime']['triptych']}"}

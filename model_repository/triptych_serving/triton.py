@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from triptych_contract.errors import InvalidRequest, to_wire, with_facts
 from triptych_contract.families import FAMILIES
 
-from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
+from .errors import Cancelled, Lost, Overloaded, RequestError, StageFailed, Stopping
 from .manifest import Manifest
 from .metrics import METRICS
 from .proofs import MADE_BY, PROOF, Proofs
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 BUILD = "build."
 # How often Triton is asked whether a caller has gone: each time is a message to its process and back.
 ASK_SECONDS = 0.25
+# Weight of the newest in the moving average of what requests take.
+SMOOTHING = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +188,7 @@ def failure(error: Exception) -> Any:
         InvalidRequest: codes.INVALID_ARG,
         Overloaded: codes.UNAVAILABLE,
         Stopping: codes.UNAVAILABLE,
+        Lost: codes.UNAVAILABLE,
         Cancelled: codes.CANCELLED,
     }
     code = kinds.get(type(error), codes.INTERNAL)
@@ -234,16 +237,36 @@ def answer_all(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[A
     return responses
 
 
+class Pace:
+    """What a request takes here, in seconds: a moving average."""
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    @contextlib.contextmanager
+    def watched(self, requests: int = 1) -> Iterator[None]:
+        """Do within it what so many requests want; the supervisor sees when it takes too long."""
+        begun, usual = time.monotonic(), self._seconds
+        with record.work(None if usual is None else usual * requests):
+            yield
+        seconds = (time.monotonic() - begun) / requests
+        self._seconds = seconds if usual is None else usual + SMOOTHING * (seconds - usual)
+
+
+pace = Pace()
+
+
 def _answered(requests: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]) -> tuple[list[Any], bool]:
     """The responses, and whether they are no errors."""
     try:
-        return answer(requests), True
+        with pace.watched(len(requests)):
+            return answer(requests), True
     except Exception as error:
         return [failure(error) for _ in requests], False
 
 
 class Aside:
-    """Answers what takes long in threads of its own, in the order of its coming, so that nothing else waits for it.
+    """Does what takes long in threads of its own, in the order of its coming, so that nothing else waits for it.
 
     What it needs of a request is read before, by the thread that `execute` runs in.
     """
@@ -251,19 +274,20 @@ class Aside:
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "aside")
 
-    def answer(
-        self, request: Any, make: Callable[[], Any], *, ends: float | None = None, late: Callable[[], Any] | None = None
-    ) -> None:
-        """Answer with what `make` returns or raises; with `late` once it is `ends` o'clock and nobody has begun with it."""
-        record.take(1)
-        sender = request.get_response_sender()
-        future = self._pool.submit(_send, sender, make)
-        if ends is None or late is None:
+    def answer(self, request: Any, make: Callable[[], Any]) -> None:
+        """Answer with what `make` returns or raises. Should this process die before, nobody can."""
+        record.take(1, kept=True)
+        self._pool.submit(_send, request.get_response_sender(), make)
+
+    def do(self, work: Callable[[], None], ends: float | None, late: Callable[[], None]) -> None:
+        """Do the work, or what is to be done once it is `ends` o'clock and nobody has begun with it."""
+        future = self._pool.submit(work)
+        if ends is None:
             return
 
         def give_up() -> None:
             if future.cancel():
-                _send(sender, late)
+                late()
 
         timer = threading.Timer(max(0.0, ends - time.monotonic()), give_up)
         timer.daemon = True
@@ -281,7 +305,7 @@ def _send(sender: Any, make: Callable[[], Any]) -> None:
             words = failure(StageFailed(f"the answer could not be sent ({error})"))
             sender.send(words, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     finally:
-        record.answer(1, passed=passed)
+        record.answer(1, passed=passed, kept=True)
 
 
 class TritonReply:
@@ -295,13 +319,29 @@ class TritonReply:
         self._asked = time.monotonic()
         self._owes = False
         self._settings = b""
+        self._later: Collection[str] = ()
+        self._arrived = 0.0
+        self._keep: Callable[[Mapping[str, Any], NDArray[np.float32]], None] = lambda _report, _latents: None
 
     def owe(self, settings: bytes) -> None:
         """Let the server's stop wait for this answer, a picture of these settings as they were passed on."""
         self._owes, self._settings = True, settings
-        record.take(1)
+        record.take(1, kept=True)
+
+    def goes_on_to(self, later: Collection[str], arrived: float) -> None:
+        """Name the models that latents go on to, in an ensemble that had begun when it `arrived`."""
+        self._later, self._arrived = later, arrived
+
+    def keep_with(self, keep: Callable[[Mapping[str, Any], NDArray[np.float32]], None]) -> None:
+        """Have what a picture is made of kept before it goes on."""
+        self._keep = keep
 
     def send(self, report: Mapping[str, Any], latents: NDArray[np.float32] | None = None) -> None:
+        if latents is not None:
+            self._keep(report, latents)
+            if model := record.replaced(self._later, self._arrived):
+                self.fail(Lost(model))  # each that asked the dead would wait a second for it, one after the other
+                return
         try:
             self._finish(lambda: self._answer(report, latents), passed=True)
         except Exception as error:  # shared memory is full, say: a message may still fit
@@ -336,7 +376,7 @@ class TritonReply:
     def _paid(self, *, passed: bool) -> None:
         if self._owes:
             self._owes = False
-            record.answer(1, passed=passed)
+            record.answer(1, passed=passed, kept=True)
 
 
 class PrometheusMetrics:

@@ -2,10 +2,13 @@
 
 Triton's Python backend expects a sign of life each second from a process that runs a batch. A machine that stands
 still for longer (a migration, a starved virtual CPU) costs the process that trust, and Triton 24.10 goes on: it refuses the
-batch, takes the process's late answer for that to the next one, and ends in a segmentation fault. Only a restart mends it.
+batch, takes the process's late answer for that to the next one, and ends in a segmentation fault. Only a new process mends it.
 
 Requests may fail in many ways that say nothing of this, so no failure is counted: each process notes what it did
 (`triptych_serving.record`), which no caller can falsify, and the batches that Triton has had answers to are compared with that.
+
+What stands still is told early and ended late. Looks are counted, not seconds: however long the machine itself stands still, who
+was stopped with it learns nothing of that.
 """
 
 from __future__ import annotations
@@ -15,35 +18,75 @@ from collections.abc import Mapping
 
 from triptych_serving.record import Counts
 
-# Looks in which a process may not beat: ten seconds of ours, however long the machine itself stands still.
-PATIENCE_LOOKS = 100
+LOOK_S = 0.1
+# Seconds of looks without a sign of life from a process, or an answer from Triton, until that is told, and until it is ended.
+TOLD_S, ENDED_S = 2.0, 10.0
+# A piece of work that is late is ended after so many times what is allowed for it.
+ENDED_TIMES = 5
 _RECEIVED = re.compile(r'^nv_inference_exec_count\{model="([^"]+)",version="1"\} (\d+)', re.M)
 
 
-class Beats:
-    """Notices processes that stand still. Looks are counted, not seconds: who was stopped with them learns nothing of them."""
+class Stalls:
+    """Notices what stands still: a process that does not beat, or a piece of work that does not end."""
 
     def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-        self._silent: dict[str, int] = {}
+        self._signs: dict[str, tuple[int, int]] = {}  # by model: the last sign of life, and the looks since
+        self._works: dict[str, tuple[int, int]] = {}
+        self._told: dict[str, str] = {}
 
-    def stalled(self, counts: Mapping[str, Counts]) -> list[str]:
-        """The models whose process has not beaten for `PATIENCE_LOOKS` looks in a row; this is one."""
+    def look(self, counts: Mapping[str, Counts]) -> tuple[list[str], dict[str, str]]:
+        """Look once more: what is to be told, and the models whose process is to be ended, each with the reason."""
+        ended, late = {}, {}
         for model, now in counts.items():
-            self._silent[model] = self._silent.get(model, 0) + 1 if now.beats == self._last.get(model) else 0
-            self._last[model] = now.beats
-        return [model for model, looks in self._silent.items() if looks >= PATIENCE_LOOKS]
+            silent, busy = _since(self._signs, model, now.beats), _since(self._works, model, now.work)
+            allowed = now.allowed_ms / 1000
+            if silent >= TOLD_S:
+                late[model] = f"the process of model {model!r} stands still; it is ended after {ENDED_S:g} s"
+            elif now.work and busy >= allowed:
+                limit = ENDED_TIMES * allowed
+                late[model] = (
+                    f"model {model!r} takes over {allowed:.0f} s for one call; it is ended after {limit:.0f} s"
+                )
+            if silent >= ENDED_S:
+                ended[model] = f"the process of model {model!r} stands still"
+            elif now.work and busy >= ENDED_TIMES * allowed:
+                ended[model] = f"model {model!r} takes over {ENDED_TIMES * allowed:.0f} s for one call"
+        told, self._told = self._told, late
+        return [words for model, words in late.items() if told.get(model) != words], ended
+
+
+def _since(marks: dict[str, tuple[int, int]], model: str, mark: int) -> float:
+    """Seconds of looks in a row at which the mark was the same; this is one."""
+    last, looks = marks.get(model, (mark, -1))
+    looks = looks + 1 if mark == last else 0
+    marks[model] = mark, looks
+    return looks * LOOK_S
 
 
 class Answers:
     """Notices answers that Triton did not take: it has counted fewer batches than the process had run two looks before."""
 
     def __init__(self) -> None:
-        self._earlier: list[Mapping[str, Counts]] = [{}, {}]
+        self._earlier: list[dict[str, Counts]] = [{}, {}]
+        self._before: dict[str, int] = {}  # batches that Triton has had of a model's earlier processes
 
     def lost(self, counts: Mapping[str, Counts], metrics: str) -> list[str]:
         """The models that Triton has lost answers of, from what was noted before `metrics` was read from its page."""
         before, *_ = self._earlier
-        self._earlier = [*self._earlier[1:], counts]
-        received = {model: int(batches) for model, batches in _RECEIVED.findall(metrics)}
-        return [model for model, batches in received.items() if model in before and batches < before[model].executed]
+        self._earlier = [*self._earlier[1:], dict(counts)]
+        received = _received(metrics)
+        return [
+            model
+            for model, batches in received.items()
+            if model in before and batches - self._before.get(model, 0) < before[model].executed
+        ]
+
+    def begin_anew(self, model: str, metrics: str) -> None:
+        """Forget a model's process, by a page that was read when it had ended."""
+        self._before[model] = _received(metrics).get(model, 0)
+        for looked_at in self._earlier:
+            looked_at.pop(model, None)
+
+
+def _received(metrics: str) -> dict[str, int]:
+    return {model: int(batches) for model, batches in _RECEIVED.findall(metrics)}

@@ -37,6 +37,7 @@ TRITON_HOME = "TRIPTYCH_TRITON_HOME"  # another Triton than the wheel's, laid ou
 IMAGES = "images"  # the cache of finished ones, gone with the run
 RECORDS = "records"  # what the models' processes note for the supervisor
 MIN_CACHE_BYTES = 1 << 20  # Triton's cache takes no less
+KEY = "triptych-closed"  # the header without which `_CLOSED` stays closed
 _CLOSED = "shared-memory,model-repository,logging,trace"
 
 
@@ -286,14 +287,18 @@ def environment(run: Path, cache_mb: float) -> dict[str, str]:
     return {"ORT_DISABLE_TELEMETRY": "1", **inherited, **merged, **ours}
 
 
-def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float) -> list[str]:
-    """Triton's command line; `cache_mb` for finished images, a quarter of it for encoded prompts."""
+def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float, secret: str) -> list[str]:
+    """Triton's command line; `cache_mb` for finished images, a quarter of it for encoded prompts.
+
+    Who sends `secret` as the header `KEY` may load and unload models.
+    """
     home = find_triton()
-    closed = f"{_CLOSED}:triptych-closed={secrets.token_hex(16)}"
+    closed = f"{_CLOSED}:{KEY}={secret}"
     options = {
         "model-repository": run / "repository",
         "backend-directory": run / "backends",
-        "model-control-mode": "none",
+        "model-control-mode": "explicit",  # a model whose process died is loaded anew
+        "load-model": "*",
         "exit-on-error": "true",
         "exit-timeout-secs": int(grace_s) + 5,  # beyond ours: the supervisor ends the grace
         "http-address": addresses.host,

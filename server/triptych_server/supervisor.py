@@ -7,18 +7,19 @@ import enum
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from triptych_server.failures import LOOK_S
 from triptych_server.layout import Addresses, CannotServe, lay_out, run_folder
 from triptych_server.triton import Triton
 
 LOOPBACK = "127.0.0.1"
-POLL_S = 0.1
+POLL_S = LOOK_S
 # While it loads: Triton logs that an address is there a moment before it is.
 LOADING_POLL_S = 0.01
 EXIT_S = 3.0
@@ -33,6 +34,7 @@ class State(enum.Enum):
     PREPARING = enum.auto()
     LOADING = enum.auto()
     READY = enum.auto()
+    REPLACING = enum.auto()
     RESTARTING = enum.auto()
     DRAINING = enum.auto()
     STOPPED = enum.auto()
@@ -74,6 +76,14 @@ def prepare(
                 each.result()
 
 
+class Replacement(NamedTuple):
+    """Of one model's process, while Triton loads the model anew."""
+
+    model: str
+    begun: float
+    loading: Future[None]
+
+
 class Server:
     """A Triton that serves `builds` until it is stopped. Ports of 0 take free ones. `with` starts and stops it.
 
@@ -113,6 +123,8 @@ class Server:
         self._addresses: Addresses | None = None
         self._claims = contextlib.ExitStack()  # on the ports
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._deaths: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MAX_CRASHES))  # of single models
+        self._replacement: Replacement | None = None
         self._stopping = threading.Event()
         self._files = threading.Lock()  # held while the run's folder is written to or removed
         self._abandoned = False
@@ -243,14 +255,16 @@ class Server:
         if self._stopping.is_set():
             return ""
         triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, lambda line: self._write(log, line))
-        try:
-            return self._load_and_watch(triton)
-        except CannotServe as error:
-            if first:
-                raise
-            return str(error)
-        finally:
-            triton.kill()
+        with ThreadPoolExecutor(1, "replacement") as pool:
+            try:
+                return self._load_and_watch(triton, pool)
+            except CannotServe as error:
+                if first:
+                    raise
+                return str(error)
+            finally:
+                self._replacement = None
+                triton.kill()  # which ends what the pool may wait for
 
     def _write(self, log: BinaryIO | None, line: bytes) -> None:
         if log:
@@ -258,7 +272,7 @@ class Server:
         if self._forward:
             sys.stderr.write(line.decode(errors="replace"))
 
-    def _load_and_watch(self, triton: Triton) -> str:
+    def _load_and_watch(self, triton: Triton, pool: ThreadPoolExecutor) -> str:
         begun = time.monotonic()
         while not triton.ready():
             if triton.doomed():
@@ -270,30 +284,63 @@ class Server:
                 return ""
         self._move(State.READY, f"ready after {time.monotonic() - begun:.1f} s")
         while not self._stopping.wait(POLL_S):
-            if death := triton.death():
+            if death := self._attend(triton, pool):
                 return death
-        self._drain(triton)
+        self._drain(triton, pool)
         return ""
 
-    def _drain(self, triton: Triton) -> None:
+    def _attend(self, triton: Triton, pool: ThreadPoolExecutor) -> str:
+        """Look once at Triton, tell and mend what was found; why all of it must start again, empty where it need not."""
+        found = triton.look()
+        for words in found.told:
+            self._move(self.state, words)
+        if found.fatal:
+            return found.fatal
+        if self._replacement:
+            return self._finish(self._replacement)
+        return self._replace(triton, pool, found.broken)
+
+    def _replace(self, triton: Triton, pool: ThreadPoolExecutor, broken: Mapping[str, str]) -> str:
+        """Begin with one of these models; the others are found again."""
+        for model, why in broken.items():
+            if _too_often(self._deaths[model]):
+                return f"{why}, {MAX_CRASHES} times within {CRASH_WINDOW_S:.0f} s"
+            loading = pool.submit(triton.replace, model, self._load_timeout_s)
+            self._replacement = Replacement(model, time.monotonic(), loading)
+            self._move(State.REPLACING, f"{why}; loading this model anew")
+            break
+        return ""
+
+    def _finish(self, replacement: Replacement) -> str:
+        if not replacement.loading.done():
+            return ""
+        self._replacement = None
+        if error := replacement.loading.exception():
+            return _words(error)
+        seconds = time.monotonic() - replacement.begun
+        state = State.DRAINING if self._stopping.is_set() else State.READY
+        self._move(state, f"model {replacement.model!r} is back after {seconds:.1f} s")
+        return ""
+
+    def _drain(self, triton: Triton, pool: ThreadPoolExecutor) -> None:
         """Triton's own drain ends the later steps of running ensembles, so it comes when nothing is in flight."""
         self._move(State.DRAINING, "finishing the requests in flight")
         begun = time.monotonic()
         triton.refuse_new()
         while (grace_s := self._grace_s) and not triton.idle():
-            if death := triton.death():
+            if death := self._attend(triton, pool):
                 raise CannotServe(f"{death}; the requests in flight are lost")
             if time.monotonic() - begun > grace_s:
                 self._cut_off(triton, grace_s)
-            time.sleep(POLL_S / 2)
+            time.sleep(POLL_S)
         self._leave(triton, begun)
 
     def _cut_off(self, triton: Triton, grace_s: float) -> None:
         """Leave the loop a moment for its last words to its callers."""
         triton.cut_off()
         ends = time.monotonic() + CUT_OFF_S
-        while self._grace_s and time.monotonic() < ends and not triton.idle() and not triton.death():
-            time.sleep(POLL_S / 2)
+        while self._grace_s and time.monotonic() < ends and not triton.idle() and triton.running():
+            time.sleep(POLL_S)
         raise _out_of_time(grace_s)
 
     def _leave(self, triton: Triton, begun: float) -> None:
@@ -309,20 +356,29 @@ class Server:
                 return
             if now - begun > grace_s:
                 raise _out_of_time(grace_s)
-            time.sleep(POLL_S / 2)
+            time.sleep(POLL_S)
 
     def _back_off(self, death: str) -> None:
-        self._crashes.append(time.monotonic())
-        recent = [at for at in self._crashes if at > time.monotonic() - CRASH_WINDOW_S]
-        if len(recent) == MAX_CRASHES:
+        if _too_often(self._crashes):
             raise CannotServe(f"{death}; {MAX_CRASHES} crashes within {CRASH_WINDOW_S:.0f} s, giving up")
-        self._stopping.wait(0.5 * (2 ** (len(recent) - 1) - 1))
+        self._stopping.wait(0.5 * (2 ** (len(_recent(self._crashes)) - 1) - 1))
+
+
+def _too_often(times: deque[float]) -> bool:
+    """Whether this time is the last of as many as may be in a row."""
+    times.append(time.monotonic())
+    return len(_recent(times)) == MAX_CRASHES
+
+
+def _recent(times: deque[float]) -> list[float]:
+    return [at for at in times if at > time.monotonic() - CRASH_WINDOW_S]
 
 
 def _out_of_time(grace_s: float) -> CannotServe:
     return CannotServe(f"requests were still in flight after {grace_s:g} s and were cut off")
 
 
-def _words(error: Exception) -> str:
-    """A manifest's error speaks for itself; anything else is a defect and says its type."""
-    return str(error) if type(error).__name__ == "ManifestError" else f"{type(error).__name__}: {error}"
+def _words(error: BaseException) -> str:
+    """Errors that are meant for people speak for themselves; anything else is a defect and says its type."""
+    meant = isinstance(error, CannotServe) or type(error).__name__ == "ManifestError"
+    return str(error) if meant else f"{type(error).__name__}: {error}"

@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import os
 import re
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +15,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import psutil
 
-from triptych_server.failures import Answers, Beats
-from triptych_server.layout import RECORDS, Addresses, command, environment, remove_shm
+from triptych_server.failures import ENDED_S, TOLD_S, Answers, Stalls
+from triptych_server.layout import KEY, RECORDS, Addresses, CannotServe, command, environment, remove_shm
 from triptych_serving import record
 
 # `prctl(PR_SET_PDEATHSIG, SIGKILL)` survives exec. A launcher sets it, since code between fork and exec is unsafe in a
@@ -31,12 +36,26 @@ _FATAL = re.compile(rb"^E.*(failed to load '|failed to start |Poll failed|model_
 _ERROR = re.compile(r'^E\S+ \S+ \d+ \S+\] "?(.*?)"?\s*$')
 _LOGGED = re.compile(r"[IWEF]\d{4} \d\d:\d\d")
 _LOAD_ERROR = re.compile(r"failed to load '([^']+)' version \d+: (?:Internal: )?(?:TritonModelException: )?(.*)", re.S)
-RECEIVED_S = 0.25  # between two looks at the batches that Triton counts
+LOOP = "denoise"  # the model whose process holds what everybody waits for
+NOT_READY = "draining"  # a model that is none
+RECEIVED_S, PAGE_S = 0.25, 0.5  # between two looks at the batches that Triton counts; longest for such a page
 # Between two looks at the processes that Triton starts, and how many of them one may be dead in: Triton takes note of those that
 # end in an orderly way, and waits for the others for ever.
 CHILDREN_S, DEAD_LOOKS = 0.25, 4
-QUIET_LOOKS = 10  # in which nothing was passed from one model to the next, which takes a few milliseconds
+QUIET_LOOKS = 5  # in which nothing was passed from one model to the next, which takes a few milliseconds
 _HARMLESS = "CudaDriverHelper has not been initialized"
+
+
+class Findings(NamedTuple):
+    """What a look has found.
+
+    `fatal` says what only a restart of all mends. `broken` are models whose processes alone are to be replaced, and why.
+    `told` is worth a line.
+    """
+
+    fatal: str
+    broken: Mapping[str, str]
+    told: Sequence[str]
 
 
 class Triton:
@@ -48,16 +67,21 @@ class Triton:
         self._addresses, self._prefix, self._write_log = addresses, run.name, write_log
         self._lines: deque[str] = deque(maxlen=200)
         self._fatal, self._news = threading.Event(), threading.Event()
-        self._records, self._beats, self._answers = run / RECORDS, Beats(), Answers()
-        self._look_again = 0.0
+        self._records, self._stalls, self._answers = run / RECORDS, Stalls(), Answers()
+        self._repository = run / "repository"
+        self._secret = secrets.token_hex(16)
+        self._look_again = self._silent_s = 0.0
+        self._hidden = False
+        self._replacing = ""
+        self._replaced: dict[str, float | None] = {}
         self._work: dict[str, record.Counts] = {}
         self._quiet_looks = 0
         self._look_at_children, self._dead_looks = time.monotonic() + CHILDREN_S, 0
         for left in self._records.iterdir():  # by an earlier life
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._stubs: list[tuple[str, psutil.Process]] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
-            [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *command(run, addresses, grace_s, cache_mb)],
+            [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *self._command(run, grace_s, cache_mb)],
             env=environment(run, cache_mb),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -67,9 +91,27 @@ class Triton:
         self._pump = threading.Thread(target=self._read_log, name="triton-log", daemon=True)
         self._pump.start()
 
+    def _command(self, run: Path, grace_s: float, cache_mb: float) -> list[str]:
+        return command(run, self._addresses, grace_s, cache_mb, self._secret)
+
+    def _hide_secret(self) -> None:
+        """Overwrite it among the arguments, which every user of this machine may read; Triton has copied them before it logs."""
+        if self._hidden:
+            return
+        self._hidden = True
+        with contextlib.suppress(OSError, ValueError, IndexError):  # where the kernel does not let us
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            begin, end = int(stat[45]), int(stat[46])  # `arg_start`, `arg_end`
+            with open(f"/proc/{self._process.pid}/mem", "r+b", buffering=0) as memory:
+                memory.seek(begin)
+                arguments = memory.read(end - begin)
+                memory.seek(begin)
+                memory.write(arguments.replace(self._secret.encode(), b"*" * len(self._secret)))
+
     def _read_log(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
         for line in self._process.stdout:
+            self._hide_secret()
             self._lines.append(line.decode(errors="replace"))
             if _FATAL.match(line):
                 self._fatal.set()
@@ -108,21 +150,31 @@ class Triton:
         ports = self._addresses.grpc_port, self._addresses.metrics_port
         if not (self._healthy() and all(map(self._listens, ports))):
             return False
-        self._stubs = [(_model_of(child), child) for child in self._children()]
+        self._stubs = self._find_stubs()
         return bool(self._stubs) and self.running()
 
     def _healthy(self) -> bool:
         return self._get(self._addresses.http_port, "/v2/health/ready") is not None
 
-    def _get(self, port: int, path: str) -> str | None:
+    def _find_stubs(self) -> list[tuple[str, psutil.Process]]:
+        return [(_model_of(child), child) for child in self._children() if not _is_zombie(child)]
+
+    def _get(self, port: int, path: str, timeout_s: float = 2) -> str | None:
         """A page of Triton's, or None where it cannot be had."""
-        connection = http.client.HTTPConnection(self._addresses.reachable, port, timeout=2)
+        status, page = self._ask("GET", port, path, timeout_s)
+        return page if status == HTTPStatus.OK else None
+
+    def _ask(
+        self, method: str, port: int, path: str, timeout_s: float, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, str]:
+        """Triton's answer, and its status; 0 and the reason where there is none."""
+        connection = http.client.HTTPConnection(self._addresses.reachable, port, timeout=timeout_s)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, headers=dict(headers))
             answer = connection.getresponse()
-            return answer.read().decode() if answer.status == 200 else None
-        except (OSError, http.client.HTTPException):
-            return None
+            return answer.status, answer.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, str(error)
         finally:
             connection.close()
 
@@ -131,28 +183,71 @@ class Triton:
             return True
         return False
 
-    def death(self) -> str:
-        """What died, in words; empty while everything lives."""
+    def look(self) -> Findings:
+        """Look once more at what lives, works and answers; this is done every `failures.LOOK_S` seconds."""
         if not self.running():
-            return f"tritonserver ended ({_ending(self._process.returncode)})"
-        dead = [name for name, stub in self._stubs if _has_ended(stub)]
-        if dead:
-            return ", ".join(f"the process of model {name!r} died" for name in dead)
-        counts = record.read(self._records)
-        stalled = self._beats.stalled(counts)
-        return ", ".join(f"the process of model {name!r} stands still" for name in stalled) or self._lost(counts)
+            return Findings(f"tritonserver ended ({_ending(self._process.returncode)})", {}, ())
+        counts = {model: one for model, one in record.read(self._records).items() if model != self._replacing}
+        told, broken = self._stalls.look(counts)
+        broken |= self._lost(counts, told)
+        stubs = [(model, stub) for model, stub in self._stubs if model != self._replacing]
+        broken |= {model: f"the process of model {model!r} died" for model, stub in stubs if _has_ended(stub)}
+        fatal = [why for model, why in broken.items() if not _replaceable(model, counts)]
+        if self._silent_s >= ENDED_S:
+            fatal.append("tritonserver stands still")
+        return Findings(", ".join(fatal), broken, told)
 
-    def _lost(self, counts: Mapping[str, record.Counts]) -> str:
+    def _lost(self, counts: Mapping[str, record.Counts], told: list[str]) -> dict[str, str]:
         """Looked for at times: Triton's figures take it about a millisecond."""
         if time.monotonic() < self._look_again:
-            return ""
+            return {}
+        page = self._get(self._addresses.metrics_port, "/metrics", PAGE_S)
         self._look_again = time.monotonic() + RECEIVED_S
-        lost = self._answers.lost(counts, self._get(self._addresses.metrics_port, "/metrics") or "")
-        return ", ".join(f"Triton took the process of model {name!r} for dead" for name in lost)
+        before, self._silent_s = self._silent_s, self._silent_s + RECEIVED_S + PAGE_S if page is None else 0.0
+        if before < TOLD_S <= self._silent_s:
+            told.append(f"tritonserver stands still; it is ended after {ENDED_S:g} s")
+        lost = [] if page is None else self._answers.lost(counts, page)
+        return {model: f"Triton took the process of model {model!r} for dead" for model in lost}
+
+    def replace(self, model: str, timeout_s: float) -> None:
+        """End a model's process and load the model anew, and with it the ensembles that need it; all other models go on.
+
+        `look` may be called meanwhile, and sees nothing of this model.
+
+        Raises:
+            CannotServe: Triton did not load it.
+        """
+        self._replacing = model
+        self._note_replaced(model, None)
+        for _, stub in [one for one in self._stubs if one[0] == model]:
+            with contextlib.suppress(psutil.Error):
+                stub.kill()
+        self._control(model, "unload", timeout_s)
+        self._answers.begin_anew(model, self._get(self._addresses.metrics_port, "/metrics") or "")
+        self._control(model, "load", timeout_s)
+        self._stubs = self._find_stubs()
+        self._note_replaced(model, time.monotonic())
+        self._replacing = ""
+
+    def _note_replaced(self, model: str, back: float | None) -> None:
+        self._replaced[model] = back
+        record.note_replaced(self._records, self._replaced)
+
+    def _control(self, model: str, action: str, timeout_s: float) -> None:
+        status, words = self._ask(
+            "POST", self._addresses.http_port, f"/v2/repository/models/{model}/{action}", timeout_s, {KEY: self._secret}
+        )
+        if status != HTTPStatus.OK:
+            raise CannotServe(f"model {model!r}: Triton did not {action} it ({words})")
 
     def refuse_new(self) -> None:
-        """From now on the ensembles' first models turn requests away; those in flight go on."""
+        """From now on the ensembles' first models turn requests away, and health is not ready; those in flight go on."""
         (self._records / record.DRAINING).touch()
+        # A model that cannot be loaded is all that makes Triton say that it is not ready.
+        (self._repository / NOT_READY / "1").mkdir(parents=True, exist_ok=True)
+        (self._repository / NOT_READY / "config.pbtxt").write_text('backend: "none"')
+        with contextlib.suppress(CannotServe):
+            self._control(NOT_READY, "load", PAGE_S)
 
     def cut_off(self) -> None:
         """Have the loop end what it holds."""
@@ -205,6 +300,11 @@ class Triton:
             time.sleep(0.01)
         self._pump.join(2)
         remove_shm(self._prefix)
+
+
+def _replaceable(model: str, counts: Mapping[str, record.Counts]) -> bool:
+    """Whether no caller of a model's process waits for ever: Triton itself fails the batch that dies with it."""
+    return model != LOOP and model in counts and not counts[model].kept
 
 
 def _model_of(stub: psutil.Process) -> str:

@@ -23,7 +23,7 @@ from triptych import (
 )
 from triptych import async_client as under_test
 from triptych.errors import translate
-from triptych.patience import Patience
+from triptych.patience import MAX_LOST, Patience
 from triptych_contract.errors import facts_of, with_facts
 
 from .fakes import FakeTransport
@@ -88,6 +88,15 @@ async def test_one_that_loads_is_waited_for_apart_from_one_that_is_away():
     async with AsyncClient(transport=transport, patience=patience) as client:
         await client.generate("a fox")
     assert told == [(LOADING, 20), (GONE, 10), (LOADING, 20)]
+
+
+async def test_a_request_over_which_models_die_is_sent_again_with_its_id_but_not_for_ever():
+    transport = FakeTransport(ServerUnavailable("lost: …", nothing_accepted=True, loading=True, lost=True))
+    async with AsyncClient(transport=transport, timeout=60) as client:
+        with pytest.raises(ServerUnavailable, match="lost"):
+            await client.generate("a fox")
+    assert len(transport.requests) == MAX_LOST + 1
+    assert len({request["request_id"] for request in transport.requests}) == 1
 
 
 async def test_a_full_queue_is_asked_three_times_whatever_the_timeout():
@@ -224,7 +233,10 @@ async def test_what_cannot_be_sent_is_refused_by_name(given, message):
         ),
         ("UNAVAILABLE", "failed to connect to all addresses", ServerUnavailable),
         ("UNAVAILABLE", "Request for unknown model: 'sdxl' has no available versions", ServerUnavailable),
+        ("NOT_FOUND", "Request for unknown model: 'sdxl' has no available versions", ServerUnavailable),
+        ("NOT_FOUND", "Request for unknown model: 'sdxl' is not found", InvalidRequest),
         ("UNAVAILABLE", "Socket closed", ServerUnavailable),
+        ("UNAVAILABLE", 'in ensemble \'sdxl\', lost: the process died\n{"lost": "vqgan"}', ServerUnavailable),
         ("UNAVAILABLE", "in ensemble 'sdxl', draining: the server stops\n{\"stopping\": true}", ServerUnavailable),
         ("UNAVAILABLE", "in ensemble 'sdxl', stopped: at step 3 of 60\n{\"stopping\": true}", ServerUnavailable),
         (
@@ -249,7 +261,8 @@ def test_foreign_errors_become_ours(code, message, kind):
         assert error.retry_after_s == 5
     if kind is ServerUnavailable:
         assert error.nothing_accepted == (message != "Socket closed")
-        assert error.loading == ("Stub process" in message or "no available versions" in message)
+        assert error.lost == ("Stub process" in message or "lost: " in message)
+        assert error.loading == (error.lost or "no available versions" in message)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_refused_picture_does_not_hold_up_the_stop():
 def test_a_stranger_cannot_spoil_the_loop_with_embeddings_of_another_shape(demo):
     settings = np.array([b'{"settings": {}, "arrived": 0}'], np.object_)
     odd = np.array([b"not JSON"], np.object_)
-    for inputs in ({"settings": settings}, {"settings": odd}, {"settings": settings, "refusal": odd}, {}):
+    for inputs in ({"settings": settings}, {"settings": odd}, {"settings": settings, "picture": odd}, {}):
         with pytest.raises(InferenceServerException) as error:
             plain.grpc(demo.grpc, model="denoise", **inputs)
         assert error.value.status() == "StatusCode.INVALID_ARGUMENT"

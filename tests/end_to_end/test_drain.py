@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from triptych import Client, ServerUnavailable
@@ -123,6 +124,9 @@ def test_a_new_request_is_told_to_come_again_while_the_verbs_go_on_working():
         assert given_up.value.nothing_accepted
         assert plain.verb(url, "stats")["running"] == 1
         assert plain.verb(url, "describe")["draining"] is True
+        with tritonclient.grpc.InferenceServerClient(url) as client:
+            assert client.is_server_live()
+            assert not client.is_server_ready()
         assert plain.verb(url, "watch", id=job)["status"] == "running"
         assert plain.verb(url, "cancel", id=job)["cancelled"] is True
         assert asked.exception().status() == "StatusCode.CANCELLED"

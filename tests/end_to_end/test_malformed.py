@@ -53,7 +53,7 @@ def test_malformed_tensors_are_refused_at_every_model_and_nobody_else_notices(se
 
 
 def undisturbed(events):
-    return [event.state for event in events] == [State.PREPARING, State.LOADING, State.READY]
+    return not {event.state for event in events} & {State.REPLACING, State.RESTARTING}
 
 
 def test_a_hundred_malformed_tensors_at_once_restart_nothing(server, events):
@@ -119,12 +119,12 @@ def test_a_process_that_triton_has_given_up_is_replaced_after_any_number_of_ordi
         assert "not healthy" in str(given_up.exception(timeout=60))
         tokenizer.resume()
         # Triton has freed what the process still works on: it may end by that before the lost answer is noticed.
-        assert "model 'tokenizer'" in next_event(told, State.RESTARTING).text
+        assert "model 'tokenizer'" in next_event(told, State.REPLACING, State.RESTARTING).text
         next_event(told, State.READY)
         assert plain.grpc(server.addresses.grpc, **GOOD)["image"]
 
 
-def next_event(told, state):
-    while (event := told.get(timeout=60)).state != state:
+def next_event(told, *states):
+    while (event := told.get(timeout=60)).state not in states:
         pass
     return event

@@ -13,7 +13,7 @@ from PIL import Image
 from triptych import AsyncClient, TriptychError
 from triptych_demo import demo_build
 from triptych_server import Server
-from triptych_server.failures import PATIENCE_LOOKS, Answers, Beats
+from triptych_server.failures import ENDED_S, LOOK_S, TOLD_S, Answers, Stalls
 from triptych_serving.record import Counts
 
 STANDSTILL_S = 1.6  # Triton's patience is a second
@@ -62,8 +62,8 @@ def test_a_machine_that_stands_still_costs_requests_but_makes_no_wrong_picture()
             assert time.monotonic() < ends, "it does not serve again"
 
 
-def counts(beats=0, executed=0):
-    return {"tokenizer": Counts(beats, executed, owed=0, passed=executed)}
+def counts(beats=0, executed=0, **work):
+    return {"tokenizer": Counts(beats, executed, owed=0, passed=executed, **work)}
 
 
 def page(batches):
@@ -87,9 +87,61 @@ def test_an_answer_that_is_still_on_its_way_is_not_lost():
         assert not answers.lost(counts(executed=batch), page(batch - 1))
 
 
-def test_a_process_that_stands_still_is_seen_and_one_that_stood_still_is_not():
-    beats = Beats()
-    for _ in range(2):
-        assert not any(beats.stalled(counts(beats=1)) for _ in range(PATIENCE_LOOKS))
-        beats.stalled(counts(beats=2))
-    assert [beats.stalled(counts(beats=2)) for _ in range(PATIENCE_LOOKS)][-1] == ["tokenizer"]
+def test_answers_of_a_process_before_count_for_nobody():
+    answers = Answers()
+    for _ in range(3):
+        assert not answers.lost(counts(executed=5), page(5))
+    answers.begin_anew("tokenizer", page(6))
+    for _ in range(3):
+        assert not answers.lost(counts(executed=1), page(7))
+    assert [answers.lost(counts(executed=2), page(7)) for _ in range(3)] == [[], [], ["tokenizer"]]
+
+
+class Watched:
+    """Looks at one process, one after the other."""
+
+    def __init__(self):
+        self.stalls, self.told, self.ended = Stalls(), [], []
+
+    def look(self, seconds, **noted):
+        """Look for so long at what is the same all the time, once at what changes each time."""
+        for look in range(round(seconds / LOOK_S)):
+            told, ended = self.stalls.look(counts(**{name: value(look) for name, value in noted.items()}))
+            self.told += told
+            self.ended += ended.values()
+
+
+def test_a_process_that_stands_still_is_told_soon_and_ended_late():
+    watched = Watched()
+    watched.look(TOLD_S, beats=lambda _: 1)
+    assert not watched.told
+    watched.look(ENDED_S - TOLD_S, beats=lambda _: 1)
+    assert watched.told == ["the process of model 'tokenizer' stands still; it is ended after 10 s"]
+    assert not watched.ended
+    watched.look(LOOK_S, beats=lambda _: 1)
+    assert watched.ended == ["the process of model 'tokenizer' stands still"]
+
+
+def test_a_process_that_goes_on_is_not_ended():
+    watched = Watched()
+    for beat in range(3):
+        watched.look(ENDED_S, beats=lambda _, beat=beat: beat)
+    watched.look(3 * ENDED_S, beats=lambda look: 10 + look)
+    assert not watched.ended
+    assert len(watched.told) == 3
+
+
+def test_one_call_that_does_not_end_is_told_and_then_ended():
+    def at_work(number):
+        return {"beats": lambda look: look, "work": lambda _: number, "allowed_ms": lambda _: 2000}
+
+    watched = Watched()
+    watched.look(20, beats=lambda look: look)
+    for number in range(1, 9):
+        watched.look(1.9, **at_work(number))
+    assert not watched.told
+    watched.look(9.9, **at_work(9))
+    assert watched.told == ["model 'tokenizer' takes over 2 s for one call; it is ended after 10 s"]
+    assert not watched.ended
+    watched.look(0.2, **at_work(9))
+    assert watched.ended == ["model 'tokenizer' takes over 10 s for one call"]

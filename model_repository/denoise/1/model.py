@@ -7,15 +7,19 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+import numpy as np
+
 from triptych_contract.errors import InvalidRequest, Problem, invalid
 from triptych_contract.settings import tenant
 from triptych_contract.verbs import ACTIONS, INPUTS
-from triptych_serving import invariance, runtimes, triton
+from triptych_serving import handover, invariance, runtimes, triton
 from triptych_serving.engine import Engine
-from triptych_serving.errors import Cancelled
+from triptych_serving.errors import Cancelled, Lost, StageFailed
 from triptych_serving.job import Job
+from triptych_serving.kept import Kept
 from triptych_serving.metrics import Metrics
 from triptych_serving.policy import Policy
+from triptych_serving.proofs import LEGAL
 from triptych_serving.warm_up import warm_up
 
 
@@ -43,7 +47,11 @@ class TritonPythonModel:
             Policy(self.max_batch_rows, seconds_per_cost),
             Metrics(triton.PrometheusMetrics({"model": "+".join(m.model.name for m in arguments.manifests.values())})),
             max_queue_seconds=float(arguments.parameters["max_queue_seconds"]),
+            working=triton.record.work,
         )
+        self.kept = Kept()
+        self.inputs = [name for name in arguments.inputs if name not in INPUTS]
+        self.pictures = handover.Fetching(handover.folder())
         triton.record.on_cut_off = self.engine.cut_off
         self.engine.start()
 
@@ -96,15 +104,47 @@ class TritonPythonModel:
         if not given:
             raise invalid("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
         document = triton.passed_on(request, "settings")
-        if refusal := triton.data(request, "refusal"):
-            raise _refused(refusal)
         pipeline = self.pipelines[document["family"]]
+        reply.goes_on_to((pipeline.family.decoder, "image_encoder"), document["arrived"])
         if document["cached"]:
             self._pass_by(reply, document["arrived"], pipeline)
             return
         settings = pipeline.parse(document["settings"])
-        self._check_deadline(settings.deadline_ms, document["arrived"])
-        self.engine.submit(self._job(request, reply, document, pipeline, settings))
+        id = request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4())
+        if finished := self.kept.get(id, settings):
+            self.engine.count("resumed_total")
+            reply.send(*finished)
+            return
+        reply.keep_with(functools.partial(self.kept.put, id, settings))
+        read = functools.partial(self._read, request, self.made_by[document["family"]], document["read"])
+
+        def begin(read):
+            self._check_deadline(settings.deadline_ms, document["arrived"])
+            self.engine.submit(Job(id, settings, pipeline.phases(settings, read), reply, arrived=document["arrived"]))
+
+        if triton.data(request, "picture"):
+            self._await(request, read, begin, reply)
+        else:
+            begin(read)
+
+    def _await(self, request, read, begin, reply):
+        """Begin with a request once `vae_encoder` is done with its picture."""
+        picture = triton.passed_on(request, "picture")
+        if picture["of"] != triton.proofs.of(triton.data(request, "settings")):
+            raise invalid("picture", "another request's", LEGAL)
+        # Copies: `execute` will have returned.
+        given = {name: np.array(array) for name in self.inputs if (array := read(name)) is not None}
+
+        def then(made):
+            try:
+                begin({**given, **_judged(made)}.get)
+            except Exception as error:
+                reply.fail(error)
+
+        try:
+            self.pictures.fetch(picture["file"], then)
+        except OSError:
+            raise invalid("picture", "one that was fetched before", LEGAL) from None
 
     def _check_deadline(self, deadline_ms, arrived):
         """A picture may have been left undecoded for it."""
@@ -117,16 +157,6 @@ class TritonPythonModel:
         before = round((time.monotonic() - arrived) * 1e3, 3)
         reply.send({"before_ms": before, "queue_ms": 0.0, "queue_steps": 0, "denoise_ms": 0.0}, pipeline.nothing())
         self.engine.count("cached_total")
-
-    def _job(self, request, reply, document, pipeline, settings):
-        read = functools.partial(self._read, request, self.made_by[document["family"]], document["read"])
-        return Job(
-            request.request_id() if _is_uuid(request.request_id()) else str(uuid.uuid4()),
-            settings,
-            pipeline.phases(settings, read),
-            reply,
-            arrived=document["arrived"],
-        )
 
     def _read(self, request, made_by, read_by, name):
         """An input that is proven to be made for these settings, where its maker can prove it."""
@@ -155,12 +185,15 @@ class TritonPythonModel:
         return self.sources[name].stages[name]["inputs"]
 
 
-def _refused(passed_on):
-    """What `vae_encoder` found wrong with a picture."""
-    try:
-        return InvalidRequest([Problem(*map(str, problem)) for problem in json.loads(passed_on)])
-    except (ValueError, TypeError, RecursionError):
-        return invalid("refusal", repr(passed_on), "what `vae_encoder` passes on")
+def _judged(made):
+    """What `vae_encoder` made of a picture, unless that was nothing."""
+    if made is None:
+        raise Lost("vae_encoder")
+    if "refusal" in made:
+        raise InvalidRequest([Problem(*problem) for problem in json.loads(made["refusal"].item())])
+    if "failure" in made:
+        raise StageFailed(made["failure"].item())
+    return made
 
 
 def _is_uuid(text):
