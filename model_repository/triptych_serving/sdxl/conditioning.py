@@ -80,7 +80,7 @@ def _pooled(read: Read, name: str, rows: int) -> Floats:
     pooled = read_one(read, name)
     if pooled.ndim != 2 or not len(pooled) or len(pooled) % rows:
         raise invalid(name, f"shape {pooled.shape}", f"a multiple of {rows} rows")
-    return pooled[:: len(pooled) // rows]
+    return np.ascontiguousarray(pooled[:: len(pooled) // rows])
 
 
 def _zeroed(settings: SdxlSettings, model: SdxlCard, force_zeros: bool) -> bool:
