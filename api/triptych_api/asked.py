@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from triptych.errors import InvalidRequest, Problem, invalid
+from triptych.pictures import UNREADABLE
 from triptych.request import judge
 from triptych_contract.errors import shown
 from triptych_contract.parameters import Choice, File, Flag, Integer, Kind, Number, Pair, Text
@@ -20,7 +21,7 @@ from triptych_contract.parameters import Choice, File, Flag, Integer, Kind, Numb
 from .errors import Refusal, renamed
 from .keys import Caller
 from .models import Model, Models
-from .pictures import openai_mask, picture
+from .pictures import LEGAL, openai_mask, picture
 
 MAX_N = 10
 # `quality` → what the model's own number of steps is multiplied by.
@@ -146,11 +147,16 @@ async def finished(reading: Reading, caller: Caller) -> Asked:
         args = (model.ensemble, {"prompt": None, **settings}, model.family.settings, model.card)
         await (asyncio.to_thread(judge, *args) if _pictures(model, settings) else _now(judge, *args))
     except InvalidRequest as error:
-        found = renamed(error, reading.names).problems
+        found = map(_over_http, renamed(error, reading.names).problems)
         problems += [problem for problem in found if problem.field not in told]
     if problems:
         raise InvalidRequest(problems)
     return Asked(model, settings, reading.fields, reading.names)
+
+
+def _over_http(problem: Problem) -> Problem:
+    """Leave out what is legal in Python only: paths and PIL's images."""
+    return problem._replace(legal=LEGAL) if problem.given.startswith(UNREADABLE) else problem
 
 
 async def _now(function: Any, *args: Any) -> None:

@@ -22,6 +22,7 @@ PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 FORMATS = ("PNG", "JPEG", "WEBP")
 # EXIF's tag for how the camera was held, and its values for upright.
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+UNREADABLE = "no readable picture"
 LEGAL = "a PNG, JPEG or WebP file (its path or its bytes) or a PIL image"
 
 
@@ -54,7 +55,7 @@ def header(field: str, data: bytes) -> parameters.Picture:
         if looked_for and image.getexif().get(ORIENTATION) in TURNED:
             width, height = height, width
     except Exception as error:  # Pillow raises whatever it stumbles over
-        raise invalid(field, f"no readable picture ({type(error).__name__})", LEGAL) from None
+        raise invalid(field, f"{UNREADABLE} ({type(error).__name__})", LEGAL) from None
     return parameters.Picture(hashlib.sha256(data).hexdigest(), height, width)
 
 

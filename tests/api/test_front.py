@@ -78,6 +78,15 @@ async def test_problems_of_the_server_are_told_by_the_callers_names():
     assert answer.json()["error"]["problems"] == [{"field": "size", "given": "64", "legal": "another"}]
 
 
+async def test_pictures_that_are_none_are_told_in_the_words_of_http():
+    async with front() as (client, _):
+        body = {**BODY, "init_image": base64.b64encode(b"hello").decode()}
+        (problem,) = (await client.post("/v1/images/generations", json=body)).json()["error"]["problems"]
+    assert problem["field"] == "init_image"
+    assert "base64" in problem["legal"]
+    assert "path" not in problem["legal"]
+
+
 async def test_a_stream_that_fails_after_its_beginning_ends_with_an_error():
     states = [
         {

@@ -203,3 +203,14 @@ def test_options_are_not_kept_for_later_requests(http):
 def test_info_is_json_as_text(http):
     info = http.post("/txt2img", json=SMALL).json()["info"]
     assert json.loads(info)["seed"] == 3
+
+
+def test_weights_in_a_prompt_are_honoured_or_refused(http):
+    weighted = {**SMALL, "prompt": "a flat icon of a (penguin:1.4)"}
+    answer = http.post("/txt2img", json=weighted).json()
+    assert json.loads(answer["info"])["triptych"][0]["prompt_syntax"] == "a1111"
+    assert answer["images"] != http.post("/txt2img", json=SMALL).json()["images"]
+    without = next(name for name, family in FAMILIES.items() if "prompt_syntax" not in family.parameters)
+    other = {"prompt": weighted["prompt"], "override_settings": {"sd_model_checkpoint": without}}
+    refused = http.post("/txt2img", json=other)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")

@@ -199,6 +199,7 @@ def tritons():
     return {one for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"}
 
 
+@pytest.mark.serial
 def test_a_killed_server_is_told_within_two_seconds_and_found_again(tmp_path):
     others = tritons()
     with (
