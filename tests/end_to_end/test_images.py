@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +50,16 @@ def test_each_format_holds_the_picture_and_its_receipt(url, output_format, most)
     assert receipt["seed"] == 4
     assert receipt["output_format"] == output_format
     assert set(receipt["stages"]) >= {"unet", "vae_decoder", "text_encoder", "text_encoder_2"}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_documents_lines_for_http_give_a_picture(demo, tmp_path):
+    page = Path(__file__).parents[2].joinpath("docs/protocol.md").read_text("utf-8")
+    (lines,) = re.findall(r"```sh\n(curl .*?)```", page, re.DOTALL)
+    lines = lines.replace("http://localhost:8000", demo.http)
+    subprocess.run(["bash", "-euc", lines], cwd=tmp_path, check=True, env={"PATH": os.environ["PATH"], "no_proxy": "*"})
+    assert Image.open(tmp_path / "image.png").size == (128, 128)
+    Image.open(tmp_path / "image.png").load()
 
 
 def test_the_receipt_says_what_was_cut_from_a_long_prompt(url):

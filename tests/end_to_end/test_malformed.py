@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,8 +26,14 @@ def events():
 
 
 @pytest.fixture(scope="module")
-def server(events):
-    with Server(demo_builds(), http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, on_event=events.append) as server:
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("log") / "triton.log"
+
+
+@pytest.fixture(scope="module")
+def server(events, log):
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    with Server(demo_builds(), **ports, cache_mb=0, on_event=events.append, log=log) as server:
         yield server
 
 
@@ -72,6 +79,18 @@ def test_a_storm_of_what_is_no_request_at_all_disturbs_nobody(server, events):
     assert None not in codes.values()
     assert {status for name, status in statuses.items() if status not in range(400, 600)} == set()
     assert undisturbed(events)
+
+
+def test_what_callers_say_is_in_no_log_and_no_metric(server, log):
+    secrets = {"prompt": "a fox in Xanadu", "negative_prompt": "Xanadu", "tenant": "Xanadu"}
+    plain.grpc(server.addresses.grpc, **{**GOOD, **secrets})
+    for wrong in ({"sampler": "Xanadu"}, {"init_image": b"Xanadu"}, {"num_inference_steps": 0}):
+        with pytest.raises(InferenceServerException):
+            plain.grpc(server.addresses.grpc, **{**GOOD, **secrets, **wrong})
+    with urllib.request.urlopen(server.addresses.metrics) as page:
+        assert b"Xanadu" not in page.read()
+    assert "Started GRPCInferenceService" in log.read_text()
+    assert "Xanadu" not in log.read_text()
 
 
 def stub(model):
