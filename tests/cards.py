@@ -39,6 +39,7 @@ def card(**changes) -> SdxlCard:
         "prediction_type": "epsilon",
         "refiner": None,
         "merged": (),
+        "adapter_rank": 0,
         "previews": {},
         "tokenizers": tuple(
             TokenizerCard(f"{part}/tokenizer.json", 77, 1, "!") for part in ("tokenizer", "tokenizer_2")

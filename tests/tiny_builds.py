@@ -15,6 +15,9 @@ CASCADES = range(4)
 SAMPLERS = ["euler:default", "dpmpp_2m:karras", "euler_a:default", "heun:default", "unipc:default"]
 # Bases with a refiner: whether its text encoder has weights of its own, and whether it reads aesthetic scores.
 REFINERS = {0: (False, True), 4: (True, False)}
+# Builds for adapters: the largest sum of their ranks. One with convolutions for projections and a refiner that reads the base's
+# own encoder, one with linear layers whose UNet reads the guidance scale.
+ADAPTERS = {0: 64, 3: 12}
 
 Folders = Callable[[int], tuple[Path, Path]]
 
@@ -39,7 +42,7 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
         refiner = refiner_of(weights)
         own_encoder, aesthetics = REFINERS[seed]
         tiny_sdxl.make_refiner(refiner, weights, facts, own_encoder=own_encoder, aesthetics=aesthetics)
-    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner))
+    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner, adapters=ADAPTERS.get(seed)))
     return weights, output
 
 

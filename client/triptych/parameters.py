@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from .pictures import Picture
@@ -80,6 +80,9 @@ class Parameters(Shared, total=False):
     prompt_syntax: str | None
     """How prompts are read: as they are, or with A1111's weights and as many words as one likes. `plain`, `a1111`.
     Default: `plain`."""
+    lora: Sequence[Mapping[str, Any]] | str | None
+    """Adapters (LoRAs) of the server's folder, whose effects add up; the base wears them, a refiner does not. At
+    most 8, each with a scale of -4 … 4, else 1. Default: none."""
 
 
 class CascadeParameters(Shared, total=False):
@@ -138,6 +141,9 @@ class AnyParameters(Shared, total=False):
     prompt_syntax: str | None
     """How prompts are read: as they are, or with A1111's weights and as many words as one likes. `plain`, `a1111`.
     Default: `plain`."""
+    lora: Sequence[Mapping[str, Any]] | str | None
+    """Adapters (LoRAs) of the server's folder, whose effects add up; the base wears them, a refiner does not. At
+    most 8, each with a scale of -4 … 4, else 1. Default: none."""
     prior_num_inference_steps: int | None
     """Stage C's steps. 1 … 100. Default: the model's."""
     prior_guidance_scale: float | None

@@ -19,6 +19,7 @@ GROUPS = {
     "family": ("other model", "{old} → {new}"),
     "merged": ("other weights", "{name}: {old} → {new}"),
     "stages": ("other weights", "{name}: {old} → {new}"),
+    "lora": ("other adapters", "{leaf} {old} → {new}"),
     "runtime.processor": ("other CPU", "{old} → {new}"),
     "runtime.machine": ("other CPU", "{old} → {new}"),
     "runtime.gpu": ("other GPU", "{old} → {new}"),
@@ -128,6 +129,8 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tupl
 
 def _flat(receipt: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in receipt.items():
+        if isinstance(value, list) and all(isinstance(one, Mapping) and "name" in one for one in value):
+            value = {one["name"]: one.get("sha256") for one in value}
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:

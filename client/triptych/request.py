@@ -67,4 +67,6 @@ def read(model: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Pro
 
 
 def _sendable(one: Parameter, value: Any) -> Any:
-    return file_bytes(one.name, value) if isinstance(one.kind, File) else one.kind.typed(one.name, value)
+    if isinstance(one.kind, File):
+        return file_bytes(one.name, value)
+    return one.kind.sent(one.kind.typed(one.name, value))

@@ -58,6 +58,7 @@ class Family:
         samplers: of a model, what it can sample with.
         mixed: of a model, what sets the k-th of n requests apart that have as little in common as it allows.
         called: the name of one of those.
+        adapted: stages that adapters change, and the stage of a build for adapters that runs in their place.
         first_held: settings that its receipts have held from the first version on; empty where that is all of them.
     """
 
@@ -75,6 +76,7 @@ class Family:
     samplers: Callable[[Any], Samplers]
     mixed: Callable[[int, int, Any], dict[str, Any]]
     called: Callable[[Mapping[str, Any]], str]
+    adapted: Mapping[str, str] = field(default_factory=dict)
     first_held: tuple[str, ...] = ()
 
     @cached_property

@@ -22,8 +22,8 @@ _HEAD = '''"""What may be asked for beside the prompt, for editors and type chec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from .pictures import Picture

@@ -73,6 +73,10 @@ class Kind(ABC):
         """
         return value
 
+    def sent(self, value: Any) -> Any:
+        """Give the typed value as a tensor holds it: text, bytes, a number, or a tuple of `count` of them."""
+        return value
+
     def of(self, card: Any) -> Kind:
         """Give the kind with the limits that this model's card sets."""
         limits = {name: value.read(card) for name, value in vars(self).items() if isinstance(value, OfModel)}

@@ -149,7 +149,13 @@ class Settings(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Write the settings as a document that `parse` reads."""
-        return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in asdict(self).items()}
+        return {name: _document(value) for name, value in asdict(self).items()}
+
+
+def _document(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return value._asdict()
+    return [_document(one) for one in value] if isinstance(value, tuple) else value
 
 
 class Reading:

@@ -149,7 +149,8 @@ class Workshop:
         files = [path, *([f"{path}_data"] if (self.output / f"{path}_data").exists() else [])]
         tensors = {kind: {n: asdict(t) for n, t in getattr(spec, kind).items()} for kind in ("inputs", "outputs")}
         digest = combined(sha256(self.output / file) for file in files)
-        return files, {"path": path, "files": files, "sha256": digest, **tensors, **verdict}
+        layers = {"layers": spec.layers} if spec.layers else {}
+        return files, {"path": path, "files": files, "sha256": digest, **tensors, **layers, **verdict}
 
     def _convert(self, name: str, stage: StageRecipe, target: Path) -> Facts:
         """Export one stage beside its place, check it there, and only then move it in."""

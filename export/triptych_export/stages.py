@@ -31,6 +31,8 @@ class StageSpec:
     all_outputs: tuple[str, ...] = ()  # every output of the graph in order, where it has more
     # Inputs that may have one row for all; left out they mean this number, where it is one.
     one_for_all: Mapping[str, int | None] = field(default_factory=dict)
+    # Of a stage with adapters: the layers that they change, (in, out) channels by name, in the order of its slabs.
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def graph_outputs(self) -> tuple[str, ...]:

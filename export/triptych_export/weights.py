@@ -95,7 +95,15 @@ class Weights:
             raise ExportError(f"model_index.json: {component} {found}; supported: {self.kind.classes[component]}")
         for file in self.files(component):
             _check_whole(file)
-        self._loaded(component, device_map="meta", dtype=self._stored_type(component))
+        self.skeleton(component)
+
+    def skeleton(self, component: str) -> Any:
+        """A component as a torch module that knows its weights' shapes only.
+
+        Raises:
+            ExportError: its files do not hold exactly its weights.
+        """
+        return self._loaded(component, device_map="meta", dtype=self._stored_type(component))
 
     def check_tokenizer(self, part: str) -> None:
         """Every word of a tokenizer must be one of its text encoder's, and no prompt longer than that takes.

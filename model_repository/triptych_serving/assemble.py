@@ -15,6 +15,7 @@ from typing import Any
 from triptych_contract.families import FAMILIES
 from triptych_contract.family import Family
 
+from .adapters.graphs import WORN
 from .manifest import Manifest, ManifestError
 from .proofs import CODE_BYTES, MADE_BY, PROOF, READ_BY
 
@@ -93,13 +94,15 @@ def _write_family(
     reproducible: bool,
 ) -> None:
     """Write a family's ensemble and its own models; what the `shared` ones are to know of them goes into their configurations."""
-    family = FAMILIES[manifest.family]
+    family, adapted = FAMILIES[manifest.family], _adapted(manifest)
     own = {model: _reader(template(model), model, family) for model in family.models}
     stages = {
-        stage: stage_config(stage, manifest.stages[stage], manifest.target, reproducible=reproducible)
+        stage: stage_config(
+            stage, manifest.stages[stage], manifest.target, reproducible=reproducible, adapted=stage in adapted
+        )
         for stage in TRITON_STAGES.keys() & manifest.stages.keys()
     }
-    road = ensemble(family, {*SHARED, *family.models, *manifest.stages})
+    road = ensemble(family, {*SHARED, *family.models, *manifest.stages}, adapted)
     _pass_proofs_on(road, {**own, **stages}, shared, manifest)
     for model, config in own.items():
         _write(repository / model, config, [manifest], promise, code=family.models[model])
@@ -127,11 +130,22 @@ def template(model: str) -> Config:
     return read_config(templates() / model / "config.pbtxt")
 
 
-def ensemble(family: Family, models: Collection[str]) -> Config:
-    """Complete a family's ensemble: the contract's inputs, and no step whose model is not among `models`."""
+def _adapted(manifest: Manifest) -> set[str]:
+    """The stages that wear adapters."""
+    return {stage for stage, graph in FAMILIES[manifest.family].adapted.items() if graph in manifest.stages}
+
+
+def ensemble(family: Family, models: Collection[str], adapted: Collection[str] = ()) -> Config:
+    """Complete a family's ensemble: the contract's inputs, and no step whose model is not among `models`.
+
+    Without `adapted` stages nobody is told of adapters.
+    """
     config = template(family.name)
     _add_inputs(config, family)
     steps = [step for step in config.ensemble_scheduling.step if step.model_name in models]
+    for step in steps if not adapted else ():
+        step.input_map.pop(WORN, None)
+        step.output_map.pop(WORN, None)
     for name in family.parameters:
         steps[0].input_map[name] = name  # the first step reads all of them
     made = {*family.parameters, *(tensor for step in steps for tensor in step.output_map.values())}
@@ -160,7 +174,10 @@ def _pass_proofs_on(road: Config, made: Mapping[str, Config], shared: Mapping[st
             config.input.add(name=proof, data_type="TYPE_UINT8", dims=[-1, -1, CODE_BYTES], optional=True)
         config.parameters[f"{MADE_BY}{manifest.family}"].string_value = json.dumps(made_by)
     encoders = proving & ENCODERS.keys() & steps.keys()
-    read_by = {name: [steps[name].input_map[given] for given in manifest.stages[name]["inputs"]] for name in encoders}
+    read_by = {
+        name: [steps[name].input_map[given.name] for given in made[name].input if given.name in steps[name].input_map]
+        for name in encoders
+    }
     made[next(iter(FAMILIES[manifest.family].models))].parameters[READ_BY].string_value = json.dumps(read_by)
 
 
@@ -176,8 +193,10 @@ def _add_inputs(config: Config, family: Family) -> None:
         config.input.add(name=name, data_type=TRITON_TYPES[one.kind.datatype], dims=[one.kind.count], optional=True)
 
 
-def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, reproducible: bool = False) -> Config:
-    """Make the configuration of one stage from the tensor specs in the manifest."""
+def stage_config(
+    name: str, stage: Mapping[str, Any], target: str = "cpu", *, reproducible: bool = False, adapted: bool = False
+) -> Config:
+    """Make the configuration of one stage from the tensor specs in the manifest; an `adapted` one reads who wears which."""
     plans = target in PLAN_TARGETS
     # A decoder on a processor is given one picture at a time, and memory for no more.
     rows = 1 if target == "cpu" and name not in ENCODERS else TRITON_STAGES[name]
@@ -186,6 +205,8 @@ def stage_config(name: str, stage: Mapping[str, Any], target: str = "cpu", *, re
         for tensor, spec in specs.items():
             dims = [dim if isinstance(dim, int) else -1 for dim in spec["shape"][1:]]  # all but the batch; names vary
             tensors.add(name=tensor, data_type=TRITON_TYPES[spec["dtype"]], dims=dims)
+    if adapted:
+        config.input.add(name=WORN, data_type=TRITON_TYPES["BYTES"], dims=[1])
     # On a processor prompts share a batch only where the export found that this changes no byte of theirs.
     if name in ENCODERS and (stage["batch_invariant"] if target == "cpu" else not reproducible):
         config.dynamic_batching.SetInParent()

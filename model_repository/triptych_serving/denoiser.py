@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .adapters.mix import Mix
 
 Floats = NDArray[np.float32]
 
@@ -16,17 +19,25 @@ Floats = NDArray[np.float32]
 class Conditioning:
     """One request's rows of conditioning for one model, unconditional first, by the names of the graph's inputs.
 
-    Every array is (rows, …) float32.
+    Every array is (rows, …) float32. A request with adapters has a `mix`, whose slabs are made whenever they are asked
+    for: those of all who wait would not fit into memory.
     """
 
     arrays: Mapping[str, Floats]
+    mix: Mix | None = None
+
+    def __getitem__(self, name: str) -> Floats:
+        if self.mix is None or name in self.arrays:
+            return self.arrays[name]
+        slab = self.mix.slab(name)
+        return np.broadcast_to(slab, (len(self), *slab.shape))
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
     def conditional(self) -> Conditioning:
         """The last row only."""
-        return Conditioning({name: array[-1:] for name, array in self.arrays.items()})
+        return Conditioning({name: array[-1:] for name, array in self.arrays.items()}, self.mix)
 
 
 def only(timestep: Floats) -> Floats:

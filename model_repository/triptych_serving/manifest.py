@@ -60,7 +60,11 @@ class PlanFacts(TypedDict, total=False):
     profiles: Sequence[Profile]
 
 
-class Stage(PlanFacts):
+class Adapted(TypedDict, total=False):
+    layers: Mapping[str, Sequence[int]]
+
+
+class Stage(PlanFacts, Adapted):
     files: Sequence[str]
     sha256: str
     inputs: Mapping[str, Tensor]
@@ -168,10 +172,12 @@ def _checked_card(document: dict[str, Any]) -> ModelCard:
     """The card of a document, all of which is checked."""
     schema.check(document, Document)
     family, given = FAMILIES[document["family"]], document["stages"].keys()
-    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models}
+    adapted = {*family.adapted.values()}
+    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models, *adapted}
     for name in sorted(given - legal):
         raise schema.SchemaError(f"stages.{name}: unknown; legal: {', '.join(sorted(legal))}")
-    for name in sorted({family.card.denoisers[0], family.encoders[0], family.decoder} - given):
+    needed = {family.card.denoisers[0], family.encoders[0], family.decoder, *(adapted if adapted & given else ())}
+    for name in sorted(needed - given):
         raise schema.SchemaError(f"stages.{name}: missing")
     schema.check(document["model"], family.card, "model")
     return family.card.from_json(document["model"])

@@ -79,9 +79,7 @@ class OrtDenoiser:
     def _stack(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
         """Concatenate the requests' conditioning, each input to (R, …) float32; kept while the batch stays the same."""
         if self._members != tuple(conditioning):
-            self._arrays = {
-                name: np.concatenate([one.arrays[name] for one in conditioning]) for name in self._conditions
-            }
+            self._arrays = {name: np.concatenate([one[name] for one in conditioning]) for name in self._conditions}
             self._members = tuple(conditioning)
         return self._arrays
 

@@ -42,6 +42,22 @@ class Pipeline(ABC, Generic[AnySettings, AnyCard]):
         """
         return cast(AnySettings, self.family.settings.parse(given, self.card))
 
+    def resolved(self, settings: AnySettings) -> AnySettings:
+        """Settings in which what a request only names, in a folder of the server's, is told by content.
+
+        Raises:
+            InvalidRequest: it names something that is not there.
+        """
+        return settings
+
+    def soon(self, _settings: AnySettings) -> bool:
+        """Whether `resolved` takes milliseconds only."""
+        return True
+
+    def described(self) -> dict[str, Any]:
+        """What `describe` tells beside the card: what is in folders of the server's now."""
+        return {}
+
     @abstractmethod
     def encoder_inputs(self, settings: AnySettings, tokenizers: Sequence[PromptTokenizer]) -> dict[str, NDArray[Any]]:
         """What the text encoders read, each (rows, …): the negative prompt's row first where guidance is on.

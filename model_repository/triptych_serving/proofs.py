@@ -81,6 +81,8 @@ class Proofs:
                 raise invalid(name, "something else", LEGAL)
 
     def _of_row(self, words: str, row: NDArray[Any]) -> bytes:
+        if row.dtype.hasobject:  # texts, as Triton gives them
+            return self._code(f"{words} {row.dtype.str} {[len(text) for text in row.flat]}", b"".join(row.flat))
         return self._code(f"{words} {row.dtype.str} {row.shape}", row.data if row.flags.c_contiguous else row.tobytes())
 
     def _code(self, words: str, data: bytes | memoryview) -> bytes:

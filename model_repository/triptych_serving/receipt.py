@@ -56,7 +56,9 @@ def asked_for(settings: Settings) -> dict[str, Any]:
 def infotext(made_by: Mapping[str, Any], pipeline: Pipeline[Any, Any]) -> str:
     """The receipt as A1111 writes it, which other tools read: prompt, negative prompt, one line of settings."""
     fields = {**pipeline.a1111_fields(made_by), "Version": f"triptych {made_by['runtime']['triptych']}"}
-    lines = [made_by["prompt"]]
+    lines = [
+        made_by["prompt"] + "".join(f" <lora:{one['name']}:{one['scale']:g}>" for one in made_by.get("lora") or ())
+    ]
     if made_by["negative_prompt"]:
         lines.append(f"Negative prompt: {made_by['negative_prompt']}")
     return "\n".join(

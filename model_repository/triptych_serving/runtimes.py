@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych_contract.families import FAMILIES
+
+from .adapters.graphs import AdaptedDenoiser, AdaptedStage
+from .adapters.shelf import Shelf
 from .denoiser import Denoiser
 from .manifest import Manifest
 from .ort import OrtDenoiser, OrtStage
@@ -39,7 +43,9 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
     if manifest.target not in TARGETS:
-        return OrtDenoiser(manifest.stage_path(name))
+        plain = OrtDenoiser(manifest.stage_path(name))
+        adapted = _adapted(manifest, name)
+        return AdaptedDenoiser(plain, OrtDenoiser(manifest.stage_path(adapted))) if adapted else plain
     from .engines import engine_path, profiles
     from .tensorrt.denoiser import TensorRTDenoiser
 
@@ -63,7 +69,16 @@ def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage
         for tensor, spec in manifest.stages[name]["inputs"].items()
     }
     made({tensor: np.zeros(shape, dtype) for tensor, (shape, dtype) in shapes.items()})
-    return made
+    adapted, shelf = _adapted(manifest, name), Shelf.of_server(manifest)
+    if adapted is None or shelf is None:
+        return made
+    return AdaptedStage(made, _stage(manifest, adapted, reproducible), functools.partial(shelf.mix, stage=name))
+
+
+def _adapted(manifest: Manifest, name: str) -> str | None:
+    """The stage that runs in the place of another where adapters are worn, if the build has it."""
+    adapted = FAMILIES[manifest.family].adapted.get(name)
+    return adapted if adapted in manifest.stages else None
 
 
 def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from triptych.cli.options import LOCAL, spelled
+from triptych_contract.adapters import Adapters
 from triptych_contract.families import DEFAULT
 from triptych_contract.parameters import Pair, Side
 
@@ -59,6 +60,8 @@ def _options(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         kind = EVERY[name].kind
         if name in PICTURES:
             yield name, _placeholder(name)
+        elif isinstance(kind, Adapters):
+            yield from ((name, str(one)) for one in kind.typed(name, value))
         elif isinstance(kind, Pair):  # sizes as people write them
             sides = kind.of_what == ("height", "width")
             yield name, f"{value[1]}x{value[0]}" if sides else f"{value[0]},{value[1]}"
@@ -69,6 +72,8 @@ def _options(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def _literal(name: str, value: Any) -> str:
     if name in PICTURES:
         return repr(_placeholder(name))
+    if isinstance(kind := EVERY[name].kind, Adapters):
+        return repr([{"name": one.name, "scale": one.scale} for one in kind.typed(name, value)])
     return repr(short(value)) if isinstance(value, float) else repr(value)
 
 
@@ -83,6 +88,8 @@ def plain_value(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return plain(value)
+    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
+        return ", ".join(map(str, Adapters().typed("lora", value)))
     if isinstance(value, Mapping):  # a picture, as receipts name it
         return str(value.get("sha256", ""))[:12]
     return str(value)

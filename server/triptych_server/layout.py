@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from triptych_serving import proofs, record
+from triptych_serving.adapters.shelf import FOLDER, MEGABYTES, SHELF
 
 INSTALL = "pip install 'triptych[server]'"
 RUN_PREFIX = "triptych-run-"
@@ -35,6 +36,7 @@ _PLAIN = re.compile(r"[\w/.+,=@%-]+", re.ASCII)
 FALLBACKS = Path("/tmp"), Path("/var/tmp")  # noqa: S108 - for the folders of runs where TMPDIR does not do
 TRITON_HOME = "TRIPTYCH_TRITON_HOME"  # another Triton than the wheel's, laid out as in NVIDIA's images
 IMAGES = "images"  # the cache of finished ones, gone with the run
+ADAPTERS = "adapters"  # those in use, as graphs read them, gone with the run
 RECORDS = "records"  # what the models' processes note for the supervisor
 MIN_CACHE_BYTES = 1 << 20  # Triton's cache takes no less
 KEY = "triptych-closed"  # the header without which `_CLOSED` stays closed
@@ -43,6 +45,14 @@ _CLOSED = "shared-memory,model-repository,logging,trace"
 
 class CannotServe(Exception):
     """The server cannot start or go on; the message says why and what mends it."""
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A folder of adapters, and the megabytes that those in use may take on a disk, as graphs read them."""
+
+    path: Path
+    megabytes: float
 
 
 @dataclass(frozen=True)
@@ -250,7 +260,7 @@ def lay_out(run: Path) -> None:
     home, backend, library = find_triton(), run / BACKEND, run / "lib"
     backend.mkdir(parents=True)
     library.mkdir()
-    for private in (IMAGES, RECORDS):
+    for private in (IMAGES, ADAPTERS, RECORDS):
         (run / private).mkdir(mode=0o700)
     # The stubs ignore PYTHONPATH, but the backend's folder is on their sys.path.
     sources = [*(home / BACKEND).iterdir(), find_package("triptych_serving"), find_package("triptych_contract")]
@@ -274,7 +284,7 @@ def _libpython() -> Path | None:
     return next((folder / name for folder in folders if ".so" in name and (folder / name).is_file()), None)
 
 
-def environment(run: Path, cache_mb: float) -> dict[str, str]:
+def environment(run: Path, cache_mb: float, adapters: AdapterFolder | None = None) -> dict[str, str]:
     """The stubs take their interpreter, and with it the site-packages, from the first `python3` on PATH.
 
     ONNX Runtime's wheels report what they run to their makers unless told not to; whoever wants that may say so.
@@ -282,9 +292,15 @@ def environment(run: Path, cache_mb: float) -> dict[str, str]:
     ahead = {"PATH": str(Path(sys.executable).parent), "LD_LIBRARY_PATH": f"{run / 'lib'}:{run / 'wheel.libs'}"}
     merged = {key: os.pathsep.join(filter(None, (first, os.environ.get(key)))) for key, first in ahead.items()}
     cache = {"TRIPTYCH_CACHE_DIR": str(run / IMAGES), "TRIPTYCH_CACHE_MB": str(cache_mb)}
-    inherited = {name: value for name, value in os.environ.items() if name not in cache}
-    ours = {**(cache if cache_mb else {}), record.FOLDER: str(run / RECORDS), proofs.KEY: secrets.token_hex(32)}
+    worn = of_adapters(run, adapters) if adapters else {}
+    inherited = {name: value for name, value in os.environ.items() if name not in cache and name != FOLDER}
+    ours = {**(cache if cache_mb else {}), **worn, record.FOLDER: str(run / RECORDS), proofs.KEY: secrets.token_hex(32)}
     return {"ORT_DISABLE_TELEMETRY": "1", **inherited, **merged, **ours}
+
+
+def of_adapters(run: Path, adapters: AdapterFolder) -> dict[str, str]:
+    """Give what tells the models of a run where adapters are."""
+    return {FOLDER: str(adapters.path.absolute()), SHELF: str(run / ADAPTERS), MEGABYTES: str(adapters.megabytes)}
 
 
 def command(run: Path, addresses: Addresses, grace_s: float, cache_mb: float, secret: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from triptych_server.failures import LOOK_S
-from triptych_server.layout import Addresses, CannotServe, lay_out, run_folder
+from triptych_server.layout import AdapterFolder, Addresses, CannotServe, lay_out, of_adapters, run_folder
 from triptych_server.triton import Triton
 
 LOOPBACK = "127.0.0.1"
@@ -95,6 +95,8 @@ class Server:
         load_timeout_s: longest time until ready, at the start and at each restart.
         grace_s: longest drain at a stop.
         cache_mb: megabytes for finished images, and a quarter of that for encoded prompts; 0 keeps nothing.
+        adapters: folder of LoRAs that requests may name; a build must have been exported for them.
+        adapters_mb: megabytes that those in use may take on the disk of temporary files.
         reproducible: on GPUs, the same bytes whatever else is drawn, which costs shared batches; on processors always so.
     """
 
@@ -113,6 +115,8 @@ class Server:
         load_timeout_s: float = 600,
         grace_s: float = 30,
         cache_mb: float = 256,
+        adapters: Path | None = None,
+        adapters_mb: float = 4096,
         reproducible: bool = False,
     ) -> None:
         self._builds = [builds] if isinstance(builds, Path) else list(builds)
@@ -120,6 +124,7 @@ class Server:
         self._wanted = (host, http_port, grpc_port, metrics_port)
         self._on_event, self._prepare, self._reproducible = on_event, prepare, reproducible
         self._load_timeout_s, self._grace_s, self._cache_mb = load_timeout_s, grace_s, cache_mb
+        self._adapters = AdapterFolder(adapters, adapters_mb) if adapters else None
         self._addresses: Addresses | None = None
         self._claims = contextlib.ExitStack()  # on the ports
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
@@ -243,6 +248,8 @@ class Server:
         lay_out(run)
         fill = self._prepare or partial(prepare, reproducible=self._reproducible, checking=self._unlocked())
         fill(self._builds, run / "repository")
+        for words in self._look_at_adapters(run):
+            self._move(State.PREPARING, words)
         self._move(State.LOADING, "loading the models")
         death = self._run(run, log, first=True)
         while death:
@@ -250,11 +257,29 @@ class Server:
             self._back_off(death)
             death = self._run(run, log, first=False)
 
+    def _look_at_adapters(self, run: Path) -> list[str]:
+        """Say how many adapters there are, and why others are not served; the models look again at each request."""
+        if self._adapters is None:
+            return []
+        from triptych_serving.adapters.shelf import Shelf
+        from triptych_serving.assemble import by_family
+
+        if not self._adapters.path.is_dir():
+            raise CannotServe(f"--adapters: {self._adapters.path} is no folder")
+        given = of_adapters(run, self._adapters)
+        shelves = [Shelf.of_server(manifest, given) for manifest in by_family(self._builds).values()]
+        shelf = next(filter(None, shelves), None)
+        if shelf is None:
+            raise CannotServe("--adapters: no build has graphs for them; triptych export … --adapters RANK makes such")
+        served = f"{len(shelf.served())} adapters in {self._adapters.path}"
+        return [served, *(f"adapter {name} is not served: {why}" for name, why in shelf.refused().items())]
+
     def _run(self, run: Path, log: BinaryIO | None, *, first: bool) -> str:
         """One life of Triton; why it ended, empty after a stop."""
         if self._stopping.is_set():
             return ""
-        triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, lambda line: self._write(log, line))
+        write = partial(self._write, log)
+        triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, write, self._adapters)
         with ThreadPoolExecutor(1, "replacement") as pool:
             try:
                 return self._load_and_watch(triton, pool)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import psutil
 
 from triptych_server.failures import ENDED_S, TOLD_S, Answers, Stalls
-from triptych_server.layout import KEY, RECORDS, Addresses, CannotServe, command, environment, remove_shm
+from triptych_server.layout import KEY, RECORDS, AdapterFolder, Addresses, CannotServe, command, environment, remove_shm
 from triptych_serving import record
 
 # `prctl(PR_SET_PDEATHSIG, SIGKILL)` survives exec. A launcher sets it, since code between fork and exec is unsafe in a
@@ -62,7 +62,13 @@ class Triton:
     """One running tritonserver and its stubs, in a session of their own that dies with the thread that started it."""
 
     def __init__(
-        self, run: Path, addresses: Addresses, grace_s: float, cache_mb: float, write_log: Callable[[bytes], None]
+        self,
+        run: Path,
+        addresses: Addresses,
+        grace_s: float,
+        cache_mb: float,
+        write_log: Callable[[bytes], None],
+        adapters: AdapterFolder | None = None,
     ) -> None:
         self._addresses, self._prefix, self._write_log = addresses, run.name, write_log
         self._lines: deque[str] = deque(maxlen=200)
@@ -82,7 +88,7 @@ class Triton:
         self._stubs: list[tuple[str, psutil.Process]] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *self._command(run, grace_s, cache_mb)],
-            env=environment(run, cache_mb),
+            env=environment(run, cache_mb, adapters),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

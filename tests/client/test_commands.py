@@ -138,6 +138,7 @@ def test_generate_sends_every_option(run, tmp_path):
         "--output-format": ("webp", "output_format", "webp"),
         "--tenant": ("me", "tenant", "me"),
         "--seed": (5, "seed", 5),
+        "--lora": ("ink:-0.5", "lora", '[{"name": "ink", "scale": -0.5}]'),
     }
     transport = FakeTransport()
     given = [word for option, (value, _, _) in options.items() for word in (option, value)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from triptych_export.samplers import default_sampler, scheduler
 from triptych_server import Server
 
-from .. import plain, tiny_sdxl
-from ..tiny_builds import REFINERS, SEEDS, refiner_of
+from .. import loras, plain, tiny_sdxl
+from ..tiny_builds import ADAPTERS, REFINERS, SEEDS, refiner_of
 
 PROMPTS = ["a 3d render of a red apple", "fox " * 90]
 TEXT = [
@@ -59,16 +60,53 @@ REFINED = [
     {"seed": 7, "num_inference_steps": 8, "denoising_end": 0.75, "crops_coords_top_left": (8, 3), "clip_skip": 1},
     {"seed": 8, "num_inference_steps": 10, "denoising_end": 0.8, "init_image": True, "strength": 0.6},
 ]
+# By name, LoRAs of the builds for them, whose ranks are 11 in all; the last for the build that takes 64.
+EVERY = ("unet", "text_encoder", "text_encoder_2")
+LORAS = {
+    "ink": {"naming": "kohya", "ranks": (3, 5)},
+    "fog": {"naming": "peft", "ranks": (4,), "stages": EVERY},
+    "tin": {"naming": "sgm", "ranks": (2, 1), "stages": EVERY, "dtype": np.float16},
+    "big": {"naming": "diffusers", "ranks": (53, 16)},
+}
+WORN = [
+    {"seed": 1, "num_inference_steps": 5, "lora": {"ink": 1.0}},
+    {"seed": 2, "num_inference_steps": 4, "guidance_scale": 1.0, "lora": {"fog": 0.7}, "clip_skip": 1},
+    {
+        "seed": 3,
+        "num_inference_steps": 6,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "lora": {"tin": -1.2, "ink": 0.4},
+    },
+    {"seed": 4, "num_inference_steps": 5, "lora": {"ink": 0.5, "fog": 1.0, "tin": 0.3}, "negative_prompt": "grey"},
+    {"seed": 5, "num_inference_steps": 4, "lora": {"fog": 0.6, "tin": 0.9, "big": 0.5, "ink": -0.3}},
+    {"seed": 6, "num_inference_steps": 4, "lora": {}},
+]
+WORN_PICTURE = {"seed": 7, "num_inference_steps": 8, "strength": 0.6, "lora": {"fog": 0.8}}
+WORN_REFINED = [
+    {"seed": 8, "num_inference_steps": 10, "denoising_end": 0.6, "lora": {"fog": 1.0}},
+    {
+        "seed": 9,
+        "num_inference_steps": 8,
+        "denoising_end": 0.5,
+        "guidance_scale": 1.0,
+        "lora": {"tin": 1.5, "ink": 0.5},
+    },
+]
 DEFAULT_GUIDANCE = 5.0
 
 
 @pytest.fixture(params=SEEDS)
-def model(request, tiny):
+def model(request, tiny, tmp_path):
     """A served tiny model and diffusers' pipelines of the same weights."""
     weights, build = tiny(request.param)
-    with Server(build, http_port=0, grpc_port=0, metrics_port=0) as server:
+    adapters = tmp_path if request.param in ADAPTERS else None
+    with Server(build, http_port=0, grpc_port=0, metrics_port=0, adapters=adapters) as server:
         refiner = refiner_of(weights) if request.param in REFINERS else None
-        yield Model(server.addresses.grpc, weights, request.param, refiner)
+        made = Model(server.addresses.grpc, weights, request.param, refiner)
+        if adapters:
+            made.load_loras(adapters, loras.layers_of(build))
+        yield made
 
 
 class Model:
@@ -81,12 +119,30 @@ class Model:
         encoders = (self.base.text_encoder, self.base.text_encoder_2)
         self.most_skipped = min(encoder.config.num_hidden_layers for encoder in encoders) - 1
         self.side = self.base.default_sample_size * self.base.vae_scale_factor
-        self.refiner = None
+        self.refiner, self.loras = None, set()
         if refiner:
             self.refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
                 refiner, dtype=torch.float32, add_watermarker=False
             )
             self.refiner.set_progress_bar_config(disable=True)
+
+    def load_loras(self, folder, layers):
+        """Put LoRAs into the server's folder, and into diffusers' pipeline."""
+        convolutions = not self.base.unet.config.use_linear_projection
+        fitting = [name for name, facts in LORAS.items() if max(facts["ranks"]) < ADAPTERS[self.seed]]
+        for number, name in enumerate(fitting):
+            tensors = loras.tensors(layers, number, convolutions=convolutions, **LORAS[name])
+            (folder / f"{name}.safetensors").write_bytes(loras.pack(tensors))
+            self.base.load_lora_weights(folder / f"{name}.safetensors", adapter_name=name)
+        self.base.disable_lora()
+        self.loras = {*fitting}
+
+    def wear(self, adapters):
+        if adapters:
+            self.base.enable_lora()
+            self.base.set_adapters(list(adapters), list(adapters.values()))
+        else:
+            self.base.disable_lora()
 
     def pipeline(self, kind):
         zeros = self.base.config.force_zeros_for_empty_prompt
@@ -115,8 +171,10 @@ class Model:
 
     def run(self, pipeline, given, generator=None, **more):
         """diffusers' call with our names."""
+        if self.loras:
+            self.wear(given.get("lora"))
         pipeline.scheduler = self.scheduler(given)
-        ours = ("seed", "sampler", "schedule", "guidance_end", "denoising_end", "init_image", "mask")
+        ours = ("seed", "sampler", "schedule", "guidance_end", "denoising_end", "init_image", "mask", "lora")
         known = {name: value for name, value in given.items() if name not in ours}
         known.setdefault("guidance_scale", DEFAULT_GUIDANCE)
         generator = generator or torch.Generator("cpu").manual_seed(given["seed"])
@@ -125,7 +183,9 @@ class Model:
 
 def _sent(given):
     files = {name: _png(given[name]) for name in ("init_image", "mask") if name in given}
-    return {"guidance_scale": DEFAULT_GUIDANCE, **given, **files}
+    worn = [{"name": name, "scale": scale} for name, scale in given.get("lora", {}).items()]
+    adapters = {"lora": json.dumps(worn)} if "lora" in given else {}
+    return {"guidance_scale": DEFAULT_GUIDANCE, **given, **files, **adapters}
 
 
 def _png(image):
@@ -167,7 +227,22 @@ def test_the_served_image_is_diffusers(model):
     img2img(model)
     inpaint(model)
     if model.refiner is not None:
-        refined(model)
+        refined(model, REFINED)
+    if model.loras:
+        worn(model)
+
+
+def worn(model):
+    for number, settings in enumerate(WORN):
+        if settings["lora"].keys() <= model.loras:
+            given = model.asked(number, settings)
+            model.assert_like(given, model.run(model.base, given))
+    image = picture(model.side)
+    given = model.asked(0, WORN_PICTURE, init_image=image, mask=mask(image.size))
+    pipeline = model.pipeline(StableDiffusionXLInpaintPipeline)
+    model.assert_like(given, model.run(pipeline, given, image=image, mask_image=given["mask"]))
+    if model.refiner is not None:
+        refined(model, WORN_REFINED)
 
 
 def img2img(model):
@@ -188,8 +263,8 @@ def inpaint(model):
         model.assert_like(given, model.run(pipeline, given, image=image, mask_image=given["mask"]))
 
 
-def refined(model):
-    for number, settings in enumerate(REFINED):
+def refined(model, asked):
+    for number, settings in enumerate(asked):
         given = model.asked(number, settings)
         if "init_image" in given:
             given["init_image"] = picture(model.side)

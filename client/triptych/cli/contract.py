@@ -14,6 +14,7 @@ import typer
 
 from triptych import request
 from triptych.errors import InvalidRequest, Problem, invalid
+from triptych_contract.adapters import Adapters, named
 from triptych_contract.families import FAMILIES, family_of, stranger
 from triptych_contract.family import Family
 from triptych_contract.parameters import (
@@ -46,7 +47,7 @@ def with_parameters(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = {one.name: values.pop(one.name) for one in made}
-        command(**values, options={name: value for name, value in given.items() if value is not None})
+        command(**values, options={name: value for name, value in given.items() if value not in (None, [])})
 
     placed = [one for each in own for one in (made if each.name == "options" else [each])]
     keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in placed]
@@ -130,6 +131,8 @@ def _as_option(one: Parameter) -> Parameter:
     """The parameter in the words of its option."""
     if isinstance(one.kind, Side):
         return replace(one, words="Width and height in pixels.")
+    if isinstance(one.kind, Adapters):
+        return replace(one, words=f"{one.words[:-1]} (repeat).")
     if isinstance(one.kind, Pair) and one.kind.of_what == SIDES:
         return replace(one, kind=replace(one.kind, of_what=("width", "height")))
     return one
@@ -150,6 +153,8 @@ def _typed(kind: Kind) -> tuple[Any, str | None]:
             return float, None
         case File():
             return Path, "FILE"
+        case Adapters():
+            return list[str], "NAME[:SCALE]"
         case Choice(names=names) if not isinstance(names, OfModel) and not kind.aliases:
             return Literal[tuple(names)], None
     return str, None
@@ -162,6 +167,8 @@ def _form(of_what: tuple[str, str]) -> str:
 def _parsed(one: Parameter, value: Any) -> dict[str, Any]:
     if isinstance(one.kind, Side):
         return dict(zip(SIDES, _pair(SIZE, SIDES, value), strict=True))
+    if isinstance(one.kind, Adapters):
+        return {one.name: [named(one.name, text) for text in value]}
     return {one.name: _pair(one.name, one.kind.of_what, value) if isinstance(one.kind, Pair) else value}
 
 

@@ -20,7 +20,7 @@ def _settings() -> type[SdxlSettings]:
 
 
 def _variants(card: SdxlCard) -> tuple[Variant, ...]:
-    every = frozenset(FAMILY.parameters)
+    every = frozenset(FAMILY.parameters) - (frozenset() if card.adapter_rank else {"lora"})
     refiners = frozenset(name for name, one in FAMILY.parameters.items() if one.group == "refiner")
     plain = Variant("", "SDXL", every - refiners)
     if card.refiner is None:
@@ -45,6 +45,7 @@ FAMILY = Family(
     samplers=samplers,
     mixed=mixed,
     called=called,
+    adapted={name: f"{name}_adapters" for name in ("text_encoder", "text_encoder_2", "unet")},
     first_held=(
         "prompt",
         "negative_prompt",

@@ -71,6 +71,7 @@ class SdxlCard(ModelCard):
     default_schedule: str
     force_zeros_for_empty_prompt: bool
     refiner: RefinerCard | None
+    adapter_rank: int  # the largest sum of the ranks of a request's adapters; 0 where it takes none
     samplers: Mapping[str, SamplerCard]
     merged: Sequence[MergedLora]
 

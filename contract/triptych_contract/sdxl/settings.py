@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..adapters import Adapter, Adapters
 from ..cards import TableCard
 from ..emphasis import Part, sections
 from ..parameters import Choice, File, Integer, Number, OfModel, Pair, Picture, parameter
@@ -183,6 +184,14 @@ class SdxlSettings(Settings):
         label="Prompt syntax",
         a1111="Prompt syntax",
     )
+    lora: tuple[Adapter, ...] | None = parameter(
+        Adapters(),
+        "Adapters (LoRAs) of the server's folder, whose effects add up; the base wears them, a refiner does not.",
+        note='JSON, `[{"name": "ink", "scale": 0.8}]`, or text, `ink:0.8, fog`; needs a build with '
+        "[`--adapters RANK`](export.md#adapters), the most that their ranks may be in all",
+        group="sampling",
+        label="LoRAs",
+    )
 
     def guided(self, model: SdxlCard) -> bool:
         """Tell whether there is an unconditional row beside the conditional one, as long as guidance is on."""
@@ -195,6 +204,7 @@ class SdxlSettings(Settings):
         _told_sizes(reading)
         _start(reading)
         _refiner(reading)
+        _adapters(reading)
         if reading.values.get("prompt_syntax") == A1111:
             for name in ("prompt", "negative_prompt"):
                 reading.judge(name, lambda prompt, name=name: _readable(name, prompt))
@@ -272,3 +282,11 @@ def _refiner(reading: Reading) -> None:
         reading.refuse("denoising_end", "with mask", "only without mask")
     reading.default("aesthetic_score", 6.0)
     reading.default("negative_aesthetic_score", 2.5)
+
+
+def _adapters(reading: Reading) -> None:
+    if not reading.values.get("lora"):
+        reading.values["lora"] = None  # an empty list is none
+    elif not reading.card.adapter_rank:
+        names = ", ".join(one.name for one in reading.values["lora"])
+        reading.refuse("lora", names, "nothing: this model was exported without --adapters")

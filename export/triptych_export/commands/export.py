@@ -85,6 +85,15 @@ def export(
         str | None,
         typer.Option(help="SDXL: default sampler, steps and guidance of lightning, hyper-sd, lcm or dmd2 weights"),
     ] = None,
+    adapters: Annotated[
+        int | None,
+        typer.Option(
+            help="SDXL: graphs for LoRAs by request beside the plain ones; the ranks of a request's are at most this in all",
+            metavar="RANK",
+            min=1,
+            max=1024,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
@@ -111,6 +120,7 @@ def export(
         samplers=tuple(sampler) if sampler else None,
         lora=tuple(lora) if lora else None,
         distilled=distilled,
+        adapters=adapters,
         decoder=decoder,
         prior_num_inference_steps=prior_num_inference_steps,
         prior_guidance_scale=prior_guidance_scale,

@@ -20,6 +20,7 @@ from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from ..stages import StageSpec
 from ..tokenizers import alike
 from ..weights import Kind, Weights
+from . import adapters
 from .loras import Lora, MergedWeights
 from .stages import MODULES, base_specs, refiner_specs
 
@@ -32,7 +33,7 @@ CLASSES = {
 BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
 REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
 REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
-OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled")
+OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled", "adapters")
 # What stages are checked at: batch; height and width in units of the smallest legal side; chunks of a prompt.
 CHECKS = ((2, 1, 2, 2), (1, 2, 1, 1), (3, 2, 3, 3))
 
@@ -64,6 +65,8 @@ class SdxlExport:
         for weights in self._folders.values():
             _check_unet(weights)
         samplers.check(base.config("scheduler"))
+        if options.adapters is not None:
+            _check_adapters(base, options)
         if refiner is not None:
             _check_refiner(base, refiner)
             if any(side % self._refined_multiple for side in self._default_sides):
@@ -93,9 +96,11 @@ class SdxlExport:
         return dict.fromkeys(self.base.kind.tokenizers, self.base)
 
     def stages(self, tokens: int) -> dict[str, StageRecipe]:
-        stages = {
-            name: self._stage(name, self.base, spec, tokens) for name, spec in base_specs(self.base, tokens).items()
-        }
+        specs = base_specs(self.base, tokens)
+        stages = {name: self._stage(name, self.base, spec, tokens) for name, spec in specs.items()}
+        if self.options.adapters is not None:
+            adapted = adapters.adapted_specs(self.base, specs, self.options.adapters)
+            stages |= {name: self._adapted(spec, tokens) for name, spec in adapted.items()}
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
             stages |= {name: self._stage(name, self.refiner, spec, tokens) for name, spec in specs.items()}
@@ -147,6 +152,7 @@ class SdxlExport:
             default_schedule=schedule,
             force_zeros_for_empty_prompt=base.index.get("force_zeros_for_empty_prompt", True),
             refiner=self._refiner_card(),
+            adapter_rank=self.options.adapters or 0,
             tokenizers=tokenizers,
             samplers=_sampler_cards(tables),
             merged=tuple(lora.card for lora in base.loras) if isinstance(base, MergedWeights) else (),
@@ -168,16 +174,26 @@ class SdxlExport:
     def _folders(self) -> dict[str, Weights]:
         return {"": self.base, **({"refiner_": self.refiner} if self.refiner else {})}
 
+    def _adapted(self, spec: StageSpec, tokens: int) -> StageRecipe:
+        module, code = adapters.MODULES[spec.component], f"{self._code(self.base)} sdxl/adapters"
+        return StageRecipe(self.base, spec, module, self._checked_at(self.base, tokens), code)
+
     def _stage(self, name: str, weights: Weights, spec: StageSpec, tokens: int) -> StageRecipe:
+        sizes = self._checked_at(weights, tokens)
+        if isinstance(weights, OptimumFolder):
+            return AdaptedStageRecipe.of(name, weights, spec, sizes)
+        return StageRecipe(weights, spec, MODULES[name], sizes, self._code(weights))
+
+    @staticmethod
+    def _code(weights: Weights) -> str:
+        return "sdxl/stages sdxl/loras" if isinstance(weights, MergedWeights) else "sdxl/stages"
+
+    def _checked_at(self, weights: Weights, tokens: int) -> list[dict[str, int]]:
         multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
-        sizes = [
+        return [
             {**_sizes(batch, height * multiple, width * multiple, scale), "tokens": chunks * tokens}
             for batch, height, width, chunks in CHECKS
         ]
-        if isinstance(weights, OptimumFolder):
-            return AdaptedStageRecipe.of(name, weights, spec, sizes)
-        code = "sdxl/stages sdxl/loras" if isinstance(weights, MergedWeights) else "sdxl/stages"
-        return StageRecipe(weights, spec, MODULES[name], sizes, code)
 
     @cached_property
     def _own_text_encoder(self) -> bool:
@@ -291,6 +307,16 @@ def _check_unet(weights: Weights) -> None:
             f"unet/config.json: in_channels {config['in_channels']}; supported: as many as out_channels, "
             f"{config['out_channels']} (a mask is blended in, not concatenated)"
         )
+
+
+def _check_adapters(base: Weights, options: ExportOptions) -> None:
+    if options.target != "cpu":
+        raise ExportError(
+            f"--adapters: {options.adapters} with target {options.target} given; legal: target cpu. "
+            "For engines fuse them into the weights (diffusers' fuse_lora) and export those"
+        )
+    if isinstance(base, OptimumFolder):
+        raise ExportError("--adapters: given with Optimum's graphs; supported: a folder of weights in diffusers layout")
 
 
 def _check_refiner(base: Weights, refiner: Weights) -> None:

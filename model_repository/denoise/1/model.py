@@ -27,6 +27,7 @@ class TritonPythonModel:
     def initialize(self, args):
         arguments = triton.ModelArguments(args)
         self.pipelines, self.made_by = arguments.pipelines(), arguments.made_by
+        self.aside = ThreadPoolExecutor(1, "aside")
         self.max_batch_rows = int(arguments.parameters["max_batch_rows"])
         # Where each model of the loop comes from.
         self.sources = {
@@ -87,7 +88,7 @@ class TritonPythonModel:
         if action == "stats":
             self.engine.stats(reply)
         elif action == "describe":
-            reply.send(self._description())
+            self.aside.submit(self._describe, reply)
         elif action == "verify":
             self.engine.between_steps(self._verdict, reply)
         elif not _is_uuid(of):
@@ -165,8 +166,15 @@ class TritonPythonModel:
         of_settings = [triton.proofs.of(triton.data(request, "settings"))]
         return triton.proven(request, name, made_by[name], read_by.get(made_by[name], of_settings))
 
+    def _describe(self, reply):
+        """Aside: a folder of adapters may have many new ones."""
+        try:
+            reply.send(self._description())
+        except Exception as error:
+            reply.fail(error)
+
     def _description(self):
-        models = {name: self._facts(pipeline.manifest) for name, pipeline in self.pipelines.items()}
+        models = {name: {**self._facts(one.manifest), **one.described()} for name, one in self.pipelines.items()}
         return {"models": models, "draining": triton.record.draining()}
 
     def _facts(self, manifest):

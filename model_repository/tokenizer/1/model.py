@@ -36,14 +36,21 @@ class TritonPythonModel:
     def _answer(self, request):
         arrived = time.monotonic()
         given = triton.scalars(request, self.kinds)
-        if sum(len(given.get(name, b"")) for name in self.pictures) <= SOON_BYTES:
-            return self._response(given, arrived)
-        self.aside.answer(request, lambda: self._response(given, arrived))
+        if sum(len(given.get(name, b"")) for name in self.pictures) > SOON_BYTES:
+            self.aside.answer(request, lambda: self._response(self._settings(given), arrived))
+            return None
+        settings = self._settings(given)
+        if self.pipeline.soon(settings):
+            return self._response(settings, arrived)
+        self.aside.answer(request, lambda: self._response(settings, arrived))
         return None
 
-    def _response(self, given, arrived):
+    def _settings(self, given):
         seen = {name: inspect(name, given[name]) for name in self.pictures if name in given}
-        settings = self.pipeline.parse({**given, **seen})
+        return self.pipeline.parse({**given, **seen})
+
+    def _response(self, checked, arrived):
+        settings = self.pipeline.resolved(checked)
         cached = self._cached(settings) if self.cache and settings.use_cache else None
         tokens = self.pipeline.encoder_inputs(settings, self.tokenizers)
         document = {

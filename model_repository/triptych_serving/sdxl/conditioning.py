@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triptych_contract.errors import invalid
 from triptych_contract.sdxl.card import MAX_CHUNKS, RefinerCard, SdxlCard
@@ -31,13 +32,26 @@ def token_weights(read: Read, rows: int, model: SdxlCard) -> Floats:
 def conditionings(settings: SdxlSettings, model: SdxlCard, read: Read, weights: Floats) -> dict[str, Conditioning]:
     """The conditioning of every model that a request goes to, by stage name; `read` gives the encoders' outputs by name.
 
+    Those have a row for each chunk of each prompt; twice as many where the refiner's, the second half, are made without adapters.
+
     Raises:
         InvalidRequest: an output is missing or misshapen.
     """
-    made = {BASE: _base(settings, model, read, weights)}
+    chunks = len(weights) * (weights.shape[-1] // model.tokenizers[0].max_length)
+    made = {BASE: _base(settings, model, _part(read, slice(chunks)), weights)}
     if settings.denoising_end is not None and model.refiner is not None:
-        made[REFINER] = _refiner(settings, model, model.refiner, read, weights)
+        made[REFINER] = _refiner(settings, model, model.refiner, _part(read, slice(-chunks, None)), weights)
     return made
+
+
+def _part(read: Read, rows: slice) -> Read:
+    """What the encoders made for one of the models: of twice the rows the first half is the base's."""
+
+    def part(name: str) -> NDArray[Any] | None:
+        array = read(name)
+        return None if array is None else array[rows]
+
+    return part
 
 
 def _base(settings: SdxlSettings, model: SdxlCard, read: Read, weights: Floats) -> Conditioning:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych_contract.adapters import Adapter
+from triptych_contract.errors import invalid
 from triptych_contract.sdxl import FAMILY
 from triptych_contract.sdxl.card import MAX_CHUNKS, SdxlCard
 from triptych_contract.sdxl.settings import A1111, SdxlSettings
 
+from ..adapters.graphs import WORN, worn
+from ..adapters.shelf import Shelf
 from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_one
 from ..noise import TorchGenerator
@@ -22,13 +27,39 @@ from ..tokenizers import Chunks, PromptTokenizer
 from ..walk import Walk
 from .conditioning import conditionings, token_weights
 from .latents import EncodedPicture, initial
-from .walk import walk
+from .walk import BASE, walk
+
+# Of both prompts; Triton gives a text encoder no more at once.
+MAX_ROWS = 2 * MAX_CHUNKS
 
 
 class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
     """One phase, in which base and refiner take turns."""
 
     family = FAMILY
+
+    @cached_property
+    def adapters(self) -> Shelf | None:
+        """The server's adapters, where it has any for this build."""
+        return Shelf.of_server(self.manifest)
+
+    def resolved(self, settings: SdxlSettings) -> SdxlSettings:
+        if settings.lora is None:
+            return settings
+        if self.adapters is None:
+            raise invalid(
+                "lora", ", ".join(map(str, settings.lora)), "nothing: this server was started without --adapters"
+            )
+        return replace(settings, lora=self.adapters.resolve(settings.lora))
+
+    def soon(self, settings: SdxlSettings) -> bool:
+        return settings.lora is None or self.adapters is None or self.adapters.at_hand(settings.lora)
+
+    def described(self) -> dict[str, Any]:
+        if self.adapters is None:
+            return {}
+        served = {name: asdict(facts) for name, facts in self.adapters.served().items()}
+        return {"adapters": served, "refused_adapters": self.adapters.refused()}
 
     def encoder_inputs(self, settings: SdxlSettings, tokenizers: Sequence[PromptTokenizer]) -> dict[str, NDArray[Any]]:
         """Each prompt's chunks are rows, as many for one prompt and encoder as for the others."""
@@ -41,12 +72,26 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             zip(*(_filled_up(chunks, most, tokenizer) for chunks in of_prompts), strict=True)
             for of_prompts, tokenizer in zip(read, tokenizers, strict=True)
         )
-        return {
+        made = {
             "input_ids": np.concatenate(ids),  # (rows · chunks, tokens of a chunk)
             "input_ids_2": np.concatenate(ids_2),
             "skipped_layers": np.repeat(np.array(clip_skip, np.int64), most)[:, None],
+        }
+        return {
+            **(made if self.adapters is None else self._worn(settings, made)),
             "token_weights": np.stack([weights, weights_2], axis=1),  # (rows, encoders, chunks · tokens)
         }
+
+    def _worn(self, settings: SdxlSettings, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The rows, and the adapters that each wears; once more without any where a refiner reads the same encoder."""
+        adapters, count = worn(self._of_encoders(settings)), len(rows["input_ids"])
+        each = [adapters, b""] if adapters and _refined_by_shared(settings, self.card) else [adapters]
+        if len(each) * count > MAX_ROWS:
+            prompts = 1 + settings.guided(self.card)
+            given = f"with denoising_end and {count // prompts} chunks of a prompt"
+            raise invalid("lora", given, f"at most {MAX_ROWS // 2 // prompts} where both models read one text encoder")
+        twice = {name: np.tile(array, (len(each), 1)) for name, array in rows.items()}
+        return {**twice, WORN: np.repeat(np.array(each, object), count)[:, None]}
 
     def unread(self, settings: SdxlSettings, tokenizer: PromptTokenizer, prompt: str) -> str:
         if settings.prompt_syntax != A1111:
@@ -71,6 +116,8 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             stage: checked(conditioning, self.manifest.stages[stage], rows, sizes)
             for stage, conditioning in conditionings(settings, card, read, weights).items()
         }
+        if settings.lora and self.adapters:
+            made[BASE] = replace(made[BASE], mix=self.adapters.mix(settings.lora, BASE))
         picture = self._picture(settings, shape, read)
         return [
             Phase(
@@ -92,6 +139,8 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             unused.add("vae_encoder")
         if settings.denoising_end is None:
             unused |= {"refiner_unet", "refiner_text_encoder_2"}
+        if settings.lora is None:
+            unused |= {*FAMILY.adapted.values()}
         return unused
 
     def a1111_fields(self, made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,6 +158,9 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             "Refiner switch at": made_by["denoising_end"],
             "Prompt syntax": made_by["prompt_syntax"] if made_by["prompt_syntax"] == A1111 else None,
         }
+
+    def _of_encoders(self, settings: SdxlSettings) -> Sequence[Adapter]:
+        return self.adapters.for_encoders(settings.lora) if self.adapters and settings.lora else ()
 
     def _begin(
         self,
@@ -139,3 +191,8 @@ def _filled_up(chunks: Chunks, most: int, tokenizer: PromptTokenizer) -> tuple[N
     ids = np.concatenate([chunks.ids, np.repeat(tokenizer([""]), missing, axis=0)])
     weights = np.pad(chunks.weights, ((0, missing), (0, 0)), constant_values=1)
     return ids, weights.reshape(-1)
+
+
+def _refined_by_shared(settings: SdxlSettings, card: SdxlCard) -> bool:
+    """Whether a refiner reads what the base's own text encoder makes."""
+    return settings.denoising_end is not None and card.refiner is not None and not card.refiner.own_text_encoder

@@ -69,7 +69,7 @@ class TensorRTDenoiser:
         self._gathered_rows = 0
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
-        shapes = {name: conditioning[0].arrays[name].shape[1:] for name in self._conditions}
+        shapes = {name: conditioning[0][name].shape[1:] for name in self._conditions}
         shapes |= {"sample": sample.shape[1:], self._timestep: ()}
         noise_pred = np.empty_like(sample)
         with ends_the_process_if_lost():

@@ -48,7 +48,7 @@ class Resident:
             self._device.free(memory)
 
     def _upload(self, conditioning: Conditioning) -> None:
-        arrays = {name: np.ascontiguousarray(conditioning.arrays[name]) for name in self._names}
+        arrays = {name: np.ascontiguousarray(conditioning[name]) for name in self._names}
         needed = sum(array.nbytes for array in arrays.values())
         while self._memory and self.nbytes + needed > self._limit:
             self.release(next(iter(self._memory)))

@@ -40,6 +40,13 @@ def serve(
     cache_mb: Annotated[
         float, typer.Option(min=0, help="Megabytes of finished images to keep for identical requests; 0 for none.")
     ] = 256,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="LoRAs (safetensors) that requests may name; new ones are found at once."),
+    ] = None,
+    adapters_mb: Annotated[
+        float, typer.Option(min=1, help="Megabytes of LoRAs in use to keep among temporary files.")
+    ] = 4096,
     reproducible: Annotated[
         bool, typer.Option("--reproducible", help="On GPUs: the same bytes whatever else is drawn; costs throughput.")
     ] = False,
@@ -66,6 +73,8 @@ def serve(
             on_event=tell,
             grace_s=grace,
             cache_mb=cache_mb,
+            adapters=adapters,
+            adapters_mb=adapters_mb,
             reproducible=reproducible,
         )
         code = _attend(server, console)

@@ -1,0 +1,105 @@
+"""Two graphs as one: rows without adapters run on the plain one, rows with some on the one that has inputs for them.
+
+So those without cost what they did and have the bytes that they had, whoever comes along.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych_contract.adapters import Adapter, Adapters
+from triptych_contract.errors import invalid
+
+from ..denoiser import Conditioning, Denoiser, Floats
+from .mix import INPUTS, Mix
+
+Arrays = Mapping[str, NDArray[Any]]
+# An encoder's input, and what the first model tells it: the adapters that each row wears.
+WORN = "adapters"
+KIND = Adapters()
+
+
+class AdaptedDenoiser:
+    """`Denoiser` over both graphs of one model."""
+
+    def __init__(self, plain: Denoiser, adapted: Denoiser) -> None:
+        self._plain, self._adapted = plain, adapted
+
+    def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
+        wears = [one.mix is not None for one in conditioning]
+        if not any(wears):
+            return self._plain.predict(sample, timestep, conditioning)
+        rows = np.repeat(wears, [len(one) for one in conditioning])
+        noise_pred = np.empty_like(sample)
+        for model, worn in ((self._adapted, True), (self._plain, False)):
+            if members := [one for one, wear in zip(conditioning, wears, strict=True) if wear == worn]:
+                mine = rows == worn
+                noise_pred[mine] = model.predict(sample[mine], timestep[mine], members)
+        return noise_pred
+
+    def release(self, conditioning: Conditioning) -> None:
+        self._plain.release(conditioning)
+        self._adapted.release(conditioning)
+
+
+class AdaptedStage:
+    """An encoder over both graphs; WORN, (rows, 1) text that `worn` writes, says which adapters each row wears."""
+
+    def __init__(
+        self,
+        plain: Callable[[Arrays], Arrays],
+        adapted: Callable[[Arrays], Arrays],
+        mix: Callable[[Sequence[Adapter]], Mix | None],
+    ) -> None:
+        self._plain, self._adapted, self._mix = plain, adapted, mix
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        texts = [bytes(text) for text in inputs[WORN].reshape(-1)]
+        mixes = {text: self._mix(read(text)) if text else None for text in set(texts)}
+        others = {name: array for name, array in inputs.items() if name != WORN}
+        rows = np.array([mixes[text] is not None for text in texts])
+        parts = []
+        if not rows.all():
+            parts.append((~rows, self._plain({name: array[~rows] for name, array in others.items()})))
+        if rows.any():
+            worn = [mix for text in texts if (mix := mixes[text]) is not None]
+            slabs = {name: _stacked(worn, name) for name in INPUTS}
+            parts.append((rows, self._adapted({**{name: array[rows] for name, array in others.items()}, **slabs})))
+        return {name: _joined(name, parts) for name in parts[0][1]}
+
+
+def worn(adapters: Sequence[Adapter]) -> bytes:
+    """Write adapters of a checked request for WORN; b"" for none."""
+    return json.dumps(list(adapters)).encode() if adapters else b""
+
+
+def read(text: bytes) -> list[Adapter]:
+    """Read what `worn` wrote.
+
+    Raises:
+        InvalidRequest: somebody else wrote it.
+    """
+    try:
+        adapters = KIND.typed(WORN, json.loads(text))
+    except (RecursionError, ValueError):
+        raise invalid(WORN, "something else", "what the ensemble passes on") from None
+    return [*KIND.check(WORN, adapters)]
+
+
+def _stacked(mixes: Sequence[Mix], name: str) -> Floats:
+    slab = functools.cache(lambda mix: mix.slab(name))  # the rows of one request wear the same
+    return np.stack([slab(mix) for mix in mixes])
+
+
+def _joined(name: str, parts: Sequence[tuple[NDArray[np.bool_], Arrays]]) -> NDArray[Any]:
+    first = parts[0][1][name]
+    whole = np.empty((len(parts[0][0]), *first.shape[1:]), first.dtype)
+    for rows, arrays in parts:
+        whole[rows] = arrays[name]
+    return whole
