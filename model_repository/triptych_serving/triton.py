@@ -18,13 +18,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from triptych_contract.errors import InvalidRequest, to_wire, with_facts
+from triptych_contract.errors import InvalidRequest, invalid, to_wire, with_facts
 from triptych_contract.families import FAMILIES
 
 from .errors import Cancelled, Lost, Overloaded, RequestError, StageFailed, Stopping
 from .manifest import Manifest
 from .metrics import METRICS
-from .proofs import MADE_BY, PROOF, Proofs
+from .proofs import LEGAL, MADE_BY, PROOF, Proofs
 from .record import Record
 
 if TYPE_CHECKING:
@@ -117,6 +117,18 @@ def proven(request: Any, name: str, maker: str, read: Sequence[str]) -> NDArray[
     given = array(request, name)
     if given is not None:
         proofs.check(name, given, maker, read, array(request, f"{maker}_{PROOF}"))
+    return given
+
+
+def unchanged(request: Any, name: str, codes: Sequence[str]) -> NDArray[Any]:
+    """An input of which a document that this server has signed has the codes, row by row.
+
+    Raises:
+        InvalidRequest: it is missing, or another.
+    """
+    given = array(request, name)
+    if given is None or proofs.read(given) != codes:
+        raise invalid(name, "something else", LEGAL)
     return given
 
 

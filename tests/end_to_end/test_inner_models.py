@@ -131,6 +131,18 @@ def test_another_prompts_embeddings_cannot_be_drawn_as_this_ones(url, model):
     assert refused(url, "denoise", {**mine, **embeddings}) <= {"hidden_states", "text_embeds"}
 
 
+def test_another_requests_weights_cannot_be_these(url):
+    mine, other = (
+        walked(url, prompt="a fox", negative_prompt="a (grey:1.3) bear", prompt_syntax=syntax)["denoise"]
+        for syntax in ("plain", "a1111")
+    )
+    weights = other["token_weights"]
+    assert weights.max() > 1
+    for wrong in (weights, mine["token_weights"] * np.float32(np.nan), mine["token_weights"][:1]):
+        assert refused(url, "denoise", {**mine, "token_weights": wrong}) == {"token_weights"}
+    assert refused(url, "denoise", {n: a for n, a in mine.items() if n != "token_weights"}) == {"token_weights"}
+
+
 def test_another_picture_cannot_be_begun_with_as_this_one(url):
     first, second = (plain.grpc(url, **{**ASKED, "seed": seed})["image"] for seed in (1, 2))
     mine, other = (walked(url, init_image=image, mask=image, strength=1.0) for image in (first, second))

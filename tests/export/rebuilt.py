@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-SIZES = {"batch": 2, "latent_height": 8, "latent_width": 8, "height": 64, "width": 64}
+SIZES = {"batch": 2, "latent_height": 8, "latent_width": 8, "height": 64, "width": 64, "tokens": 48}
 
 
 def examples(specs):

@@ -123,7 +123,7 @@ def test_more_rows_than_a_profile_holds_become_several_calls_that_split_no_reque
 
 def test_a_size_that_no_profile_holds_is_named(loaded):
     with pytest.raises(ValueError, match=r"no profile of the engine holds shapes .*'sample': \(4, 99, 16\)"):
-        loaded.predict(2, {"latent_height": 99, "latent_width": 16})
+        loaded.predict(2, {**loaded.manifest.model.default_sizes, "latent_height": 99, "latent_width": 16})
 
 
 def test_conditioning_is_uploaded_once_and_kept_until_its_request_ends(loaded):

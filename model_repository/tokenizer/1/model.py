@@ -1,5 +1,6 @@
 """An ensemble's first step: nothing wrong passes, and what passes is complete."""
 
+import itertools
 import json
 import time
 
@@ -26,6 +27,7 @@ class TritonPythonModel:
         self.tokenizers = [PromptTokenizer.of(self.manifest, card) for card in self.manifest.model.tokenizers]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.read_by = json.loads(arguments.parameters[READ_BY])
+        self.by_encoders = set(itertools.chain.from_iterable(self.read_by.values()))
         self.cache = ImageCache.of_server()
         self.aside = triton.Aside(1)
 
@@ -60,6 +62,7 @@ class TritonPythonModel:
             "cut": self.pipeline.cut(settings, self.tokenizers),
             "cached": cached is not None,
             "read": {stage: triton.proofs.read(*map(tokens.get, names)) for stage, names in self.read_by.items()},
+            "passed": {name: triton.proofs.read(tokens[name]) for name in tokens if name not in self.by_encoders},
         }
         return triton.response(
             settings=triton.text(triton.proofs.signed("settings", document)),
