@@ -16,14 +16,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from triptych.async_client import AsyncJob
-from triptych.errors import InvalidRequest, RequestCancelled, ServerUnavailable, TriptychError, invalid
+from triptych.errors import InvalidRequest, RequestCancelled, TriptychError, invalid
 from triptych.types import GeneratedImage
 from triptych_contract.errors import shown
 from triptych_contract.parameters import Choice
 from triptych_web.a1111 import EMPHASIS, FIRST, names, schedule, split_sampler
 
 from .asked import Asked, Reading, body_of, finished
-from .errors import Json, renamed
+from .errors import Json
 from .events import unless_gone
 from .models import Models
 from .pictures import inverted, picture
@@ -121,16 +121,12 @@ class A1111:
 
     async def _drawn(self, caller: str, wanted: Asked) -> list[GeneratedImage]:
         """Draw; what is interrupted is left out."""
-        drawing = wanted.model.client.submit_many(n=wanted.n, **wanted.submitted())
+        drawing = wanted.model.client.submit_many(n=wanted.n, **wanted.settings)
         active = self._active.setdefault(caller, [])
         active.append(drawing)
         try:
-            return [image for image in await asyncio.gather(*map(_unless_cancelled, drawing)) if image]
-        except InvalidRequest as error:
-            raise renamed(error, wanted.names) from None
-        except ServerUnavailable:
-            self._models.forget()
-            raise
+            with wanted.told(self._models):
+                return [image for image in await asyncio.gather(*map(_unless_cancelled, drawing)) if image]
         finally:
             active.remove(drawing)
             if not active:

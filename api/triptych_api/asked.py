@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from triptych.errors import InvalidRequest, Problem, invalid
+from triptych.errors import InvalidRequest, Problem, ServerUnavailable, invalid
 from triptych.pictures import UNREADABLE
 from triptych.request import judge
 from triptych_contract.errors import shown
@@ -54,7 +55,7 @@ class Asked:
     """
 
     model: Model
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     fields: Mapping[str, Any]
     names: Mapping[str, str]
 
@@ -63,9 +64,20 @@ class Asked:
         """How many pictures."""
         return int(self.fields.get("n", 1))
 
-    def submitted(self) -> dict[str, Any]:
-        """Give the keyword arguments of `AsyncClient.submit`."""
-        return dict(self.settings)
+    @contextlib.contextmanager
+    def told(self, models: Models) -> Iterator[None]:
+        """Tell what the server finds wrong by the caller's names, and have it asked anew where it goes away.
+
+        Raises:
+            TriptychError: what is raised inside.
+        """
+        try:
+            yield
+        except InvalidRequest as error:
+            raise renamed(error, self.names) from None
+        except ServerUnavailable:
+            models.forget()
+            raise
 
 
 async def body_of(request: Request) -> dict[str, Any]:
@@ -145,7 +157,10 @@ async def finished(reading: Reading, caller: Caller) -> Asked:
     problems, told = reading.problems, {problem.field for problem in reading.problems}
     try:
         args = (model.ensemble, {"prompt": None, **settings}, model.family.settings, model.card)
-        await (asyncio.to_thread(judge, *args) if _pictures(model, settings) else _now(judge, *args))
+        if _pictures(model, settings):
+            await asyncio.to_thread(judge, *args)
+        else:
+            judge(*args)
     except InvalidRequest as error:
         found = map(_over_http, renamed(error, reading.names).problems)
         problems += [problem for problem in found if problem.field not in told]
@@ -157,10 +172,6 @@ async def finished(reading: Reading, caller: Caller) -> Asked:
 def _over_http(problem: Problem) -> Problem:
     """Leave out what is legal in Python only: paths and PIL's images."""
     return problem._replace(legal=LEGAL) if problem.given.startswith(UNREADABLE) else problem
-
-
-async def _now(function: Any, *args: Any) -> None:
-    function(*args)
 
 
 def _pictures(model: Model, settings: Mapping[str, Any]) -> list[str]:
@@ -259,7 +270,7 @@ class Reading:
 def meant(kind: Kind, value: Any) -> Any:
     """Give what a form's text means to a kind; what is no text stands as it is."""
     if not isinstance(value, str):
-        return _as_text(kind, value)
+        return value
     text = value.strip()
     if isinstance(kind, Flag):
         return {"true": True, "false": False}.get(text.lower(), value)
@@ -270,15 +281,3 @@ def meant(kind: Kind, value: Any) -> Any:
     if isinstance(kind, Number) and re.fullmatch(r"[+-]?\d{1,40}(\.\d{1,40})?(e[+-]?\d{1,3})?", text, re.IGNORECASE):
         return float(text)
     return value
-
-
-def _as_text(kind: Kind, value: Any) -> Any:
-    """Refuse bytes, a form's file, where no file is meant; Python would take them for text."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace") if len(value) < 64 and isinstance(kind, Text) else ["a file"]
-    return value
-
-
-def sequence(value: Any) -> Sequence[Any]:
-    """Give a list as it is, and anything else as a list of one."""
-    return value if isinstance(value, list) else [value]

@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from triptych.errors import InvalidRequest, ServerUnavailable, invalid
+from triptych.errors import invalid
 from triptych.types import Completed, GeneratedImage, InProgress
 from triptych_contract.parameters import File
 
 from .asked import Asked, asked, body_of
-from .errors import Json, renamed
+from .errors import Json
 from .events import stream, unless_gone
 from .models import Model, Models
 from .pictures import data_url
@@ -71,14 +71,8 @@ async def draw(models: Models, wanted: Asked, record: Record) -> list[GeneratedI
     Raises:
         TriptychError: as `AsyncClient.generate_many`; fields by the caller's names.
     """
-    with record.begun(wanted):
-        try:
-            images = await wanted.model.client.generate_many(n=wanted.n, **wanted.submitted())
-        except InvalidRequest as error:
-            raise renamed(error, wanted.names) from None
-        except ServerUnavailable:
-            models.forget()
-            raise
+    with record.begun(wanted), wanted.told(models):
+        images = await wanted.model.client.generate_many(n=wanted.n, **wanted.settings)
         record.drawn(images)
         return images
 
@@ -86,21 +80,14 @@ async def draw(models: Models, wanted: Asked, record: Record) -> list[GeneratedI
 async def _events(models: Models, wanted: Asked, kind: str, record: Record) -> AsyncIterator[Mapping[str, Any]]:
     """Give OpenAI's events: previews of the loop as partial images, spread evenly over the steps, then the picture."""
     partial, told = int(wanted.fields.get("partial_images", 0)), 0
-    with record.begun(wanted):
-        try:
-            events = wanted.model.client.stream(previews=partial > 0, **wanted.submitted())
-            async for event in events:
-                if isinstance(event, Completed):
-                    record.drawn([event.image])
-                    yield _completed(wanted, kind, event.image)
-                elif isinstance(event, InProgress) and event.preview and _due(event, told, partial):
-                    yield _partial(kind, event.preview, told)
-                    told += 1
-        except InvalidRequest as error:
-            raise renamed(error, wanted.names) from None
-        except ServerUnavailable:
-            models.forget()
-            raise
+    with record.begun(wanted), wanted.told(models):
+        async for event in wanted.model.client.stream(previews=partial > 0, **wanted.settings):
+            if isinstance(event, Completed):
+                record.drawn([event.image])
+                yield _completed(wanted, kind, event.image)
+            elif isinstance(event, InProgress) and event.preview and _due(event, told, partial):
+                yield _partial(kind, event.preview, told)
+                told += 1
 
 
 def _due(event: InProgress, told: int, partial: int) -> bool:

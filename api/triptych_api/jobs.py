@@ -24,13 +24,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from triptych.async_client import AsyncJob
-from triptych.errors import InvalidRequest, Overloaded, RequestCancelled, ServerUnavailable, TriptychError, invalid
+from triptych.errors import Overloaded, RequestCancelled, ServerUnavailable, TriptychError, invalid
 from triptych.transport import TRACE
 from triptych.types import Completed, GeneratedImage, InProgress
 from triptych_contract.errors import shown
 
 from .asked import Asked, asked, body_of
-from .errors import Json, Refusal, refusal, renamed
+from .errors import Json, Refusal, refusal
 from .events import stream
 from .images import images_answer
 from .keys import Caller
@@ -280,7 +280,6 @@ class Jobs:
                 self._metrics.images.labels(wanted.model.name).inc(len(images))
                 return images_answer(wanted, images)
             except ServerUnavailable as error:
-                self._models.forget()
                 breaks += not error.nothing_accepted
                 if breaks > MAX_BREAKS or time.monotonic() > ends:
                     raise
@@ -289,12 +288,11 @@ class Jobs:
                 await asyncio.sleep(pause * random.uniform(1, 1.5))  # noqa: S311 - no secret
 
     async def _attempt(self, live: Live, wanted: Asked) -> list[GeneratedImage]:
-        live.requests = wanted.model.client.submit_many(n=wanted.n, **wanted.submitted())
+        live.requests = wanted.model.client.submit_many(n=wanted.n, **wanted.settings)
         live.changed.set()
         try:
-            return list(await asyncio.gather(*(one.get() for one in live.requests)))
-        except InvalidRequest as error:
-            raise renamed(error, wanted.names) from None
+            with wanted.told(self._models):
+                return list(await asyncio.gather(*(one.get() for one in live.requests)))
         except BaseException:
             await asyncio.gather(*(one.cancel() for one in live.requests), return_exceptions=True)
             raise
