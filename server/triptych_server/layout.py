@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,10 +245,18 @@ def _end_processes(run: Path) -> None:
                 process.kill()
 
 
-def remove_shm(prefix: str) -> None:
-    """Unlink the shared-memory regions of one run."""
+def remove_shm(prefix: str, used_by: Iterable[int] = ()) -> None:
+    """Unlink the shared-memory regions of one run, but for those that these processes have mapped."""
+    mapped = "".join(_maps(process) for process in used_by)
     for region in SHM.glob(f"{prefix}_*"):
-        region.unlink(missing_ok=True)
+        if str(region) not in mapped:
+            region.unlink(missing_ok=True)
+
+
+def _maps(process: int) -> str:
+    with contextlib.suppress(OSError):  # it has just ended
+        return Path(f"/proc/{process}/maps").read_text()
+    return ""
 
 
 def lay_out(run: Path) -> None:

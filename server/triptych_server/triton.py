@@ -232,6 +232,7 @@ class Triton:
         self._answers.begin_anew(model, self._get(self._addresses.metrics_port, "/metrics") or "")
         self._control(model, "load", timeout_s)
         self._stubs = self._find_stubs()
+        remove_shm(self._prefix, used_by=[stub.pid for _, stub in self._stubs])  # Triton leaves that of the dead
         self._note_replaced(model, time.monotonic())
         self._replacing = ""
 

@@ -17,13 +17,15 @@ def chaos(*words):
 
 
 def test_nothing_is_lost_doubled_or_differing_under_faults():
-    done = chaos("--minutes=0.5", "--seed=1", "--drained=20")
+    done = chaos("--minutes=0.5", "--seed=1", "--drained=20", "--no-times")
     assert done.exit_code == 0, done.output
     assert "--seed 1" in done.output
 
 
 def test_faults_of_our_own_are_found():
-    done = chaos("--minutes=0.1", "--seed=1", "--drained=1", "--plant=loss", "--plant=doubled", "--plant=leak")
+    done = chaos(
+        "--minutes=0.1", "--seed=1", "--drained=1", "--no-times", "--plant=loss", "--plant=doubled", "--plant=leak"
+    )
     assert done.exit_code == 1, done.output
     found = {line.split("  ")[1] for line in done.output.splitlines() if line.startswith("WRONG")}
     assert found == {

@@ -7,6 +7,7 @@ import io
 import queue
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from triptych import AsyncClient
 from triptych_demo import demo_builds
 from triptych_server import Server, State
+from triptych_server.layout import RUN_PREFIX, SHM
 
 from .. import plain
 
@@ -39,7 +41,13 @@ class Run:
 
     def __init__(self, server, told):
         self.server, self.told = server, told
+        self.regions_before = len(self.regions())
         self.alone, self.rows = asyncio.run(self.draw())
+
+    def regions(self):
+        """The shared memory of the server's models."""
+        loop = stub("denoise").cmdline()
+        return [*SHM.glob(f"{next(part for part in Path(loop[0]).parts if part.startswith(RUN_PREFIX))}_*")]
 
     async def draw(self, kill=None):
         """The files of all requests, sent at once, and the rows that the loop made for them; `kill` once the first is drawn."""
@@ -91,6 +99,7 @@ def test_a_killed_stage_is_replaced_and_nobody_notices(run, stage):
     assert f"model {stage!r} is back" in next_event(run.told, State.READY).text
     assert images == run.alone
     assert rows == run.rows
+    assert len(run.regions()) == run.regions_before
 
 
 def test_a_plain_caller_is_told_to_send_again_and_with_the_same_id_nothing_is_drawn_again(run):

@@ -18,7 +18,7 @@ TRITON = "tritonserver"
 PROBE_S = 0.1
 NOT_BACK_S = 60.0
 # Triton takes a process for dead that owes an answer for a second; `serve` tells of it after two seconds, and ends it after ten.
-STOPPED_S = 3.5
+STOPPED_S = 5.0
 # All may start again four times a minute before `serve` gives up.
 RESTARTS_APART_S = 20.0
 
