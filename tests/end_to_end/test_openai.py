@@ -295,7 +295,8 @@ def test_who_goes_away_frees_the_slot(front, url):
     with httpx2.stream(
         "POST", f"{front.address}/v1/images/generations", json={**LONG, "stream": True, "partial_images": 3}, timeout=60
     ) as answer:
-        assert next(answer.iter_lines()) == "event: image_generation.partial_image"
+        lines = answer.iter_lines()  # which closes the answer when it is forgotten
+        assert next(lines) == "event: image_generation.partial_image"
         assert plain.verb(url, "stats")["running"] == 1
     until(lambda: plain.verb(url, "stats")["cancelled_total"] == before + 5)
     assert plain.verb(url, "stats")["running"] == 0
