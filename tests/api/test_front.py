@@ -174,6 +174,12 @@ async def test_metrics_are_for_the_neighbourhood():
         assert (await client.get("/metrics")).status_code == 404
 
 
+@pytest.mark.parametrize(("proxies", "status"), [((), 200), (("127.0.0.0/8",), 404)])
+async def test_who_asks_is_believed_of_trusted_proxies_only(proxies, status):
+    async with front(options={"trusted_proxies": proxies}) as (client, _):
+        assert (await client.get("/metrics", headers={"x-forwarded-for": "93.184.215.14"})).status_code == status
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

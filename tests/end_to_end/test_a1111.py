@@ -49,6 +49,7 @@ def half(colours):
 def test_a_picture_by_its_client_is_the_one_of_our_own_names(api, url):
     result = api.txt2img(**{**SMALL, "sampler_name": "DPM++ 2M", "scheduler": "Karras", "cfg_scale": 5})
     asked = {"num_inference_steps": 4, "sampler": "dpmpp_2m", "schedule": "karras", "guidance_scale": 5.0}
+    asked["prompt_syntax"] = "a1111"
     ours = plain.grpc(url, prompt=SMALL["prompt"], negative_prompt="", width=128, height=128, seed=3, **asked)
     assert np.array_equal(np.asarray(result.image), np.asarray(Image.open(io.BytesIO(ours["image"]))))
     assert result.info["infotexts"][0] == Image.open(io.BytesIO(ours["image"])).info["parameters"]
