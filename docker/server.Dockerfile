@@ -6,6 +6,8 @@ ARG TRITON_TAG=26.10-py3
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG} AS build
 ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# `cuda` in its place is for builds of `--target cuda`.
+ARG SERVER_EXTRA=server
 # TensorRT-RTX for RTX GPUs; empty makes an image for processors alone.
 ARG GPU_EXTRA=tensorrt-rtx
 # For data-centre GPUs: `tensorrt-cu13==…`, of the version that the base image says in TRT_VERSION.
@@ -15,7 +17,7 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/triptych
 COPY pyproject.toml constraints.txt docker/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml server ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton > requirements.txt \
+    python3 requirements.py pyproject.toml "${SERVER_EXTRA}" ${GPU_EXTRA:+"$GPU_EXTRA"} --without nvidia-pytriton > requirements.txt \
     && echo "${TENSORRT}" >> requirements.txt \
     && python3 -m pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && python3 -m pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt

@@ -1,4 +1,4 @@
-"""Builds for TensorRT out of builds for the processor: the same stages and cards, with engines made by whoever asks."""
+"""Builds for GPUs out of builds for the processor: the same stages and cards, with engines made by whoever asks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from triptych_export.cuda import CudaGraphs
 from triptych_export.tensorrt.engines import Engines, EngineTarget
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
 from triptych_serving.manifest import Manifest
@@ -41,14 +42,31 @@ def planned(
         files, more = engines.make(wanted, lambda _phase, _share: None)
         facts.update(more)
         for file in files:
-            content = (build / file).read_bytes()
-            document["artifacts"][file] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            document["artifacts"][file] = _content(build / file)
 
     with ThreadPoolExecutor(1 if make else 2) as pool:  # real ones are built in processes of their own
         list(pool.map(add, document["stages"]))
     document["target"] = target
     (build / "manifest.json").write_text(json.dumps(document))
     return build
+
+
+def cuda_build(source: Path, build: Path, precisions: dict[str, str]) -> Path:
+    """A copy of the build `source` for the target `cuda`."""
+    shutil.copytree(source, build)
+    document, graphs = json.loads((build / "manifest.json").read_text()), CudaGraphs(build, precisions)
+    for name, facts in document["stages"].items():
+        files, more = graphs.make(name, facts)
+        facts.update(more)
+        document["artifacts"] |= {file: _content(build / file) for file in files}
+    document["target"] = "cuda"
+    (build / "manifest.json").write_text(json.dumps(document))
+    return build
+
+
+def _content(file: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
 def _facts(wanted, facts):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnxruntime as ort
 
 from triptych_serving import runtimes
 from triptych_serving.engines import Machine, Profile
+from triptych_serving.ort import CPU
 from triptych_serving.tensorrt import machine
 from triptych_serving.tensorrt.device import DeviceLost, Memory, OutOfMemory, Tensor
 
@@ -35,6 +37,12 @@ def install(*, tactics: bool) -> None:
     device = SimulatedDevice(tactics=tactics)
     runtimes.device, runtimes.machine = lambda _target: device, lambda _target: MACHINE
     machine.probe = lambda _target: MACHINE
+
+
+def install_cuda() -> None:
+    """Let the processor run what is for ONNX Runtime's CUDA provider."""
+    runtimes.provider = lambda: CPU
+    machine.probe = lambda target: replace(MACHINE, target=target)
 
 
 class SimulatedDevice:

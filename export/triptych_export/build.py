@@ -15,8 +15,10 @@ from typing import Any, Protocol
 from triptych_contract.cards import ModelCard, PreviewCard, TableCard, TokenizerCard
 from triptych_serving.assemble import assemble
 from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest
+from triptych_serving.tensorrt.library import CUDA_TARGET, TARGETS
 
 from .calibration import largest_inputs
+from .cuda import CudaGraphs
 from .errors import ExportError
 from .options import ExportOptions
 from .parts import PreviewRecipe, StageRecipe, TableRecipe, Workshop, tools
@@ -88,14 +90,24 @@ def export(
         known = ", ".join(name for name in FAMILIES if "Decoder" not in name)
         raise ExportError(f"model_index.json: _class_name {pipeline!r}; supported: {known}")
     options = options or ExportOptions()
-    engines = None if options.target == "cpu" else engines_of(options, output)
+    engines = engines_of(options, output) if options.target in TARGETS else None
+    graphs = CudaGraphs(output, options.precisions) if options.target == CUDA_TARGET else None
     family = FAMILIES[pipeline](weights_folder, options)
-    return _Export(family, output, report or (lambda _what, _share: None), engines).run()
+    return _Export(family, output, report or (lambda _what, _share: None), options.target, engines, graphs).run()
 
 
 class _Export:
-    def __init__(self, family: FamilyExport, output: Path, report: Report, engines: Engines | None) -> None:
-        self.family, self.output, self.report, self.engines = family, output, report, engines
+    def __init__(
+        self,
+        family: FamilyExport,
+        output: Path,
+        report: Report,
+        target: str,
+        engines: Engines | None,
+        graphs: CudaGraphs | None,
+    ) -> None:
+        self.family, self.output, self.report = family, output, report
+        self.target, self.engines, self.graphs = target, engines, graphs
         self.workshop = Workshop(output)
 
     def run(self) -> Manifest:
@@ -126,6 +138,8 @@ class _Export:
             checked = Manifest(self.output.resolve(), family.name, "cpu", card, stages, workshop.ledger.artifacts)
             made = {name: self._engines_of(self.engines, name, checked) for name in stages}
             stages = {name: {**facts, **made[name]} for name, facts in stages.items()}
+        if self.graphs is not None:
+            stages = {name: {**facts, **self._graph_of(self.graphs, name, facts)} for name, facts in stages.items()}
         workshop.layout(family.layout())
         self._write_manifest(card, stages)
         self._assemble()
@@ -142,6 +156,11 @@ class _Export:
             f"engines of {name}", made_from, partial(engines.make, wanted, report, calibrate)
         )
 
+    def _graph_of(self, graphs: CudaGraphs, name: str, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.report(f"{name}: in its precision", 1.0)
+        make = partial(graphs.make, name, facts)
+        return self.workshop.ledger.part(f"graph of {name}", graphs.made_from(name, facts), make)
+
     def _report_engine(self, name: str, phase: str, share: float) -> None:
         self.report(f"{name}: {phase}", share)
 
@@ -149,7 +168,7 @@ class _Export:
         document = {
             "format": FORMAT,
             "family": self.family.name,
-            "target": "cpu" if self.engines is None else self.engines.target.name,
+            "target": self.target,
             "model": asdict(card),
             "source": self.family.sources(),
             "tools": tools(),

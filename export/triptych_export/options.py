@@ -23,7 +23,7 @@ EVERYONES = (
 class ExportOptions:
     """None means what the folder or diffusers say."""
 
-    target: str = "cpu"  # or "tensorrt", "tensorrt-rtx", which take the next four
+    target: str = "cpu"  # or "cuda", which takes `precisions`, or "tensorrt", "tensorrt-rtx", which take the next four
     compute_capabilities: Sequence[str] = ()  # "sm89", …; none for the GPU that is here
     precisions: Mapping[str, str] = field(default_factory=dict)  # by stage: "fp32", "fp16", "bf16", "fp8"
     calibration_prompts: Sequence[str] | None = None  # for fp8; None for `calibration.PROMPTS`

@@ -18,7 +18,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from torch import nn
 
 from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
 from triptych_serving.manifest import sha256
+from triptych_serving.tensorrt.library import package_version
 
 from . import samplers, to_onnx
 from .errors import ExportError
@@ -178,7 +178,7 @@ def fingerprint(modules: str, *parts: Any) -> str:
 
 def tools() -> dict[str, str]:
     """The versions of what an export is made with."""
-    return {tool: version(tool) for tool in TOOLS}
+    return {tool: package_version(tool) for tool in TOOLS}
 
 
 def require_equal(field: str, given: Any, legal: Any, whose: str) -> None:

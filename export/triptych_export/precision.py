@@ -1,4 +1,4 @@
-"""A graph that computes in float32 rewritten to compute in half precision: TensorRT takes types as a graph states them.
+"""A graph that computes in float32 rewritten to compute in half precision: GPUs' runtimes take types as a graph states them.
 
 Inputs and outputs stay float32. So do operations that lose their meaning in half precision, and all that is worked out from
 timesteps and sizes up to the first product with weights.
@@ -33,21 +33,26 @@ EXACT_INPUTS = ("timestep", "timestep_ratio", "time_ids", "text_embeds")
 ENDS_EXACT = ("Conv", "Gemm", "MatMul")
 # Sums of squares over a whole picture, and functions that magnify the last digit.
 ALWAYS_SINGLE = ("Cos", "Exp", "Pow", "ReduceL2", "ReduceMean", "ReduceSum", "Round", "Sin")
-# TensorRT has these in float16 but not in bfloat16.
-SINGLE_IN_BF16 = ("ConvTranspose", "Resize")
+# TensorRT has the first and the last in float16 but not in bfloat16; so has ONNX Runtime's CUDA provider the others.
+SINGLE_IN_BF16 = ("ConvTranspose", "DepthToSpace", "Pad", "Resize")
 BF16_OPSET = 22  # The first whose convolutions take bfloat16; nothing else about our operations changed.
 # Inputs that are float32 whatever the operation computes in: Resize's region and scales.
 FIXED_INPUTS = {"Resize": (1, 2)}
 
 
 def lower(
-    source: Path, target: Path, precision: str, spec: StageSpec, largest: Mapping[str, float] | None = None
+    source: Path,
+    target: Path,
+    precision: str,
+    spec: StageSpec,
+    largest: Mapping[str, float] | None = None,
+    rewrite: Callable[[ir.Model], object] = lambda _model: None,
 ) -> None:
     """Write `source`, an ONNX file that computes in float32, to `target` computing in `precision`: fp32, fp16, bf16 or fp8,
     which needs the `largest` magnitude of each product's input (`calibration.largest_inputs`).
 
     The inputs' dimensions get `spec`'s names, so that TensorRT knows which of them are one. Inputs become required and outputs
-    that `spec` does not have are dropped: these are for Optimum's pipelines.
+    that `spec` does not have are dropped: these are for Optimum's pipelines. `rewrite` is applied before.
 
     Raises:
         ExportError: a weight does not fit the precision, or the graph has branches.
@@ -60,6 +65,7 @@ def lower(
     for value in [value for value in model.graph.outputs if value.name not in spec.outputs]:
         model.graph.outputs.remove(value)
     RemoveUnusedNodesPass()(model)
+    rewrite(model)
     if precision != SINGLE:
         _Lowering(model.graph, HALVES[precision]).run()
         model.opset_imports[""] = max(model.opset_imports[""], BF16_OPSET if precision == "bf16" else 0)

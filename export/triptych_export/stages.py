@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class StageSpec:
     one_for_all: Mapping[str, int | None] = field(default_factory=dict)
     # Of a stage with adapters: the layers that they change, (in, out) channels by name, in the order of its slabs.
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, facts: Mapping[str, Any]) -> StageSpec:
+        """The tensors of an exported stage, as the manifest's `facts` have them."""
+        tensors = {
+            kind: {one: TensorSpec(**{**given, "shape": tuple(given["shape"])}) for one, given in facts[kind].items()}
+            for kind in ("inputs", "outputs")
+        }
+        return cls(name, tensors["inputs"], tensors["outputs"])
 
     @property
     def graph_outputs(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,6 +49,24 @@ def only(timestep: Floats) -> Floats:
     if (timestep != timestep[0]).any():
         raise ValueError(f"timesteps {sorted(set(timestep.tolist()))} given; legal: one for all rows")
     return np.asarray(timestep[0])
+
+
+def calls(conditioning: Sequence[Conditioning], most: int) -> Iterator[tuple[slice, tuple[Conditioning, ...]]]:
+    """Split a batch into calls of at most `most` rows, no request over two of them: the rows of each, and whose they are."""
+    members: list[Conditioning] = []
+    begin = end = 0
+    for one in conditioning:
+        if members and end - begin + len(one) > most:
+            yield slice(begin, end), tuple(members)
+            begin, members = end, []
+        members.append(one)
+        end += len(one)
+    yield slice(begin, end), tuple(members)
+
+
+def padded(array: Floats, rows: int) -> Floats:
+    """Pad an array to `rows` rows by repeating its last row."""
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
 class Denoiser(Protocol):

@@ -17,7 +17,7 @@ from triptych_contract.errors import InvalidRequest
 from triptych_contract.families import FAMILIES
 
 from . import schema
-from .tensorrt.library import TARGETS
+from .tensorrt.library import GPU_TARGETS
 
 FORMAT = 3
 FILE_NAME = "manifest.json"
@@ -58,6 +58,7 @@ class Profile(TypedDict):
 class PlanFacts(TypedDict, total=False):
     engines: Mapping[str, Engine]
     profiles: Sequence[Profile]
+    precision: str
 
 
 class Adapted(TypedDict, total=False):
@@ -76,7 +77,7 @@ class Document(TypedDict):
     """What is read of a `manifest.json`; the rest tells people how it was made."""
 
     family: Literal[tuple(FAMILIES)]  # type: ignore[valid-type]
-    target: Literal[("cpu", *TARGETS)]  # type: ignore[valid-type]
+    target: Literal[("cpu", *GPU_TARGETS)]  # type: ignore[valid-type]
     model: Mapping[str, Any]  # by the family's card
     stages: Mapping[str, Stage]
     artifacts: Mapping[str, Artifact]

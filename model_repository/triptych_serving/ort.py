@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -22,24 +22,52 @@ LANES = 2
 SMALL_BYTES = 500_000_000
 
 
-def session(path: Path, lanes: int = 1) -> ort.InferenceSession:
+class Provider(NamedTuple):
+    """What of ONNX Runtime's runs a graph, with its options, and the device whose memory it works in."""
+
+    name: str
+    device: str
+    options: Mapping[str, str] = {}
+
+
+CPU = Provider("CPUExecutionProvider", "cpu")
+
+
+def session(
+    path: Path, lanes: int = 1, provider: Provider = CPU, *, reproducible: bool = False
+) -> ort.InferenceSession:
     """Load a graph; up to `lanes` calls at a time share the CPUs that this process may use.
 
     Threads do not spin between runs: the stages share these CPUs, and a spinning one would slow down a working one.
+
+    Raises:
+        RuntimeError: ONNX Runtime did without the provider, which it only logs.
     """
     options = ort.SessionOptions()
+    options.use_deterministic_compute = reproducible
     options.intra_op_num_threads = math.ceil(len(os.sched_getaffinity(0)) / lanes)
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    made = ort.InferenceSession(str(path), options, providers=[(provider.name, dict(provider.options))])
+    if provider.name not in made.get_providers():
+        raise RuntimeError(f"{provider.name}: ONNX Runtime cannot load it (see `triptych doctor`)")
+    return made
 
 
 class OrtStage:
     """One ONNX graph: arrays in and arrays out, by name. `outputs` names those that are wanted; by default all."""
 
-    def __init__(self, path: Path, outputs: Iterable[str] = (), lanes: int = 1) -> None:
-        self._session = session(path, lanes)
+    def __init__(
+        self,
+        path: Path,
+        outputs: Iterable[str] = (),
+        lanes: int = 1,
+        provider: Provider = CPU,
+        *,
+        reproducible: bool = False,
+    ) -> None:
+        self._session = session(path, lanes, provider, reproducible=reproducible)
         self.inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         self.outputs = list(outputs) or [tensor.name for tensor in self._session.get_outputs()]
 

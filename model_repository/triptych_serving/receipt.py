@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 from triptych_contract.settings import Settings, parameters
 
 from .pipeline import Pipeline
+from .tensorrt.library import package_version
 from .tensorrt.machine import facts
 
 
@@ -21,7 +21,7 @@ def runtime(target: str, processor: str, *, reproducible: bool) -> dict[str, str
         "processor": processor,
         "machine": platform.machine(),
         **facts(target, reproducible=reproducible),
-        **{package: version(package) for package in ("triptych", "onnxruntime", "numpy", "pillow")},
+        **{package: package_version(package) for package in ("triptych", "onnxruntime", "numpy", "pillow")},
     }
 
 

@@ -1,4 +1,4 @@
-"""What runs a build's stages on this machine, by its target: ONNX Runtime, TensorRT or TensorRT-RTX."""
+"""What runs a build's stages on this machine, by its target: ONNX Runtime with or without CUDA, TensorRT or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .adapters.graphs import AdaptedDenoiser, AdaptedStage
 from .adapters.shelf import Shelf
 from .denoiser import Denoiser
 from .manifest import Manifest
-from .ort import OrtDenoiser, OrtStage
-from .tensorrt.library import TARGETS
+from .ort import OrtDenoiser, OrtStage, Provider
+from .tensorrt.library import CUDA_TARGET, GPU_TARGETS, TARGETS, load
 
 # What only GPUs need is imported where it is used: these imports are a share of every model's start.
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ class Stage(Protocol):
 
 
 def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int | None = None) -> Denoiser:
-    """A model of the loop. On TensorRT `fixed_rows` are the rows of every call; ONNX Runtime's bytes do not depend on them.
+    """A model of the loop. On GPUs `fixed_rows` are the rows of every call; on processors bytes do not depend on them.
 
     Raises:
         ManifestError: a file is missing or harmed, or the engine does not fit this machine.
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
     if manifest.target not in TARGETS:
-        plain = OrtDenoiser(manifest.stage_path(name))
+        plain = _denoiser(manifest, name, most_rows, fixed_rows)
         adapted = _adapted(manifest, name)
-        return AdaptedDenoiser(plain, OrtDenoiser(manifest.stage_path(adapted))) if adapted else plain
+        return AdaptedDenoiser(plain, _denoiser(manifest, adapted, most_rows, fixed_rows)) if adapted else plain
     from .engines import engine_path, profiles
     from .tensorrt.denoiser import TensorRTDenoiser
 
@@ -57,13 +57,24 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         return TensorRTDenoiser(gpu, engine, made, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows)
 
 
+def _denoiser(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:
+    """A model of the loop on ONNX Runtime."""
+    path = manifest.stage_path(name)
+    if manifest.target != CUDA_TARGET:
+        return OrtDenoiser(path)
+    from .cuda import CudaDenoiser
+
+    inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
+    return CudaDenoiser(path, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows, provider=provider())
+
+
 def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage:
     """An encoder or decoder, warm: on GPUs at the model's own size, on processors, which need minutes for some, at its smallest.
 
     Raises as `denoiser`.
     """
     made, model = _stage(manifest, name, reproducible), manifest.model
-    sizes = model.default_sizes if manifest.target in TARGETS else model.smallest_sizes
+    sizes = model.default_sizes if manifest.target in GPU_TARGETS else model.smallest_sizes
     shapes = {
         tensor: ([sizes.get(dim, dim) for dim in spec["shape"]], spec["dtype"])
         for tensor, spec in manifest.stages[name]["inputs"].items()
@@ -82,8 +93,13 @@ def _adapted(manifest: Manifest, name: str) -> str | None:
 
 
 def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:
-    if manifest.target not in TARGETS:
-        return OrtStage(manifest.stage_path(name), manifest.stages[name]["outputs"])
+    outputs = manifest.stages[name]["outputs"]
+    if manifest.target == CUDA_TARGET:
+        from .cuda import CudaStage
+
+        return CudaStage(manifest.stage_path(name), outputs, provider=provider(), reproducible=reproducible)
+    if manifest.target not in GPU_TARGETS:
+        return OrtStage(manifest.stage_path(name), outputs)
     from .engines import engine_path, profiles
     from .tensorrt.stage import TensorRTStage
 
@@ -96,6 +112,19 @@ def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:
 def _resident(made: Sequence[Profile]) -> list[int]:
     """The profiles of the model's own size, which most pictures have: others share memory with whoever needs it at the time."""
     return [k for k, profile in enumerate(made) if profile.one_size]
+
+
+@functools.cache
+def provider() -> Provider:
+    """What runs graphs for `--target cuda`; its libraries are loaded.
+
+    Raises:
+        LibraryMissing: as `load`.
+    """
+    from .cuda import CUDA
+
+    load(CUDA_TARGET)
+    return CUDA
 
 
 @functools.cache

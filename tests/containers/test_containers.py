@@ -151,6 +151,8 @@ def test_every_requirement_of_an_image_is_pinned(image):
     (line,) = re.findall(r"requirements\.py pyproject\.toml ?(.*?) >", text)
     for default in re.findall(r"^ARG GPU_EXTRA=(.*)", text, re.M):
         line = line.replace('${GPU_EXTRA:+"$GPU_EXTRA"}', default)
+    for default in re.findall(r"^ARG SERVER_EXTRA=(.*)", text, re.M):
+        line = line.replace('"${SERVER_EXTRA}"', default)
     arguments = [] if line.startswith("${") else line.split()
     pinned = {_name(pin) for pin in (ROOT / "constraints.txt").read_text().splitlines() if "==" in pin}
     assert listed(*arguments) | {"hatchling"} <= pinned
@@ -169,9 +171,17 @@ def test_page_and_front_start_with_options_that_they_take(image, file):
 
 
 def test_the_server_gets_its_whole_extra_but_the_wheel_of_triton():
-    wanted = {_name(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["server"]]}
-    ours = {"triptych-demo", "triptych-server"}  # built in the image
+    extras = PROJECT["optional-dependencies"]
+    wanted = {_name(line) for line in [*PROJECT["dependencies"], *extras["server"], *extras["serving"]]}
+    ours = {"triptych", "triptych-demo", "triptych-server"}  # built in the image
     assert listed("server", "--without", "nvidia-pytriton") == wanted - {"nvidia-pytriton"} - ours
+
+
+def test_an_image_has_one_of_the_two_onnx_runtimes():
+    pinned = {_name(pin) for pin in (ROOT / "constraints.txt").read_text().splitlines() if "==" in pin}
+    assert listed("cuda") - listed("server") == {"cuda-bindings", "onnxruntime-gpu"}
+    assert listed("server") - listed("cuda") == {"onnxruntime"}
+    assert listed("cuda") - {"triptych-demo", "triptych-server"} <= pinned
 
 
 def test_an_extra_that_does_not_exist_is_named():

@@ -93,7 +93,11 @@ def processor_seconds():
 
 @pytest.mark.parametrize(
     ("target", "missing"),
-    [("tensorrt-rtx", r"no NVIDIA \w+"), ("tensorrt", r"no NVIDIA \w+|tensorrt: cannot be imported")],
+    [
+        ("tensorrt-rtx", r"no NVIDIA \w+"),
+        ("tensorrt", r"no NVIDIA \w+|tensorrt: cannot be imported"),
+        ("cuda", r"no NVIDIA \w+|onnxruntime [\d.]+: has no CUDAExecutionProvider"),
+    ],
 )
 def test_a_build_for_a_gpu_is_refused_where_there_is_none(build, tmp_path, target, missing):
     document = json.loads((build / "manifest.json").read_text())

@@ -29,8 +29,8 @@ FITTING = {
 }
 USAGE = Output(1, "Usage: tritonserver [options]\n")
 CHECKS = {
-    *("system", "python", "packages", "triton", "onnxruntime", "exporter", "gpus", "tensorrt", "disk for builds"),
-    *("temporary files", "shared memory", "memory", "processors", "ports", "open files", "clock"),
+    *("system", "python", "packages", "triton", "onnxruntime", "exporter", "gpus", "tensorrt", "cuda"),
+    *("disk for builds", "temporary files", "shared memory", "memory", "processors", "ports", "open files", "clock"),
 }
 
 
@@ -157,7 +157,7 @@ def test_no_gpu_is_no_error():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (H200, "NVIDIA H200, SM 9.0, 140 GiB: tensorrt; driver 580.95.05"),
+        (H200, "NVIDIA H200, SM 9.0, 140 GiB: tensorrt or cuda; driver 580.95.05"),
         ("NVIDIA GeForce RTX 4090, 580.95.05, 8.9, 24564", "NVIDIA GeForce RTX 4090, SM 8.9, 24 GiB: tensorrt-rtx or"),
     ],
 )
@@ -209,6 +209,14 @@ def test_tensorrt():
     alone = gpu.tensorrt(lambda module: module == "tensorrt", always(Output(0, "10.1\n")))
     assert (alone.level, alone.advice) == (NOTE, "pip install 'cuda-bindings>=13'")
     assert "cuda-bindings is missing" in alone.found
+
+
+def test_cuda():
+    assert gpu.cuda(always(None)).level == NOTE
+    assert gpu.cuda(always("1.31.1"), always(Output(0, "1.31.1\n"))) == Finding("cuda", OK, "onnxruntime-gpu 1.31.1")
+    hidden = gpu.cuda(always("1.31.1"), always(Output(1, "…LibraryMissing: has no CUDAExecutionProvider\n")))
+    assert (hidden.level, hidden.advice[:13]) == (NOTE, "pip uninstall")
+    assert "has no CUDAExecutionProvider" in hidden.found
 
 
 @pytest.mark.parametrize(("left", "level"), [(100e9, OK), (5e9, NOTE)])

@@ -36,7 +36,7 @@ def test_what_an_export_wrote_is_taken(build):
         ("family", ["x"], 'family: ["x"] given; legal: sdxl, stable_cascade'),
         ("family", "sd15", "family: 'sd15' given; legal: sdxl, stable_cascade"),
         ("family", GONE, "family: missing"),
-        ("target", "../x", "target: '../x' given; legal: cpu, tensorrt, tensorrt-rtx"),
+        ("target", "../x", "target: '../x' given; legal: cpu, tensorrt, tensorrt-rtx, cuda"),
         ("stages/../x", {}, "stages.../x.batch_invariant: missing"),
         ("stages", [], "stages: [] given; legal: an object"),
         ("stages/unet", GONE, "stages.unet: missing"),

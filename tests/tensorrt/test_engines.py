@@ -25,7 +25,7 @@ from triptych_export.calibration import largest_inputs
 from triptych_export.errors import ExportError
 from triptych_export.options import ExportOptions
 from triptych_export.precision import lower
-from triptych_export.stages import StageSpec, TensorSpec
+from triptych_export.stages import StageSpec
 from triptych_export.tensorrt import builder, library, profiles
 from triptych_export.tensorrt.engines import Engines, EngineTarget, engines_of
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
@@ -47,14 +47,6 @@ def quiet(_phase, _share):
 
 def engines_in(folder: Path, *capabilities: str) -> Engines:
     return Engines(EngineStore(folder / "store"), EngineTarget(RTX, capabilities, {}), folder / "build")
-
-
-def spec_of(facts) -> StageSpec:
-    tensors = {
-        kind: {name: TensorSpec(**{**given, "shape": tuple(given["shape"])}) for name, given in facts[kind].items()}
-        for kind in ("inputs", "outputs")
-    }
-    return StageSpec("", **tensors)
 
 
 @pytest.mark.parametrize(("family", "stage"), STAGES)
@@ -91,9 +83,9 @@ def test_every_stage_of_random_tiny_models_builds_ahead_of_time(fixture, request
 def test_half_precision_stays_near(family, stage, tmp_path):
     manifest = Manifest.load(BUILDS[family])
     facts = manifest.stages[stage]
-    lower(manifest.stage_path(stage), tmp_path / "model.onnx", "fp16", spec_of(facts))
+    lower(manifest.stage_path(stage), tmp_path / "model.onnx", "fp16", StageSpec.of("", facts))
     onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
-    example = example_inputs(spec_of(facts), [{**manifest.model.default_sizes, "batch": 2}])[0]
+    example = example_inputs(StageSpec.of("", facts), [{**manifest.model.default_sizes, "batch": 2}])[0]
     exact, half = (
         open_session(path).run(None, example) for path in (manifest.stage_path(stage), tmp_path / "model.onnx")
     )
@@ -131,7 +123,7 @@ def test_8_bits_are_for_unets_that_were_calibrated(tmp_path):
             ExportOptions(target=RTX, compute_capabilities=["sm89"], precisions={"vae_decoder": "fp8"}), tmp_path
         )
     with pytest.raises(ExportError, match=r"node_\w+: no calibration"):
-        lower(manifest.stage_path("unet"), tmp_path / "model.onnx", "fp8", spec_of(manifest.stages["unet"]))
+        lower(manifest.stage_path("unet"), tmp_path / "model.onnx", "fp8", StageSpec.of("", manifest.stages["unet"]))
 
 
 def job(folder: Path, graph: Path, *capabilities: str) -> builder.EngineSpec:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 class TargetName(str, Enum):
     CPU = "cpu"
+    CUDA = "cuda"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
 
@@ -38,7 +39,7 @@ def export(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="tensorrt…: a stage's precision, as vae_decoder=fp16 (repeat); fp32, fp16, bf16, UNets also fp8"
+            help="cuda, tensorrt…: a stage's precision, as vae_decoder=fp16 (repeat); fp32, fp16, bf16, tensorrt… UNets also fp8"
         ),
     ] = None,
     calibration_prompts: Annotated[

@@ -21,7 +21,7 @@ from ..calibration import PROMPTS
 from ..errors import ExportError
 from ..options import ExportOptions
 from ..parts import StageRecipe
-from ..stages import StageSpec, TensorSpec
+from ..stages import StageSpec
 from ..weights import combined
 from . import builder, library
 from .profiles import make_profiles
@@ -88,7 +88,7 @@ class Engines:
 
     def wanted(self, name: str, facts: Mapping[str, Any], card: ModelCard) -> StageEngines:
         """What the stage `name` needs, from its exported `facts`."""
-        spec, chosen = _spec(name, facts), precision.of_stage(name, self.target.precisions)
+        spec, chosen = StageSpec.of(name, facts), precision.of_stage(name, self.target.precisions)
         made = make_profiles(card, name, spec)
         key = EngineKey(
             stage=name,
@@ -168,11 +168,3 @@ def engines_of(options: ExportOptions, output: Path) -> Engines:
     store = EngineStore(options.engine_store or default_store())
     prompts = tuple(options.calibration_prompts or PROMPTS)
     return Engines(store, EngineTarget(options.target, tuple(capabilities), dict(options.precisions), prompts), output)
-
-
-def _spec(name: str, facts: Mapping[str, Any]) -> StageSpec:
-    tensors = {
-        kind: {tensor: TensorSpec(**{**given, "shape": tuple(given["shape"])}) for tensor, given in facts[kind].items()}
-        for kind in ("inputs", "outputs")
-    }
-    return StageSpec(name, tensors["inputs"], tensors["outputs"])

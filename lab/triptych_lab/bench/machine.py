@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from triptych_serving.tensorrt.library import package_version
+
 PACKAGES = ("triptych", "onnxruntime", "numpy", "torch", "diffusers", "optimum-onnx")
 
 
@@ -22,7 +24,7 @@ def versions() -> Mapping[str, str]:
     found = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            found[package] = package_version(package)
         except metadata.PackageNotFoundError:
             continue
     return found

@@ -39,6 +39,7 @@ def examine(builds: Path, ports: Ports) -> Iterator[Finding]:
     yield software.exporter()
     yield gpu.gpus()
     yield gpu.tensorrt()
+    yield gpu.cuda()
     yield machine.disk(builds)
     yield machine.temporary()
     yield machine.shared_memory()

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from triptych_lab.doctor import probes
 from triptych_lab.doctor.finding import Level, Said, finding
-from triptych_serving.tensorrt.library import CUDA_HINT, RTX_BINDINGS
+from triptych_serving.tensorrt.library import CUDA_HINT, CUDA_TARGET, GPU_WHEEL_HINT, RTX_BINDINGS
 
 QUERY = "name,driver_version,compute_cap,memory.total"
-OLDEST = 7.5  # Turing, the oldest that TensorRT since 10.5 and TensorRT-RTX support
+OLDEST = 7.5  # Turing, the oldest that CUDA 13, TensorRT since 10.5 and TensorRT-RTX support
 DRIVER = 580  # the first with CUDA 13, which Triton's containers have since 25.08
 NONE = "none: cpu target only"
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", RTX_BINDINGS)}
+NEITHER = "neither TensorRT nor TensorRT-RTX is installed; only targets with engines need one"
 LOAD = "import sys; from triptych_serving.tensorrt import library; print(library.load(sys.argv[1]).__version__)"
 
 
@@ -33,7 +34,7 @@ class Gpu:
         """The export targets that fit it, the best first."""
         if self.capability is None or self.capability < OLDEST:
             return ()
-        return ("tensorrt-rtx", "tensorrt") if "RTX" in self.name else ("tensorrt",)
+        return ("tensorrt-rtx", "tensorrt", "cuda") if "RTX" in self.name else ("tensorrt", "cuda")
 
     def __str__(self) -> str:
         facts = [self.name, f"SM {self.capability}" if self.capability else "SM unknown"]
@@ -62,7 +63,7 @@ def _told(found: Sequence[Gpu]) -> Said:
     driver = found[0].driver
     words = f"{'; '.join(map(str, found))}; driver {driver}"
     if not any(gpu.targets for gpu in found):
-        return Level.NOTE, words, f"TensorRT needs compute capability {OLDEST} or newer: use the cpu target"
+        return Level.NOTE, words, f"GPU targets need compute capability {OLDEST} or newer: use the cpu target"
     if int(driver.split(".")[0]) < DRIVER:
         return (
             Level.NOTE,
@@ -90,7 +91,7 @@ def tensorrt(
     """Load TensorRT and TensorRT-RTX as serving loads them, each in a process of its own: a broken one may crash."""
     there = [target for target, modules in MODULES.items() if any(map(importable, modules))]
     if not there:
-        return Level.NOTE, "neither TensorRT nor TensorRT-RTX is installed; only GPU targets need one"
+        return Level.NOTE, NEITHER
     said = {target: output([sys.executable, "-c", LOAD, target]) for target in there}
     words = ", ".join(f"{target} {_last_line(answer)}" for target, answer in said.items())
     if any(answer.code for answer in said.values()):
@@ -98,6 +99,19 @@ def tensorrt(
     if not importable("cuda"):
         return Level.NOTE, f"{words}; cuda-bindings is missing, which serving needs", CUDA_HINT
     return Level.OK, words
+
+
+@finding("cuda")
+def cuda(
+    version_of: Callable[[str], str | None] = probes.version_of,
+    output: Callable[[Sequence[str]], probes.Output] = probes.output,
+) -> Said:
+    """Load ONNX Runtime with CUDA as serving loads it, in a process of its own."""
+    if version_of("onnxruntime-gpu") is None:
+        return Level.NOTE, "onnxruntime-gpu is not installed; only the cuda target needs it"
+    answer = output([sys.executable, "-c", LOAD, CUDA_TARGET])
+    words = f"onnxruntime-gpu {_last_line(answer)}"
+    return (Level.NOTE, words, GPU_WHEEL_HINT) if answer.code else (Level.OK, words)
 
 
 def _last_line(answer: probes.Output) -> str:

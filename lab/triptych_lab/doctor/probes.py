@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from triptych_serving.tensorrt.library import package_version
+
 COMMAND_TIMEOUT_S = 20
 
 
@@ -47,7 +49,7 @@ def output(command: Sequence[str]) -> Output:
 def version_of(package: str) -> str | None:
     """Return the version of an installed package, None if it is not installed."""
     try:
-        return importlib.metadata.version(package)
+        return package_version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..denoiser import Conditioning, Floats, only
+from ..denoiser import Conditioning, Floats, calls, only, padded
 from ..engines import Profile
 from ..manifest import TIMESTEPS
 from .device import Device, Shape, TensorRTEngine
@@ -73,7 +73,7 @@ class TensorRTDenoiser:
         shapes |= {"sample": sample.shape[1:], self._timestep: ()}
         noise_pred = np.empty_like(sample)
         with ends_the_process_if_lost():
-            for rows, members in self._calls(conditioning, self._most(shapes)):
+            for rows, members in calls(conditioning, self._most(shapes)):
                 noise_pred[rows] = self._call(sample[rows], timestep[rows], members, shapes)
         return noise_pred
 
@@ -104,26 +104,12 @@ class TensorRTDenoiser:
             raise ValueError(f"no profile of the engine holds shapes {dict(tails)}")
         return fitting[-1]
 
-    def _calls(
-        self, conditioning: Sequence[Conditioning], most: int
-    ) -> Iterator[tuple[slice, tuple[Conditioning, ...]]]:
-        """Split a batch into calls of at most `most` rows, no request over two of them: the rows of each, and whose they are."""
-        members: list[Conditioning] = []
-        begin = end = 0
-        for one in conditioning:
-            if members and end - begin + len(one) > most:
-                yield slice(begin, end), tuple(members)
-                begin, members = end, []
-            members.append(one)
-            end += len(one)
-        yield slice(begin, end), tuple(members)
-
     def _call(
         self, sample: Floats, timestep: Floats, members: tuple[Conditioning, ...], tails: Mapping[str, Shape]
     ) -> Floats:
         rows = self._padded(len(sample), tails)
-        self._runner.put("sample", _padded(sample, rows))
-        self._runner.put(self._timestep, only(timestep) if self._one_timestep else _padded(timestep, rows))
+        self._runner.put("sample", padded(sample, rows))
+        self._runner.put(self._timestep, only(timestep) if self._one_timestep else padded(timestep, rows))
         self._gather(members, rows)
         self._runner.run(self._shapes(tails, rows))
         return self._runner.fetch({"out_sample": sample.shape})["out_sample"]
@@ -153,8 +139,3 @@ class TensorRTDenoiser:
 
 def _any_holds(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> bool:
     return any(profile.holds(shapes) for profile in profiles)
-
-
-def _padded(array: Floats, rows: int) -> Floats:
-    """Pad an array to `rows` rows by repeating its last row."""
-    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

@@ -1,4 +1,4 @@
-"""Load TensorRT or TensorRT-RTX, from whichever wheel is installed. The two have the same Python interface."""
+"""Load what runs models on GPUs: TensorRT or TensorRT-RTX, which have the same Python interface, or ONNX Runtime with CUDA."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import io
 import re
+from contextlib import redirect_stdout
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 TARGETS = ("tensorrt", "tensorrt-rtx")
+CUDA_TARGET = "cuda"  # ONNX Runtime's CUDA provider
+GPU_TARGETS = (*TARGETS, CUDA_TARGET)
+# onnxruntime and onnxruntime-gpu write the same files: the one that was installed last is there.
+CUDA_PROVIDER = "CUDAExecutionProvider"
+GPU_WHEEL_HINT = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'triptych[cuda]'"
 # TensorRT-RTX on PyPI: its Python bindings in one wheel, the libraries that they need in another, made for ONNX Runtime.
 RTX_BINDINGS, RTX_LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
 # In loading order: each needs those before it.
@@ -29,13 +37,29 @@ class LibraryMissing(Exception):
         self.missing, self.mend = missing, mend
 
 
+def package_version(package: str) -> str:
+    """Return the version of a package; ONNX Runtime comes as either of two, with the same modules.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if package != "onnxruntime":
+            raise
+        return version("onnxruntime-gpu")
+
+
 @functools.cache
 def load(target: str) -> Any:
-    """Import the module of a target: `tensorrt`, `tensorrt_rtx`, or `tensorrt_rtx_bindings` with ONNX Runtime's libraries.
+    """Import the module of a target: `onnxruntime`, `tensorrt`, `tensorrt_rtx`, or `tensorrt_rtx_bindings` with its libraries.
 
     Raises:
         LibraryMissing: it is not installed; says what to install.
     """
+    if target == CUDA_TARGET:
+        return _onnxruntime()
     if target == "tensorrt":
         return imported("tensorrt", "pip install tensorrt (its libraries come from NVIDIA's index)")
     if importlib.util.find_spec("tensorrt_rtx") is not None:
@@ -55,6 +79,38 @@ def imported(module: str, hint: str) -> Any:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
         raise LibraryMissing(f"{module}: cannot be imported ({error})", hint) from None
+
+
+def _onnxruntime() -> Any:
+    """ONNX Runtime with its CUDA provider; CUDA's libraries are loaded, from their wheels where those are installed."""
+    ort = imported("onnxruntime", GPU_WHEEL_HINT)
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise LibraryMissing(f"onnxruntime {ort.__version__}: has no {CUDA_PROVIDER}", GPU_WHEEL_HINT)
+    _preload_cuda(ort)
+    return ort
+
+
+def _preload_cuda(ort: Any) -> list[str]:
+    """What could not be loaded, a line each, which matters only where the provider cannot be either."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        ort.preload_dlls()
+    return [line for line in said.getvalue().splitlines() if line.startswith("Failed")]
+
+
+def check_provider(ort: Any) -> None:
+    """Make ONNX Runtime load its CUDA provider.
+
+    Raises:
+        LibraryMissing: it cannot; says why.
+    """
+    import numpy as np  # `serve` reads this module first, and does without
+
+    try:
+        ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
+    except RuntimeError as error:
+        reason = next(iter(_preload_cuda(ort)), str(error))
+        raise LibraryMissing(f"onnxruntime's {CUDA_PROVIDER}: {on_one_line(reason)}", GPU_WHEEL_HINT) from None
 
 
 def _preload_libraries(hint: str) -> None:

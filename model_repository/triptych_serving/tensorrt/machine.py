@@ -16,10 +16,12 @@ from typing import Any
 from ..engines import Machine, fitting
 from ..manifest import Manifest, ManifestError
 from . import memory
-from .library import CUDA, CUDA_HINT, TARGETS, LibraryMissing, imported, load
+from .library import CUDA, CUDA_HINT, CUDA_TARGET, GPU_TARGETS, LibraryMissing, check_provider, imported, load
 
 DRIVER_HINT = "install NVIDIA's driver, or start the container with --gpus all (see `triptych doctor`)"
 PROBE_TIMEOUT_S = 60
+# Of onnxruntime-gpu: Turing, CUDA 13's oldest; Ampere for bfloat16. As "sm75" without the letters.
+OLDEST_GPU, OLDEST_FOR_BF16 = 75, 80
 
 
 def here(target: str) -> Machine:
@@ -33,6 +35,8 @@ def here(target: str) -> Machine:
     error, _, total = cudart.cudaMemGetInfo()
     if error != cudart.cudaError_t.cudaSuccess:
         raise LibraryMissing(f"the GPU does not answer ({error.name})", DRIVER_HINT)
+    if target == CUDA_TARGET:
+        check_provider(trt)
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return Machine(target, str(trt.__version__), _capability(properties), name, total)
 
@@ -97,7 +101,7 @@ def check_engines(manifests: Collection[Manifest]) -> None:
         ManifestError: TensorRT or a GPU is missing, an engine does not fit, or all of them need more memory than the GPU has;
             names it and what to do.
     """
-    for_gpus = [manifest for manifest in manifests if manifest.target in TARGETS]
+    for_gpus = [manifest for manifest in manifests if manifest.target in GPU_TARGETS]
     for manifest in for_gpus:
         try:
             machine = probe(manifest.target)
@@ -107,9 +111,28 @@ def check_engines(manifests: Collection[Manifest]) -> None:
                 "export for the processor: triptych export … --target cpu -o DIR"
             ) from None
         for stage in manifest.stages:
-            fitting(manifest, stage, machine)
+            if manifest.target == CUDA_TARGET:
+                _check_graph(manifest, stage, machine)
+            else:
+                fitting(manifest, stage, machine)
     if for_gpus:
         memory.check(for_gpus, machine)
+
+
+def _check_graph(manifest: Manifest, stage: str, machine: Machine) -> None:
+    """Refuse a stage of `--target cuda` whose precision this GPU has not.
+
+    Raises:
+        ManifestError: names the stage, and what mends it.
+    """
+    in_bf16 = manifest.stages[stage]["precision"] == "bf16"
+    oldest = OLDEST_FOR_BF16 if in_bf16 else OLDEST_GPU
+    if int(machine.capability.removeprefix("sm")) < oldest:
+        mend = f"--target cuda --precision {stage}=fp32" if in_bf16 else "--target cpu"
+        raise ManifestError(
+            f"{stage}: computes in {manifest.stages[stage]['precision']}, which needs sm{oldest} or newer; {machine.gpu} is "
+            f"{machine.capability}; triptych export … {mend} -o {manifest.build}"
+        )
 
 
 def facts(target: str, *, reproducible: bool) -> dict[str, str]:
@@ -118,11 +141,11 @@ def facts(target: str, *, reproducible: bool) -> dict[str, str]:
     Raises:
         LibraryMissing: as `probe`.
     """
-    if target not in TARGETS:
+    if target not in GPU_TARGETS:
         return {}
     found = probe(target)
     return {
-        "tensorrt": found.version,
+        **({} if target == CUDA_TARGET else {"tensorrt": found.version}),
         "gpu": f"{found.gpu} ({found.capability})",
         "reproducible": json.dumps(reproducible),
     }

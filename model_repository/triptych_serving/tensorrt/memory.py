@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..engines import Machine, profiles
 from ..manifest import Manifest, ManifestError
+from .library import CUDA_TARGET
 from .resident import LIMIT_BYTES
 
 # What CUDA takes for each process that uses it, whatever that does (seen from 0.3 to 0.6 GB).
@@ -37,7 +38,7 @@ def need(manifests: Iterable[Manifest], capability: str) -> Need:
     stages: dict[str, int] = {}
     processes, largest = 1, 0  # the loop's, with all denoisers
     for manifest in manifests:
-        ours = manifest.target == "tensorrt-rtx"
+        ours = manifest.target != "tensorrt"
         for stage in manifest.stages:
             held, more = _stage(manifest, stage, capability)
             # Triton's own backend gives each profile its memory for good.
@@ -63,6 +64,8 @@ def check(manifests: Iterable[Manifest], machine: Machine) -> None:
 
 def _stage(manifest: Manifest, stage: str, capability: str) -> tuple[int, int]:
     """Bytes that a stage holds, and how many more it takes for a picture of another size than the model's own."""
+    if manifest.target == CUDA_TARGET:  # ONNX Runtime does not tell what its runs take beside weights
+        return sum(manifest.artifacts[file]["bytes"] for file in manifest.stages[stage]["files"]), 0
     engine, made = manifest.stages[stage]["engines"][capability], profiles(manifest, stage)
     activations = engine.get("activation_bytes", ())
     if len(activations) != len(made):  # an older export, or a TensorRT that does not tell
