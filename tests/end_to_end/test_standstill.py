@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 from PIL import Image
 
-from triptych import AsyncClient, TriptychError
+from triptych import AsyncClient, Client, TriptychError
 from triptych_demo import demo_build
-from triptych_server import Server
+from triptych_server import Server, State
 from triptych_server.failures import ENDED_S, LOOK_S, TOLD_S, Answers, Stalls
+from triptych_server.supervisor import prepare
 from triptych_serving.record import Counts
 
 STANDSTILL_S = 1.6  # Triton's patience is a second
@@ -60,6 +63,46 @@ def test_a_machine_that_stands_still_costs_requests_but_makes_no_wrong_picture()
         ends = time.monotonic() + 60
         while asyncio.run(all_at_once(url)) != right:
             assert time.monotonic() < ends, "it does not serve again"
+
+
+# Appended to a model: calls that do not end, as long as a file is there.
+ENDLESS = """
+import os, threading
+_answer = TritonPythonModel._answer
+
+def _hang(self, request):
+    if os.path.exists({gate!r}):
+        threading.Event().wait()
+    return _answer(self, request)
+
+TritonPythonModel._answer = _hang
+"""
+
+
+@pytest.mark.serial
+def test_a_call_that_does_not_end_is_told_and_its_process_replaced_while_the_caller_waits(tmp_path):
+    gate, told = tmp_path / "gate", queue.SimpleQueue()
+
+    def with_endless_calls(builds, repository):
+        prepare(builds, repository)
+        with (repository / "image_encoder/1/model.py").open("a") as code:
+            code.write(ENDLESS.format(gate=str(gate)))
+
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    with (
+        Server(demo_build(), cache_mb=0, on_event=told.put, prepare=with_endless_calls, **ports) as server,
+        Client(server.addresses.grpc, timeout=120) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        right = client.generate("a fox", seed=1, num_inference_steps=2, use_cache=False).data
+        gate.touch()
+        asked = pool.submit(client.generate, "a fox", seed=1, num_inference_steps=2, use_cache=False)
+        while "takes over 2 s for one call; it is ended after 10 s" not in told.get(timeout=60).text:
+            pass
+        gate.unlink()
+        event = told.get(timeout=60)
+        assert (event.state, "'image_encoder' takes over 10 s" in event.text) == (State.REPLACING, True)
+        assert asked.result().data == right
 
 
 def counts(beats=0, executed=0, **work):

@@ -50,7 +50,7 @@ class Verdict:
         sys.stdout.flush()
 
 
-async def stages_one_by_one(service: Service, callers: Callers, verdict: Verdict, ends: float) -> None:
+async def stages_one_by_one(service: Service, callers: Callers, verdict: Verdict, seconds: float) -> None:
     """Kill each model's process but the loop's, in turn, while our client waits for pictures: it notices nothing."""
     async with AsyncClient(callers.url) as client:
         rows, measured, killed = {}, Measured(), 0
@@ -59,11 +59,11 @@ async def stages_one_by_one(service: Service, callers: Callers, verdict: Verdict
             before = (await client.stats())["rows_total"]
             await callers.draw(kind)
             rows[kind] = (await client.stats())["rows_total"] - before
-        before = (await client.stats())["rows_total"]
+        before, ends = (await client.stats())["rows_total"], time.monotonic() + seconds
         stages = [model for model in service.models() if model != LOOP]
         errors = 0
         for stage in cycle(stages):
-            if time.monotonic() > ends or killed == MOST_KILLS * len(stages):
+            if killed and (time.monotonic() > ends or killed == MOST_KILLS * len(stages)):
                 break
             asked = [asyncio.ensure_future(callers.ask(kind)) for kind in together]
             await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
@@ -81,12 +81,12 @@ async def stages_one_by_one(service: Service, callers: Callers, verdict: Verdict
     verdict.figure("stages: rows drawn twice", f"{twice:.0f} of {drawn:.0f}", good=twice == 0)
 
 
-async def storm(service: Service, callers: Callers, verdict: Verdict, seed: int, ends: float) -> None:
+async def storm(service: Service, callers: Callers, verdict: Verdict, seed: int, seconds: float) -> None:
     """All kinds of faults, one after the other, under all kinds of callers."""
     asking = [asyncio.ensure_future(callers.go_on(number)) for number in range(CALLERS)]
-    measured, done, restarted = Measured(), 0, 0.0
+    measured, done, restarted, ends = Measured(), 0, 0.0, time.monotonic() + seconds
     for fault in plan(seed, service.models()):
-        if time.monotonic() > ends:
+        if done and time.monotonic() > ends:
             break
         if fault.restarts:
             await asyncio.sleep(restarted + RESTARTS_APART_S - time.monotonic())
@@ -97,8 +97,8 @@ async def storm(service: Service, callers: Callers, verdict: Verdict, seed: int,
     await asyncio.wait(asking, timeout=120)
     verdict.figure("storm: faults", done)
     tell_back(measured, verdict, RESTARTED_S)
-    for fault, seconds in measured.told.items():
-        verdict.seconds(f"told: {fault.victim} stopped", seconds, TOLD_S)
+    for fault, told in measured.told.items():
+        verdict.seconds(f"told: {fault.victim} stopped", told, TOLD_S)
 
 
 def tell_back(measured: Measured, verdict: Verdict, most_s: float) -> None:
@@ -152,11 +152,11 @@ async def run(minutes: float, seed: int, drained: int, plant: Sequence[str], ver
     with Service() as service:
         async with Callers(service.url, seed, plant) as callers:
             before, began = (len(service.processes()), len(service.regions())), time.monotonic()
-            await stages_one_by_one(service, callers, verdict, began + STAGES_SHARE * minutes * 60)
+            await stages_one_by_one(service, callers, verdict, STAGES_SHARE * minutes * 60)
             if "leak" in plant:
                 service.regions()[0].with_name(f"{service.run.name}_planted").touch()
             tell_baseline(service, before, verdict)
-            await storm(service, callers, verdict, seed, began + minutes * 60)
+            await storm(service, callers, verdict, seed, (1 - STAGES_SHARE) * minutes * 60)
             tell_baseline(service, before, verdict)
             await drain(service, callers, verdict, drained)
             tell_ledger(callers, verdict)
