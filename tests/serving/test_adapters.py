@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import struct
 from types import SimpleNamespace
 
@@ -340,6 +341,14 @@ def test_only_files_of_the_folder_itself_are_served(tmp_path):
     (tmp_path / "loras/note.txt").write_text("")
     os.mkfifo(tmp_path / "loras/pipe.safetensors")
     assert list(of.served()) == ["ink"]
+
+
+def test_a_folder_that_is_gone_is_an_empty_one(tmp_path):
+    of = shelf(tmp_path)
+    put(tmp_path, "ink")
+    assert of.served()
+    shutil.rmtree(tmp_path / "loras")
+    assert of.served() == of.refused() == {}
 
 
 @pytest.mark.parametrize("sha256", ["", "../../loras", "a" * 63, "A" * 64, f"{'a' * 64}/../.."])

@@ -25,7 +25,7 @@ TRIGGERS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words")
 BASES = ("modelspec.architecture", "ss_base_model_version")
 # What diffusers writes of a PEFT configuration, as JSON: how strong each layer is, where that is not one.
 CONFIGURATION = "lora_adapter_metadata"
-MERGE = "fuse it into the weights at export instead"
+FUSE, MERGE = "fuse it into the weights before the export", "`triptych export --lora FILE` merges it into the weights"
 
 Layers = Mapping[str, Mapping[str, Sequence[int]]]  # (in, out) channels by layer by stage
 Slab = NDArray[np.float32]
@@ -123,7 +123,7 @@ class File:
         found: dict[Key, str] = {}
         for name in self._tensors:
             if kind := other_kind(name):
-                raise BadAdapter(f"{kind} ({_short(name)}); legal: LoRA; {MERGE}")
+                raise BadAdapter(f"{kind} ({_short(name)}); legal: LoRA; {FUSE}")
             key = self._names.find(name)
             if key is None:
                 raise BadAdapter(self._unknown(name))

@@ -74,6 +74,15 @@ class AdaptedStage:
         return {name: _joined(name, parts) for name in parts[0][1]}
 
 
+def no_adapters(_asked: Sequence[Adapter]) -> None:
+    """Give no mix: a server without a folder of adapters.
+
+    Raises:
+        InvalidRequest: always; its own first model asks for none.
+    """
+    raise invalid(WORN, "some", "none: this server was started without --adapters")
+
+
 def worn(adapters: Sequence[Adapter]) -> bytes:
     """Write adapters of a checked request for WORN; b"" for none."""
     return json.dumps(list(adapters)).encode() if adapters else b""
