@@ -96,15 +96,16 @@ class File:
         key = Key(stage, layer, ALPHA)
         if key in self._keys:
             return float(self._array(key, data).reshape(())) / rank
-        return self._configured(stage, layer, rank) / rank
+        return self._configured(stage, layer, rank)
 
     def _configured(self, stage: str, layer: str, rank: int) -> float:
-        """Return alpha as a PEFT configuration in the metadata has it; without one it is the rank."""
+        """Return how strong a PEFT configuration in the metadata makes a layer; without one that is 1."""
         try:
             known = json.loads(self._metadata.get(CONFIGURATION, "{}"))
             patterns = known.get(f"{stage}.alpha_pattern") or {}
             matches = (alpha for name, alpha in patterns.items() if f".{layer}".endswith(f".{name}"))
-            return float(next(matches, known.get(f"{stage}.lora_alpha", rank)))
+            alpha = float(next(matches, known.get(f"{stage}.lora_alpha", rank)))
+            return alpha / (math.sqrt(rank) if known.get(f"{stage}.use_rslora") else rank)
         except (AttributeError, RecursionError, TypeError, ValueError):
             raise BadAdapter(f"metadata {CONFIGURATION}: not what diffusers writes") from None
 
