@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from triptych_contract.families import FAMILIES
 
-from .adapters.graphs import AdaptedDenoiser, AdaptedStage
+from .adapters.graphs import AdaptedDenoiser, AdaptedStage, no_adapters
 from .adapters.shelf import Shelf
 from .denoiser import Denoiser
 from .manifest import Manifest
@@ -43,9 +43,10 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
     if manifest.target not in TARGETS:
-        plain = _denoiser(manifest, name, most_rows, fixed_rows)
-        adapted = _adapted(manifest, name)
-        return AdaptedDenoiser(plain, _denoiser(manifest, adapted, most_rows, fixed_rows)) if adapted else plain
+        plain, adapted = _denoiser(manifest, name, most_rows, fixed_rows), _adapted(manifest, name)
+        if adapted is None or Shelf.of_server(manifest) is None:
+            return plain
+        return AdaptedDenoiser(plain, _denoiser(manifest, adapted, most_rows, fixed_rows))
     from .engines import engine_path, profiles
     from .tensorrt.denoiser import TensorRTDenoiser
 
@@ -80,9 +81,12 @@ def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage
         for tensor, spec in manifest.stages[name]["inputs"].items()
     }
     made({tensor: np.zeros(shape, dtype) for tensor, (shape, dtype) in shapes.items()})
-    adapted, shelf = _adapted(manifest, name), Shelf.of_server(manifest)
-    if adapted is None or shelf is None:
+    adapted = _adapted(manifest, name)
+    if adapted is None:
         return made
+    shelf = Shelf.of_server(manifest)
+    if shelf is None:
+        return AdaptedStage(made, made, no_adapters)
     return AdaptedStage(made, _stage(manifest, adapted, reproducible), functools.partial(shelf.mix, stage=name))
 
 

@@ -21,6 +21,7 @@ MAX_CHARACTERS = 100_000
 SIZE = re.compile(r"^(\d{1,6})x(\d{1,6})$")
 # What A1111 reads in a prompt, and a family without this input sends as it stands.
 SYNTAX = "prompt_syntax"
+LORA = re.compile(r" ?<lora:([^<>:]{1,200}(?::-?[\d.]{1,9})?)>", re.IGNORECASE)
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 # Fields that change nothing, or that are read elsewhere.
 SILENT = {"Version", "Model hash", "VAE", "VAE hash", "RNG", "Size", "Hashes", "TI hashes", "Eta"}
@@ -107,7 +108,10 @@ def _note_prompts(read: Read, *, ours: bool) -> None:
     texts = [str(read.settings.get(name, "")) for name in ("prompt", "negative_prompt")]
     if SYNTAX not in read.family.parameters and any(EMPHASIS.search(text) for text in texts):
         read.left_out.append("weights in the prompt, as (word:1.2): the text is sent as it stands")
-    read.left_out += [f"network {found}" for text in texts for found in NETWORK.findall(text)]
+    if "prompt" in read.settings and (found := LORA.findall(texts[0])):
+        read.settings |= {"prompt": LORA.sub("", texts[0]).strip(), "lora": ", ".join(found)}
+    rest = [LORA.sub("", texts[0]), *texts[1:]]
+    read.left_out += [f"network {found}" for text in rest for found in NETWORK.findall(text)]
 
 
 def others(fields: Mapping[str, Any], known: set[str]) -> list[str]:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from triptych_contract.adapters import Adapter, Adapters
 from triptych_contract.errors import InvalidRequest
 from triptych_contract.families import FAMILIES
 from triptych_contract.parameters import (
@@ -59,6 +60,12 @@ def taken(kind, value):
         (Pair(0, 9, ("top", "left")), [1, 2.0], (1, 2)),
         (Pair(0, 9, ("top", "left")), np.array([1, 2]), (1, 2)),
         (File(), {"sha256": "0", "height": 2, "width": 3}, Picture("0", 2, 3)),
+        (Adapters(), '[{"name": "ink", "scale": 0.5}, {"name": "fog"}]', (Adapter("ink", 0.5), Adapter("fog"))),
+        (Adapters(), b"ink:0.5, a:b:-2,fog", (Adapter("ink", 0.5), Adapter("a:b", -2.0), Adapter("fog"))),
+        (Adapters(), [{"name": "ink", "sha256": "0"}], (Adapter("ink", 1.0, "0"),)),
+        (Adapters(), (Adapter("ink", 2),), (Adapter("ink", 2.0),)),
+        (Adapters(), [["ink", 0.5, "0"]], (Adapter("ink", 0.5, "0"),)),
+        (Adapters(), "[]", ()),
     ],
 )
 def test_what_means_a_legal_value_is_that_value(kind, value, means):
@@ -108,6 +115,20 @@ def test_what_means_a_legal_value_is_that_value(kind, value, means):
         (File(), {}, "None given; legal: a text"),
         (File(), {"sha256": "0" * 65, "height": 2, "width": 3}, "65 bytes given"),
         (File(), {"sha256": "0", "height": 0, "width": 3}, "0 given; legal: 1 …"),
+        (Adapters(), 7, "7 given; legal: [{"),
+        (Adapters(), "[7]", "7 given; legal: [{"),
+        (Adapters(), "[" * 2000, "given; legal: [{"),
+        (Adapters(), '[{"name": "ink", "sha256": "0"}]', "given; legal: [{"),
+        (Adapters(), [{"name": "ink", "weight": 1}], "given; legal: [{"),
+        (Adapters(), '[{"name": "ink", "scale": true}]', "ink with scale True given; legal: a number as scale"),
+        (Adapters(), [{"name": "ink", "scale": 10**400}], "ink with a scale too large given"),
+        (Adapters(), "ink:4.01", "ink with scale 4.01 given; legal: a scale of -4 … 4"),
+        (Adapters(), "ink:nan", "ink with scale nan given; legal: a scale of -4 … 4"),
+        (Adapters(), "ink, ink:2", "ink twice given; legal: each adapter once"),
+        (Adapters(), ":2", "':2' given; legal: NAME or NAME:0.8"),
+        (Adapters(), ",".join("abcdefghi"), "9 adapters given; legal: at most 8"),
+        (Adapters(), [{"name": " "}], "a blank text given"),
+        (Adapters(), [{"name": "a\x1b"}], "control character U+001B at 1 given"),
     ],
 )
 def test_what_is_not_legal_is_named(kind, value, words):

@@ -14,7 +14,7 @@ from triptych_contract.settings import MAX_PROMPT_BYTES
 from ..cards import REFINER, card
 
 MODEL = card()
-REFINED = card(refiner=REFINER)
+REFINED = card(refiner=REFINER, adapter_rank=8)
 PICTURE = Picture("0" * 64, 130, 97)
 
 
@@ -92,6 +92,7 @@ def test_missing_and_empty_negative_prompts_differ():
         ({"init_image": PICTURE, "mask": PICTURE, "sampler": b"unipc"}, "mask: with sampler unipc given"),
         ({"init_image": Picture("0" * 64, 20, 128)}, "height: 0 given; legal: multiples of 32"),
         ({"denoising_end": 0.8}, "denoising_end: 0.8 given; legal: nothing: this model was exported without a refiner"),
+        ({"lora": "ink:0.5, fog"}, "lora: ink, fog given; legal: nothing: this model was exported without --adapters"),
         ({"aesthetic_score": 6.0}, "aesthetic_score: without denoising_end given"),
         ({"colour": b"red"}, "colour: an unknown input given; legal: prompt, "),
     ],
@@ -137,6 +138,7 @@ def test_settings_survive_the_way_to_the_next_model():
         "tenant": b"a",
         "height": 128,
         "width": 128,
+        "lora": [{"name": "ink", "scale": 0.5, "sha256": "0"}, {"name": "fog"}],
     }
     settings = SdxlSettings.parse({"prompt": b"a fox", **full}, REFINED)
     assert SdxlSettings.parse(json.loads(json.dumps(settings.to_json())), REFINED) == settings

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from triptych_contract.sdxl import FAMILY
 from triptych_export import to_onnx
 from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
@@ -22,7 +23,7 @@ from triptych_export.weights import Weights
 from triptych_server import CannotServe, Server
 from triptych_serving.manifest import Manifest, ManifestError
 
-from ..tiny_builds import REFINERS, SAMPLERS, refiner_of
+from ..tiny_builds import ADAPTERS, REFINERS, SAMPLERS, refiner_of
 
 PLAIN = 2  # a tiny model without a refiner
 
@@ -260,3 +261,31 @@ def test_a_harmed_build_is_not_started_and_the_file_is_named(build, harm, messag
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"manifest.json: missing; is this a folder that `triptych export` made\?"):
         Manifest.load(tmp_path)
+
+
+def test_graphs_for_adapters_lie_beside_the_plain_ones(tiny):
+    weights = tiny(min(ADAPTERS))[0]
+    plain, both = (sdxl.SdxlExport.open(weights, ExportOptions(adapters=rank)).stages(77) for rank in (None, 4))
+    assert both.keys() - plain.keys() == set(FAMILY.adapted.values())
+    assert {name: both[name] for name in plain} == plain
+    for stage, adapted in FAMILY.adapted.items():
+        inputs, layers = both[adapted].spec.inputs, both[adapted].spec.layers
+        assert {name: inputs[name] for name in plain[stage].spec.inputs} == plain[stage].spec.inputs
+        assert inputs["lora_a"].shape == ("batch", sum(size for size, _ in layers.values()), 4)
+        assert inputs["lora_b"].shape == ("batch", 4, sum(size for _, size in layers.values()))
+
+
+def test_the_manifest_has_the_layers_that_adapters_change(tiny):
+    stages = Manifest.load(tiny(min(ADAPTERS))[1]).stages
+    unet, encoder = (stages[FAMILY.adapted[stage]]["layers"] for stage in ("unet", "text_encoder_2"))
+    kinds = {name.split("transformer_blocks.0.")[-1] for name in unet if "down_blocks.1.attentions.0." in name}
+    attention = {f"attn{k}.{part}" for k in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")}
+    ends = {f"down_blocks.1.attentions.0.{end}" for end in ("proj_in", "proj_out")}
+    assert kinds == {*attention, *ends, "ff.net.0.proj", "ff.net.2"}
+    of_layer = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"}
+    assert {name.removeprefix("encoder.layers.0.") for name in encoder if ".0." in name} == of_layer
+
+
+def test_adapters_are_for_processors(tiny):
+    with pytest.raises(ExportError, match="--adapters: 8 with target tensorrt-rtx given; legal: target cpu"):
+        sdxl.SdxlExport.open(tiny(min(ADAPTERS))[0], ExportOptions(target="tensorrt-rtx", adapters=8))

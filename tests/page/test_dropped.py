@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from triptych import InvalidRequest
+from triptych_contract.adapters import Adapter
 from triptych_page import a1111, invokeai
 from triptych_page.dropped import read
 from triptych_page.fitting import fit, plain, short
@@ -139,7 +140,7 @@ def test_a1111_is_read_and_its_rest_told(tmp_path):
     found = read(png(tmp_path, parameters=A1111), FORMS)
     assert found.written_by == "A1111"
     assert found.settings == {
-        "prompt": "a fox, (red:1.3), <lora:fur:0.8>\non two lines",
+        "prompt": "a fox, (red:1.3),\non two lines",
         "negative_prompt": "blur,\nlow quality",
         "num_inference_steps": 25,
         "guidance_scale": 7.5,
@@ -152,9 +153,24 @@ def test_a1111_is_read_and_its_rest_told(tmp_path):
         "prompt_syntax": "a1111",
     }
     told = "\n".join(found.left_out)
-    for rest in ("dreamshaper", "<lora:fur:0.8>", "Hires upscale: 2", "Lora hashes: fur: 12, b: 3"):
+    for rest in (
+        "dreamshaper",
+        "lora: fur:0.8, which SDXL does not have",
+        "Hires upscale: 2",
+        "Lora hashes: fur: 12, b: 3",
+    ):
         assert rest in told
     assert "Version" not in told
+
+
+def test_loras_of_a1111_are_asked_for_where_a_model_takes_them(tmp_path):
+    served = described()
+    served["sdxl"]["model"]["adapter_rank"] = 16
+    parameters = A1111.replace("<lora:fur:0.8>", "<lora:fur:0.8> <lora:ink> <hypernet:b:1>")
+    found = read(png(tmp_path, parameters=parameters), forms_of(served))
+    assert found.settings["lora"] == (Adapter("fur", 0.8), Adapter("ink"))
+    assert found.settings["prompt"] == "a fox, (red:1.3), <hypernet:b:1>\non two lines"
+    assert "network <hypernet:b:1>" in "\n".join(found.left_out)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,15 @@ def test_another_model_is_named():
     assert "--model stable-cascade" in command_line("stable_cascade", {"prompt": "a fox"})
 
 
+def test_adapters_are_asked_for_one_by_one():
+    worn = [{"name": "ink", "scale": 0.5, "sha256": "00"}, {"name": "it's", "scale": 1.0, "sha256": "01"}]
+    settings = {"prompt": "a fox", "lora": worn}  # as receipts have them
+    assert "--lora=ink:0.5" in shlex.split(command_line("sdxl", settings))
+    assert "--lora=it's:1" in shlex.split(command_line("sdxl", settings))
+    assert """lora=[{'name': 'ink', 'scale': 0.5}, {'name': "it's", 'scale': 1.0}],""" in python_code("sdxl", settings)
+    assert differences(settings, {"prompt": "a fox"}) == [("lora", "ink:0.5, it's:1", "–")]
+
+
 def test_pictures_are_named_not_sent():
     settings = {"prompt": "a fox", "init_image": {"sha256": "ab"}, "strength": 0.5}
     assert "--init-image=init_image.png" in command_line("sdxl", settings)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import struct
 from types import SimpleNamespace
 
@@ -120,6 +121,16 @@ def test_alphas_of_a_peft_configuration_count():
     for layer, product in products(plain, UNET).items():
         factor = 0.5 if layer.endswith("attn1.to_q") else 2.0
         np.testing.assert_allclose(products(strong, UNET)[layer], factor * product, rtol=1e-6)
+    data = pack(given, {"lora_adapter_metadata": json.dumps({**configuration, "unet.use_rslora": True})})
+    rooted = opened(data).slabs(data)["unet"]
+    np.testing.assert_allclose(rooted[1], 2 * strong[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("written", ["[", "7", '{"unet.lora_alpha": "much"}', '{"unet.alpha_pattern": [1]}'])
+def test_a_configuration_that_is_none_is_refused_by_name(written):
+    data = pack(tensors(LAYERS, naming="peft"), {"lora_adapter_metadata": written})
+    with pytest.raises(BadAdapter, match="lora_adapter_metadata: not what diffusers writes"):
+        opened(data).slabs(data)
 
 
 def test_trigger_words_are_one_line():
@@ -340,6 +351,14 @@ def test_only_files_of_the_folder_itself_are_served(tmp_path):
     (tmp_path / "loras/note.txt").write_text("")
     os.mkfifo(tmp_path / "loras/pipe.safetensors")
     assert list(of.served()) == ["ink"]
+
+
+def test_a_folder_that_is_gone_is_an_empty_one(tmp_path):
+    of = shelf(tmp_path)
+    put(tmp_path, "ink")
+    assert of.served()
+    shutil.rmtree(tmp_path / "loras")
+    assert of.served() == of.refused() == {}
 
 
 @pytest.mark.parametrize("sha256", ["", "../../loras", "a" * 63, "A" * 64, f"{'a' * 64}/../.."])

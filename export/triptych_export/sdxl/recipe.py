@@ -313,7 +313,7 @@ def _check_adapters(base: Weights, options: ExportOptions) -> None:
     if options.target != "cpu":
         raise ExportError(
             f"--adapters: {options.adapters} with target {options.target} given; legal: target cpu. "
-            "For engines fuse them into the weights (diffusers' fuse_lora) and export those"
+            "For engines merge LoRAs at export: --lora FILE"
         )
     if isinstance(base, OptimumFolder):
         raise ExportError("--adapters: given with Optimum's graphs; supported: a folder of weights in diffusers layout")

@@ -37,7 +37,9 @@ class Served:
 
 
 @contextmanager
-def started(builds: Sequence[Path] = (), policy: type[Policy] | None = None) -> Iterator[Served]:
+def started(
+    builds: Sequence[Path] = (), policy: type[Policy] | None = None, adapters: Path | None = None
+) -> Iterator[Served]:
     """Run a server of `builds` (default: the demo) until the end of the block; `policy` replaces the loop's own.
 
     Raises:
@@ -45,7 +47,9 @@ def started(builds: Sequence[Path] = (), policy: type[Policy] | None = None) -> 
     """
     chosen = list(builds) or demo_builds()
     fill: Callable[[Sequence[Path], Path], None] = prepare if policy is None else partial(with_policy, policy)
-    server = _start(lambda: Server(chosen, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, prepare=fill))
+    server = _start(
+        lambda: Server(chosen, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0, prepare=fill, adapters=adapters)
+    )
     with ExitStack() as stack:
         stack.callback(server.stop)
         yield Served(server.addresses.grpc, _ensembles(server.addresses.grpc))

@@ -10,9 +10,11 @@ from dataclasses import asdict
 import numpy as np
 
 from triptych_contract.errors import InvalidRequest, Problem, invalid
+from triptych_contract.families import FAMILIES
 from triptych_contract.settings import tenant
 from triptych_contract.verbs import ACTIONS, INPUTS
 from triptych_serving import handover, invariance, runtimes, triton
+from triptych_serving.adapters.graphs import AdaptedDenoiser
 from triptych_serving.engine import Engine
 from triptych_serving.errors import Cancelled, Lost, StageFailed
 from triptych_serving.job import Job
@@ -186,11 +188,16 @@ class TritonPythonModel:
         return {"model": asdict(manifest.model), "one_timestep": sorted(manifest.one_timestep), **facts}
 
     def _verdict(self):
-        return {"denoisers": {name: self._verdict_on(name) for name in self.denoisers}}
+        graphs = {name: (model, self.sources[name]) for name, model in self.denoisers.items()}
+        for name, (model, manifest) in list(graphs.items()):
+            if isinstance(model, AdaptedDenoiser):
+                graphs[FAMILIES[manifest.family].adapted[name]] = model.adapted, manifest
+        return {"denoisers": {name: self._verdict_on(name, *graph) for name, graph in graphs.items()}}
 
-    def _verdict_on(self, name):
-        sizes = self.sources[name].model.default_sizes
-        return invariance.verify(self.denoisers[name], self._inputs(name), sizes, self.max_batch_rows)
+    def _verdict_on(self, name, model, manifest):
+        return invariance.verify(
+            model, manifest.stages[name]["inputs"], manifest.model.default_sizes, self.max_batch_rows
+        )
 
     def _inputs(self, name):
         return self.sources[name].stages[name]["inputs"]

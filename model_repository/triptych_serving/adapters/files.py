@@ -25,7 +25,7 @@ TRIGGERS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words")
 BASES = ("modelspec.architecture", "ss_base_model_version")
 # What diffusers writes of a PEFT configuration, as JSON: how strong each layer is, where that is not one.
 CONFIGURATION = "lora_adapter_metadata"
-MERGE = "fuse it into the weights at export instead"
+FUSE, MERGE = "fuse it into the weights before the export", "`triptych export --lora FILE` merges it into the weights"
 
 Layers = Mapping[str, Mapping[str, Sequence[int]]]  # (in, out) channels by layer by stage
 Slab = NDArray[np.float32]
@@ -96,15 +96,16 @@ class File:
         key = Key(stage, layer, ALPHA)
         if key in self._keys:
             return float(self._array(key, data).reshape(())) / rank
-        return self._configured(stage, layer, rank) / rank
+        return self._configured(stage, layer, rank)
 
     def _configured(self, stage: str, layer: str, rank: int) -> float:
-        """Return alpha as a PEFT configuration in the metadata has it; without one it is the rank."""
+        """Return how strong a PEFT configuration in the metadata makes a layer; without one that is 1."""
         try:
             known = json.loads(self._metadata.get(CONFIGURATION, "{}"))
             patterns = known.get(f"{stage}.alpha_pattern") or {}
             matches = (alpha for name, alpha in patterns.items() if f".{layer}".endswith(f".{name}"))
-            return float(next(matches, known.get(f"{stage}.lora_alpha", rank)))
+            alpha = float(next(matches, known.get(f"{stage}.lora_alpha", rank)))
+            return alpha / (math.sqrt(rank) if known.get(f"{stage}.use_rslora") else rank)
         except (AttributeError, RecursionError, TypeError, ValueError):
             raise BadAdapter(f"metadata {CONFIGURATION}: not what diffusers writes") from None
 
@@ -123,7 +124,7 @@ class File:
         found: dict[Key, str] = {}
         for name in self._tensors:
             if kind := other_kind(name):
-                raise BadAdapter(f"{kind} ({_short(name)}); legal: LoRA; {MERGE}")
+                raise BadAdapter(f"{kind} ({_short(name)}); legal: LoRA; {FUSE}")
             key = self._names.find(name)
             if key is None:
                 raise BadAdapter(self._unknown(name))

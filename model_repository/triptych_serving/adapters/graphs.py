@@ -29,7 +29,7 @@ class AdaptedDenoiser:
     """`Denoiser` over both graphs of one model."""
 
     def __init__(self, plain: Denoiser, adapted: Denoiser) -> None:
-        self._plain, self._adapted = plain, adapted
+        self._plain, self.adapted = plain, adapted
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
         wears = [one.mix is not None for one in conditioning]
@@ -37,7 +37,7 @@ class AdaptedDenoiser:
             return self._plain.predict(sample, timestep, conditioning)
         rows = np.repeat(wears, [len(one) for one in conditioning])
         noise_pred = np.empty_like(sample)
-        for model, worn in ((self._adapted, True), (self._plain, False)):
+        for model, worn in ((self.adapted, True), (self._plain, False)):
             if members := [one for one, wear in zip(conditioning, wears, strict=True) if wear == worn]:
                 mine = rows == worn
                 noise_pred[mine] = model.predict(sample[mine], timestep[mine], members)
@@ -45,7 +45,7 @@ class AdaptedDenoiser:
 
     def release(self, conditioning: Conditioning) -> None:
         self._plain.release(conditioning)
-        self._adapted.release(conditioning)
+        self.adapted.release(conditioning)
 
 
 class AdaptedStage:
@@ -72,6 +72,15 @@ class AdaptedStage:
             slabs = {name: _stacked(worn, name) for name in INPUTS}
             parts.append((rows, self._adapted({**{name: array[rows] for name, array in others.items()}, **slabs})))
         return {name: _joined(name, parts) for name in parts[0][1]}
+
+
+def no_adapters(_asked: Sequence[Adapter]) -> None:
+    """Give no mix: a server without a folder of adapters.
+
+    Raises:
+        InvalidRequest: always; its own first model asks for none.
+    """
+    raise invalid(WORN, "some", "none: this server was started without --adapters")
 
 
 def worn(adapters: Sequence[Adapter]) -> bytes:

@@ -17,9 +17,9 @@ PREFIXES = {
 }
 A, B, ALPHA = "a", "b", "alpha"
 ENDINGS = {
-    A: re.compile(r"[._](lora_A|lora_down|lora\.down|lora_linear_layer\.down|lora_?\.down)(\.default)?\.weight$"),
-    B: re.compile(r"[._](lora_B|lora_up|lora\.up|lora_linear_layer\.up|lora_?\.up)(\.default)?\.weight$"),
-    ALPHA: re.compile(r"(\.lora_A|\.lora_down|\.lora|\.processor)?\.alpha$"),
+    A: re.compile(r"[._](lora_A|lora_down|lora\.down|lora_linear_layer\.down)(\.default)?\.weight$"),
+    B: re.compile(r"[._](lora_B|lora_up|lora\.up|lora_linear_layer\.up)(\.default)?\.weight$"),
+    ALPHA: re.compile(r"\.alpha$"),
 }
 # Marks of what is no sum of low-rank products over layers that are inputs of ours.
 OTHERS = {

@@ -137,9 +137,14 @@ class Shelf:
 
     def _look(self) -> None:
         """Look over what has come or changed since the last look; forget what has gone."""
-        with self._lock, os.scandir(self._folder) as entries:
-            files = {entry.name.removesuffix(SUFFIX): entry for entry in entries if entry.name.endswith(SUFFIX)}
-            self._seen = {name: self._look_over(name, entry) for name, entry in files.items() if entry.is_file()}
+        with self._lock:
+            found: dict[str, _Seen] = {}
+            with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+                for entry in entries:
+                    name = entry.name.removesuffix(SUFFIX)
+                    if name != entry.name and entry.is_file():
+                        found[name] = self._look_over(name, entry)
+            self._seen = found
 
     def _look_over(self, name: str, entry: os.DirEntry[str]) -> _Seen:
         stamp = _stamp(entry.stat())

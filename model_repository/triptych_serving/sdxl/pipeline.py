@@ -78,7 +78,7 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             "skipped_layers": np.repeat(np.array(clip_skip, np.int64), most)[:, None],
         }
         return {
-            **(made if self.adapters is None else self._worn(settings, made)),
+            **(self._worn(settings, made) if {*FAMILY.adapted.values()} & self.manifest.stages.keys() else made),
             "token_weights": np.stack([weights, weights_2], axis=1),  # (rows, encoders, chunks · tokens)
         }
 

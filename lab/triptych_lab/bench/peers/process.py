@@ -98,16 +98,17 @@ class ProcessPeer:
 
 
 @contextmanager
-def diffusers(weights: Path) -> Iterator[Peer]:
-    """Run diffusers' own SDXL pipeline, float32, on as many threads as ONNX Runtime has.
+def diffusers(weights: Path, adapters: Path | None = None) -> Iterator[Peer]:
+    """Run diffusers' own SDXL pipeline, float32, on as many threads as ONNX Runtime has; with the LoRAs of a folder.
 
     Raises:
         BenchError: diffusers or torch is not installed here, or does not load the weights.
     """
-    for package in ("torch", "diffusers"):
+    for package in ("torch", "diffusers", *(["peft"] if adapters else [])):
         if find_spec(package) is None:
             raise BenchError(f"diffusers: {package} is not installed here; pip install 'triptych[export]'")
-    with _running("diffusers", [sys.executable, *_program("diffusers_pipeline"), str(weights)], os.environ) as peer:
+    given = [str(folder) for folder in (weights, adapters) if folder]
+    with _running("diffusers", [sys.executable, *_program("diffusers_pipeline"), *given], os.environ) as peer:
         yield peer
 
 

@@ -45,13 +45,13 @@ def weights_of(setting: Setting) -> Path:
     return folder
 
 
-def check_same(peer: Peer, url: str) -> None:
+def check_same(peer: Peer, url: str, **settings: str) -> None:
     """Draw one picture with both, to see that peer and server have the same weights.
 
     Raises:
         BenchError: the two pictures differ by more than 1 of 255.
     """
-    (request,) = same(1)
+    request = {**same(1)[0], **settings}
     ours, theirs = pixels(url, request), _pixels(peer.picture(request))
     most = np.abs(ours.astype(np.int16) - theirs).max() if ours.shape == theirs.shape else 255
     if most > MOST:
