@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -21,6 +22,7 @@ from triptych_serving.ort import OrtStage
 from ..tiny_builds import SAMPLERS
 
 SEED = 1
+BFLOAT16, FLOAT = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
 # How far a stage of the demo models may be from its graph in float32, relative to its largest number; pixels: levels.
 ALLOWED = {"fp16": 2e-3, "fp32": 2e-5}
 LATENTS = {"latent_height": 16, "latent_width": 24, "height": 128, "width": 192}
@@ -86,7 +88,7 @@ def demo_stages():
         yield from ((family, name, "fp32") for name in manifest.model.denoisers if name in manifest.stages)
 
 
-@pytest.mark.parametrize(("family", "name", "precision"), demo_stages())
+@pytest.mark.parametrize(("family", "name", "precision"), [*demo_stages()])
 def test_the_demo_models_graphs_give_the_same_numbers(tmp_path, family, name, precision):
     manifest = Manifest.load(demo_build(family))
     facts, checked = manifest.stages[name], manifest.stage_path(name)
@@ -109,3 +111,19 @@ def test_the_demo_models_graphs_give_the_same_numbers(tmp_path, family, name, pr
 
 def names(spec):
     return {dim for tensor in spec.inputs.values() for dim in tensor.shape if isinstance(dim, str)}
+
+
+@pytest.mark.parametrize("name", ["prior", "decoder"])
+def test_in_bfloat16_operations_that_the_provider_has_not_stay_in_float32(tmp_path, name):
+    manifest = Manifest.load(demo_build("stable_cascade"))
+    (tmp_path / name).mkdir()
+    shutil.copy(manifest.stage_path(name), tmp_path / name)
+    _, made = CudaGraphs(tmp_path, {}).make(name, manifest.stages[name])
+    assert made["precision"] == "bf16"
+    onnx.checker.check_model(str(tmp_path / made["path"]))
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / made["path"])).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
+    taken = {
+        (node.op_type, types[node.input[0]]) for node in graph.node if node.op_type in ("Conv", "Pad", "DepthToSpace")
+    }
+    assert taken == {("Conv", BFLOAT16), ("Pad", FLOAT), ("DepthToSpace", FLOAT)}

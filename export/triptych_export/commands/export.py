@@ -143,6 +143,8 @@ def export(
         )
         if stage in manifest.one_timestep:
             console.print(f"{'':28} takes one timestep a batch: requests at different steps wait for each other")
+        if manifest.target == TargetName.CUDA.value:
+            console.print(f"{'':28} {facts['precision']} graph for ONNX Runtime's CUDA provider", highlight=False)
         for capability, engine in facts.get("engines", {}).items():
             took = f"{engine['seconds']:.0f} s, at most {engine['peak_bytes'] / 1e9:.1f} GB"
             console.print(f"{'':28} {facts['precision']} engine for {capability}: {took}", highlight=False)

@@ -125,13 +125,14 @@ def _check_graph(manifest: Manifest, stage: str, machine: Machine) -> None:
     Raises:
         ManifestError: names the stage, and what mends it.
     """
-    in_bf16 = manifest.stages[stage]["precision"] == "bf16"
-    oldest = OLDEST_FOR_BF16 if in_bf16 else OLDEST_GPU
+    precision = manifest.stages[stage].get("precision")
+    oldest, mend = OLDEST_GPU, "--target cpu"
+    if precision == "bf16":
+        oldest, mend = OLDEST_FOR_BF16, f"--target cuda --precision {stage}=fp32"
     if int(machine.capability.removeprefix("sm")) < oldest:
-        mend = f"--target cuda --precision {stage}=fp32" if in_bf16 else "--target cpu"
         raise ManifestError(
-            f"{stage}: computes in {manifest.stages[stage]['precision']}, which needs sm{oldest} or newer; {machine.gpu} is "
-            f"{machine.capability}; triptych export … {mend} -o {manifest.build}"
+            f"{stage}: computes in {precision}, which needs sm{oldest} or newer; {machine.gpu} is {machine.capability}; "
+            f"triptych export … {mend} -o {manifest.build}"
         )
 
 
