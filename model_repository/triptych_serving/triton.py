@@ -108,6 +108,16 @@ def passed_on(request: Any, name: str) -> dict[str, Any]:
     return proofs.document(name, data(request, name))
 
 
+def check_id(request: Any, document: Mapping[str, Any]) -> None:
+    """Check that settings are this request's: Triton may give a late answer of a process that it took for dead to the next.
+
+    Raises:
+        Lost: they are another's.
+    """
+    if document["id"] != request.request_id():
+        raise Lost("tokenizer")
+
+
 def proven(request: Any, name: str, maker: str, read: Sequence[str]) -> NDArray[Any] | None:
     """An input that `maker` made of what it `read`, row by row; None where it is missing.
 

@@ -21,6 +21,8 @@ from triptych_serving.record import Counts
 LOOK_S = 0.1
 # Seconds of looks without a sign of life from a process, or an answer from Triton, until that is told, and until it is ended.
 TOLD_S, ENDED_S = 2.0, 10.0
+# Triton may take a process for dead after so long; one that moved again within the looks of so many seconds mixes up answers.
+GIVEN_UP_S, RECENT_S = 1.0, 3.0
 # A piece of work that is late is ended after so many times what is allowed for it.
 ENDED_TIMES = 5
 _RECEIVED = re.compile(r'^nv_inference_exec_count\{model="([^"]+)",version="1"\} (\d+)', re.M)
@@ -33,13 +35,22 @@ class Stalls:
         self._signs: dict[str, tuple[int, int]] = {}  # by model: the last sign of life, and the looks since
         self._works: dict[str, tuple[int, int]] = {}
         self._told: dict[str, str] = {}
+        self._looks = 0
+        self._stood_still: dict[str, int] = {}  # by model: the last look at which it did
+
+    def stood_still(self, model: str) -> bool:
+        """Whether this process has stood still lately for so long that Triton may have given it up."""
+        return model in self._stood_still and (self._looks - self._stood_still[model]) * LOOK_S <= RECENT_S
 
     def look(self, counts: Mapping[str, Counts]) -> tuple[list[str], dict[str, str]]:
         """Look once more: what is to be told, and the models whose process is to be ended, each with the reason."""
         ended, late = {}, {}
+        self._looks += 1
         for model, now in counts.items():
             silent, busy = _since(self._signs, model, now.beats), _since(self._works, model, now.work)
             allowed = now.allowed_ms / 1000
+            if silent >= GIVEN_UP_S:
+                self._stood_still[model] = self._looks
             if silent >= TOLD_S:
                 late[model] = f"the process of model {model!r} stands still; it is ended after {ENDED_S:g} s"
             elif now.work and busy >= allowed:

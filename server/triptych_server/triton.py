@@ -195,25 +195,27 @@ class Triton:
             return Findings(f"tritonserver ended ({_ending(self._process.returncode)})", {}, ())
         counts = {model: one for model, one in record.read(self._records).items() if model != self._replacing}
         told, broken = self._stalls.look(counts)
-        broken |= self._lost(counts, told)
-        stubs = [(model, stub) for model, stub in self._stubs if model != self._replacing]
-        broken |= {model: f"the process of model {model!r} died" for model, stub in stubs if _has_ended(stub)}
-        fatal = [why for model, why in broken.items() if not _replaceable(model, counts)]
+        dead = [model for model, stub in self._stubs if model != self._replacing and _has_ended(stub)]
+        broken |= {model: f"the process of model {model!r} died" for model in dead}
+        # Answers that are mixed up are on their way through the other models: only the end of all keeps them from callers.
+        fatal = self._lost(counts, told)
+        fatal += [broken[model] for model in dead if self._stalls.stood_still(model)]
+        fatal += [why for model, why in broken.items() if not _replaceable(model, counts)]
         if self._silent_s >= ENDED_S:
             fatal.append("tritonserver stands still")
-        return Findings(", ".join(fatal), broken, told)
+        return Findings(", ".join(dict.fromkeys(fatal)), broken, told)
 
-    def _lost(self, counts: Mapping[str, record.Counts], told: list[str]) -> dict[str, str]:
+    def _lost(self, counts: Mapping[str, record.Counts], told: list[str]) -> list[str]:
         """Looked for at times: Triton's figures take it about a millisecond."""
         if time.monotonic() < self._look_again:
-            return {}
+            return []
         page = self._get(self._addresses.metrics_port, "/metrics", PAGE_S)
         self._look_again = time.monotonic() + RECEIVED_S
         before, self._silent_s = self._silent_s, self._silent_s + RECEIVED_S + PAGE_S if page is None else 0.0
         if before < TOLD_S <= self._silent_s:
             told.append(f"tritonserver stands still; it is ended after {ENDED_S:g} s")
         lost = [] if page is None else self._answers.lost(counts, page)
-        return {model: f"Triton took the process of model {model!r} for dead" for model in lost}
+        return [f"Triton took the process of model {model!r} for dead" for model in lost]
 
     def replace(self, model: str, timeout_s: float) -> None:
         """End a model's process and load the model anew, and with it the ensembles that need it; all other models go on.

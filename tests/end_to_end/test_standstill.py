@@ -15,7 +15,7 @@ from PIL import Image
 from triptych import AsyncClient, Client, TriptychError
 from triptych_demo import demo_build
 from triptych_server import Server, State
-from triptych_server.failures import ENDED_S, LOOK_S, TOLD_S, Answers, Stalls
+from triptych_server.failures import ENDED_S, GIVEN_UP_S, LOOK_S, RECENT_S, TOLD_S, Answers, Stalls
 from triptych_server.supervisor import prepare
 from triptych_serving.record import Counts
 
@@ -163,6 +163,17 @@ def test_a_process_that_stands_still_is_told_soon_and_ended_late():
     assert not watched.ended
     watched.look(LOOK_S, beats=lambda _: 1)
     assert watched.ended == ["the process of model 'tokenizer' stands still"]
+
+
+def test_a_process_is_known_to_have_stood_still_for_a_while_and_then_no_more():
+    watched = Watched()
+    watched.look(GIVEN_UP_S, beats=lambda _: 1)
+    assert not watched.stalls.stood_still("tokenizer")
+    watched.look(LOOK_S, beats=lambda _: 1)
+    watched.look(RECENT_S, beats=lambda look: 2 + look)
+    assert watched.stalls.stood_still("tokenizer")
+    watched.look(2 * LOOK_S, beats=lambda look: 99 + look)
+    assert not watched.stalls.stood_still("tokenizer")
 
 
 def test_a_process_that_goes_on_is_not_ended():

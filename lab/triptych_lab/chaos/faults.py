@@ -31,8 +31,8 @@ class Fault(NamedTuple):
 
     @property
     def restarts(self) -> bool:
-        """Whether all of Triton starts again for it."""
-        return self.victim in (LOOP, TRITON)
+        """Whether all of Triton may start again for it."""
+        return self.what == "stop" or self.victim in (LOOP, TRITON)
 
 
 @dataclass

@@ -107,6 +107,7 @@ class TritonPythonModel:
         if not given:
             raise invalid("action", "nothing", f"{', '.join(ACTIONS)}; images are made by the ensemble")
         document = triton.passed_on(request, "settings")
+        triton.check_id(request, document)
         pipeline = self.pipelines[document["family"]]
         reply.goes_on_to((pipeline.family.decoder, "image_encoder"), document["arrived"])
         if document["cached"]:

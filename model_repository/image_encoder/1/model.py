@@ -29,6 +29,7 @@ class TritonPythonModel:
 
     def _answer(self, request):
         document, timings = (triton.passed_on(request, name) for name in ("settings", "report"))
+        triton.check_id(request, document)
         if timings.pop("of") != triton.proofs.of(triton.data(request, "settings")):
             raise invalid("report", "another request's", LEGAL)
         pipeline = self.pipelines[document["family"]]

@@ -36,22 +36,22 @@ class TritonPythonModel:
         return triton.turned_away(requests) or triton.answer_each(requests, self._answer)
 
     def _answer(self, request):
-        arrived = time.monotonic()
+        arrived, id = time.monotonic(), request.request_id()
         given = triton.scalars(request, self.kinds)
         if sum(len(given.get(name, b"")) for name in self.pictures) > SOON_BYTES:
-            self.aside.answer(request, lambda: self._response(self._settings(given), arrived))
+            self.aside.answer(request, lambda: self._response(self._settings(given), arrived, id))
             return None
         settings = self._settings(given)
         if self.pipeline.soon(settings):
-            return self._response(settings, arrived)
-        self.aside.answer(request, lambda: self._response(settings, arrived))
+            return self._response(settings, arrived, id)
+        self.aside.answer(request, lambda: self._response(settings, arrived, id))
         return None
 
     def _settings(self, given):
         seen = {name: inspect(name, given[name]) for name in self.pictures if name in given}
         return self.pipeline.parse({**given, **seen})
 
-    def _response(self, checked, arrived):
+    def _response(self, checked, arrived, id):
         settings = self.pipeline.resolved(checked)
         cached = self._cached(settings) if self.cache and settings.use_cache else None
         tokens = self.pipeline.encoder_inputs(settings, self.tokenizers)
@@ -59,6 +59,7 @@ class TritonPythonModel:
             "family": self.manifest.family,
             "settings": settings.to_json(),
             "arrived": arrived,
+            "id": id,
             "cut": self.pipeline.cut(settings, self.tokenizers),
             "cached": cached is not None,
             "read": {stage: triton.proofs.read(*map(tokens.get, names)) for stage, names in self.read_by.items()},
