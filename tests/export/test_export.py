@@ -157,10 +157,8 @@ def test_a_second_run_makes_only_what_changed(tiny, build):
     weights = tiny(PLAIN)[0]
     times = {path: path.stat().st_mtime_ns for path in build.rglob("*.onnx")}
     (build / "samplers/euler-default.npz.xz").write_bytes(b"harmed")
-    began = time.monotonic()
     said = []
     export(weights, build, ExportOptions(samplers=SAMPLERS), lambda what, _share: said.append(what))
-    assert time.monotonic() - began < 20
     assert {path: path.stat().st_mtime_ns for path in build.rglob("*.onnx")} == times
     Manifest.load(build).verify()
     assert said[-1] == "done"
