@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from triptych_server import CannotServe, Server
 
-from .. import loras, plain
+from .. import fronts, loras, plain
 from .test_cli import triptych
 
 SEED = 0  # of the tiny build
@@ -206,3 +208,20 @@ def test_a_server_that_cannot_have_adapters_says_so(tiny, demo, tmp_path):
     for folder, words in ((tmp_path / "none", "is no folder"), (tmp_path, "no build has graphs for them")):
         with pytest.raises(CannotServe, match=words):
             Server(tiny(1)[1], http_port=0, grpc_port=0, metrics_port=0, adapters=folder).start()
+
+
+def test_over_http_they_are_named_by_our_names_and_by_tags(served, tmp_path):
+    worn = [("a0", 0.7), ("a1", -0.5)]
+    ours = served.draw(worn)
+    with fronts.running(tmp_path, served.url) as front, httpx2.Client(base_url=front.address, timeout=60) as http:
+        named = [{"name": name, "scale": scale} for name, scale in worn]
+        drawn = http.post("/v1/images/generations", json={**SMALL, "seed": 1, "lora": named}).json()
+        assert base64.b64decode(drawn["data"][0]["b64_json"]) == ours["image"]
+        asked = {"steps": 4, "width": 64, "height": 64, "seed": 1}
+        tagged = http.post(
+            "/sdapi/v1/txt2img", json={**asked, "prompt": "a red fox <lora:a0:0.7><lora:a1:-0.5>"}
+        ).json()
+        assert np.array_equal(pixels({"image": base64.b64decode(tagged["images"][0])}), pixels(ours))
+        assert {*NAMES} <= {one["name"] for one in http.get("/sdapi/v1/loras").json()}
+        refused = http.post("/sdapi/v1/txt2img", json={**asked, "prompt": "a red fox <lora:none-such>"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
