@@ -111,8 +111,11 @@ def _encoded(model: Pipeline[Any, Any], settings: Any) -> dict[str, NDArray[Any]
     tokenizers = [PromptTokenizer.of(manifest, card) for card in manifest.model.tokenizers]
     values: dict[str, NDArray[Any]] = dict(model.encoder_inputs(settings, tokenizers))
     for step in template(manifest.family).ensemble_scheduling.step:
-        if step.model_name in manifest.stages and set(step.input_map.values()) <= values.keys():
-            stage = OrtStage(manifest.stage_path(step.model_name))
-            made = stage({name: values[value] for name, value in step.input_map.items()})
+        taken = manifest.stages.get(step.model_name, {}).get("inputs", {})  # not who wears which adapters
+        given = {name: value for name, value in step.input_map.items() if name in taken}
+        if given and set(given.values()) <= values.keys():
+            made = OrtStage(manifest.stage_path(step.model_name))(
+                {name: values[value] for name, value in given.items()}
+            )
             values |= {value: np.asarray(made[name]) for name, value in step.output_map.items()}
     return values

@@ -15,7 +15,7 @@ from typing import Any
 from triptych_contract.families import FAMILIES
 from triptych_contract.family import Family
 
-from .adapters.graphs import WORN
+from .adapters import WORN
 from .manifest import Manifest, ManifestError
 from .proofs import CODE_BYTES, MADE_BY, PROOF, READ_BY
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from triptych_serving import proofs, record
-from triptych_serving.adapters.shelf import FOLDER, MEGABYTES, SHELF
+from triptych_serving.adapters import FOLDER, MEGABYTES, SHELF
 
 INSTALL = "pip install 'triptych[server]'"
 RUN_PREFIX = "triptych-run-"

@@ -20,6 +20,7 @@ from triptych_export.build import ExportOptions, export
 from triptych_export.errors import ExportError
 from triptych_export.precision import lower
 from triptych_export.sdxl.recipe import SdxlExport
+from triptych_export.stages import StageSpec
 from triptych_export.tensorrt.engines import Engines, EngineTarget
 from triptych_export.tensorrt.store import EngineStore
 from triptych_export.to_onnx import example_inputs, open_session
@@ -34,7 +35,6 @@ from .. import plain, tiny_sdxl
 from ..engines import simulated_build
 from ..parity.test_sdxl import Model, refined
 from ..simulated import MACHINE, SimulatedDevice
-from ..tensorrt.test_engines import spec_of
 from ..tiny_builds import SAMPLERS
 from .optimum import environment
 from .test_export import change_json
@@ -184,7 +184,7 @@ def test_optimums_pipelines_draw_with_our_build(ours, pipeline, tmp_path):
 def test_engines_do_without_what_is_for_optimums_pipelines(ours, tmp_path):
     manifest = Manifest.load(ours[1])
     for name, stage in manifest.stages.items():
-        spec = spec_of(stage)
+        spec = StageSpec.of("", stage)
         example = example_inputs(spec, [{**manifest.model.smallest_sizes, "batch": 2}])[0]
         lower(manifest.stage_path(name), tmp_path / f"{name}.onnx", "fp32", spec)
         whole, lowered = (open_session(path) for path in (manifest.stage_path(name), tmp_path / f"{name}.onnx"))

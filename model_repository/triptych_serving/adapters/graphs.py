@@ -17,11 +17,10 @@ from triptych_contract.adapters import Adapter, Adapters
 from triptych_contract.errors import invalid
 
 from ..denoiser import Conditioning, Denoiser, Floats
+from . import WORN
 from .mix import INPUTS, Mix
 
 Arrays = Mapping[str, NDArray[Any]]
-# An encoder's input, and what the first model tells it: the adapters that each row wears.
-WORN = "adapters"
 KIND = Adapters()
 
 

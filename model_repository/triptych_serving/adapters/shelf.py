@@ -27,11 +27,11 @@ from triptych_contract.errors import InvalidRequest, invalid, shown
 from triptych_contract.families import FAMILIES
 
 from ..manifest import Manifest
+from . import FOLDER, MEGABYTES, SHELF
 from .files import BadAdapter, Facts, File, Slab
 from .keys import Names
 from .mix import Mix, Worn
 
-FOLDER, SHELF, MEGABYTES = "TRIPTYCH_ADAPTERS_DIR", "TRIPTYCH_ADAPTERS_SHELF", "TRIPTYCH_ADAPTERS_MB"
 SUFFIX = ".safetensors"
 TOLD = 20  # so many names an error lists
 # A file that was changed so short ago may change again without another time: clocks of file systems tick slowly.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ..engines import Machine, profiles
 from ..manifest import Manifest, ManifestError
 from .library import CUDA_TARGET
-from .resident import LIMIT_BYTES
 
+# The most of requests' conditioning that is kept on the GPU: SDXL takes 1.3 MB for a guided one.
+CONDITIONING_BYTES = 1 << 30
 # What CUDA takes for each process that uses it, whatever that does (seen from 0.3 to 0.6 GB).
 CONTEXT_BYTES = 500_000_000
 
@@ -45,7 +46,7 @@ def need(manifests: Iterable[Manifest], capability: str) -> Need:
             in_triton = not ours and stage not in manifest.model.denoisers
             stages[stage], largest = (held + more, largest) if in_triton else (held, max(largest, more))
         processes += sum(stage not in manifest.model.denoisers for stage in manifest.stages) if ours else 1
-    return Need(stages, processes * CONTEXT_BYTES, LIMIT_BYTES, largest)
+    return Need(stages, processes * CONTEXT_BYTES, CONDITIONING_BYTES, largest)
 
 
 def check(manifests: Iterable[Manifest], machine: Machine) -> None:

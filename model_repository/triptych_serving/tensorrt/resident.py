@@ -9,9 +9,7 @@ import numpy as np
 
 from ..denoiser import Conditioning
 from .device import Device, DeviceError, Memory
-
-# The most bytes kept; what was dropped is uploaded again when it is needed. SDXL takes 1.3 MB for a guided request.
-LIMIT_BYTES = 1 << 30
+from .memory import CONDITIONING_BYTES
 
 
 class Resident:
@@ -20,7 +18,7 @@ class Resident:
     Freeing is enqueued on the stream like all else, so that steps which still read the memory are done before.
     """
 
-    def __init__(self, device: Device, names: Sequence[str], limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, device: Device, names: Sequence[str], limit_bytes: int = CONDITIONING_BYTES) -> None:
         self._device, self._names, self._limit = device, names, limit_bytes
         self._memory: OrderedDict[Conditioning, Mapping[str, Memory]] = OrderedDict()
         self.nbytes = 0
