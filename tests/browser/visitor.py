@@ -81,7 +81,9 @@ class Visitor:
 
     def close_preview(self) -> None:
         """From one picture back to all of them."""
-        self.page.get_by_role("button", name="Close").first.click()
+        close = self.page.get_by_role("button", name="Close")
+        close.first.click()
+        expect(close).to_have_count(0)  # a click while the pictures come back is lost
 
     def tab(self, name: str) -> None:
         """Go to a tab."""

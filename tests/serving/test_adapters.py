@@ -15,8 +15,9 @@ import pytest
 
 from triptych_contract.adapters import Adapter
 from triptych_contract.errors import InvalidRequest
+from triptych_serving.adapters import WORN
 from triptych_serving.adapters.files import MAX_HEADER_BYTES, BadAdapter, File
-from triptych_serving.adapters.graphs import WORN, AdaptedDenoiser, AdaptedStage, worn
+from triptych_serving.adapters.graphs import AdaptedDenoiser, AdaptedStage, worn
 from triptych_serving.adapters.keys import Names
 from triptych_serving.adapters.mix import Mix, Worn
 from triptych_serving.adapters.shelf import Shelf

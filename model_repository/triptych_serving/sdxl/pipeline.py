@@ -16,7 +16,8 @@ from triptych_contract.sdxl import FAMILY
 from triptych_contract.sdxl.card import MAX_CHUNKS, SdxlCard
 from triptych_contract.sdxl.settings import A1111, SdxlSettings
 
-from ..adapters.graphs import WORN, worn
+from ..adapters import WORN
+from ..adapters.graphs import worn
 from ..adapters.shelf import Shelf
 from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_one
