@@ -33,7 +33,7 @@ from triptych_serving.tensorrt.denoiser import TensorRTDenoiser
 
 from .. import plain, tiny_sdxl
 from ..engines import simulated_build
-from ..parity.test_sdxl import Model, refined
+from ..parity.test_sdxl import REFINED, Model, refined
 from ..simulated import MACHINE, SimulatedDevice
 from ..tiny_builds import SAMPLERS
 from .optimum import environment
@@ -140,8 +140,9 @@ def test_engines_are_built_of_optimums_graphs(build, tmp_path):
 def test_its_unet_runs_on_a_gpu_at_one_timestep_a_batch(build, tmp_path):
     manifest, device = Manifest.load(simulated_build(build, tmp_path / "build")), SimulatedDevice()
     inputs, sizes = manifest.stages["unet"]["inputs"], manifest.model.default_sizes
-    engine = device.load(engine_path(manifest, "unet", MACHINE))
-    denoiser = TensorRTDenoiser(device, engine, profiles(manifest, "unet"), inputs, sizes, most_rows=16)
+    made = profiles(manifest, "unet")
+    engine = device.load(engine_path(manifest, "unet", MACHINE), range(len(made)))
+    denoiser = TensorRTDenoiser(device, engine, made, inputs, sizes, most_rows=16)
     exact = OrtDenoiser(manifest.stage_path("unet"))
     for rows in (1, 5, 16):
         given = example(inputs, sizes, rows)
@@ -162,7 +163,7 @@ def test_a_refiner_of_optimums_refines_like_diffusers(ours, tmp_path):
     build = exported(weights, shutil.copytree(own, tmp_path / "build"), options, own)
     assert Manifest.load(build).one_timestep == {"refiner_unet"}
     with Server(build, http_port=0, grpc_port=0, metrics_port=0, cache_mb=0) as server:
-        refined(Model(server.addresses.grpc, weights, SEED, refiner))
+        refined(Model(server.addresses.grpc, weights, SEED, refiner), REFINED)
 
 
 def test_optimums_pipelines_draw_with_our_build(ours, pipeline, tmp_path):
