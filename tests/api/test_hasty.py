@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 from starlette.applications import Starlette
@@ -52,3 +53,9 @@ async def test_an_answer_may_take_longer_and_the_next_head_may_not(connected):
     assert (await asyncio.wait_for(reader.readuntil(b"done"), 5)).startswith(b"HTTP/1.1 200")
     writer.write(b"GET / HT")
     assert await asyncio.wait_for(reader.read(), 3) == b""
+
+
+def test_answers_are_sent_without_waiting_for_a_receipt():
+    listening = Listening("127.0.0.1", 0)
+    assert listening._socket.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle's delay on
+    listening._socket.close()
