@@ -9,6 +9,7 @@ memory-efficient attention there, which never write the scores.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -63,7 +64,7 @@ def _mixed(softmax: ir.Node) -> ir.Node | None:
     return node if node is not None and node.op_type == "MatMul" else None
 
 
-class _Rewritten:
+class _Rewritten(ABC):
     """The nodes in the place of one attention; queries are (…, length, width), keys turned already, (…, width, length)."""
 
     def __init__(self, graph: ir.Graph, name: str, scores: ir.Node, softmax: ir.Node, mixed: ir.Node) -> None:
@@ -80,9 +81,9 @@ class _Rewritten:
         ir.convenience.replace_all_uses_with(result, attended, replace_graph_outputs=True)
         self._graph.remove([self._mixed, self._softmax, self._scores], safe=True)
 
+    @abstractmethod
     def _attended(self, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
         """Add the nodes; their result."""
-        raise NotImplementedError
 
     def _numbers_of(
         self, name: str, kind: str, inputs: Sequence[ir.Value], attributes: dict[str, int] | None = None
