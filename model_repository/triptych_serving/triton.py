@@ -170,6 +170,10 @@ class Errors:
     Triton counts failures beyond them: requests that it refuses itself, or that it could not pass on.
     """
 
+    def __init__(self) -> None:
+        # A metric has one message to Triton in shared memory: of two threads the second frees what Triton reads, and it crashes.
+        self._one_at_a_time = threading.Lock()
+
     def begin(self, model: str) -> None:
         self._family = pb_utils.MetricFamily(
             name="triptych_errors_total",
@@ -179,7 +183,8 @@ class Errors:
         self._counter = self._family.Metric(labels={"stage": model})
 
     def count(self) -> None:
-        self._counter.increment(1)
+        with self._one_at_a_time:
+            self._counter.increment(1)
 
 
 errors = Errors()
@@ -402,7 +407,7 @@ class TritonReply:
 
 
 class PrometheusMetrics:
-    """`Metrics.publish` into Triton's metrics endpoint."""
+    """`Metrics.publish` into Triton's metrics endpoint, from one thread: a metric cannot be told two things at once."""
 
     def __init__(self, labels: Mapping[str, str]) -> None:
         self._families = [self._family(name) for name in METRICS]  # Triton forgets a family that nobody holds

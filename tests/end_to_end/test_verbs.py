@@ -113,6 +113,18 @@ def test_a_job_ends_with_its_watcher_where_asked(url, pool):
             future.result(timeout=60)
 
 
+def test_many_deadlines_that_pass_at_once_are_all_answered(url, pool):
+    """Errors told by the loop and beside it at the same moment took Triton down, within 60 of these bursts."""
+
+    def late(seed):
+        with pytest.raises(InferenceServerException) as error:
+            plain.grpc(url, **{**LONG, "seed": seed}, deadline_ms=10)
+        return error.value.status()
+
+    for burst in range(60):
+        assert {*pool.map(late, range(8))} == {"StatusCode.CANCELLED"}, f"burst {burst}"
+
+
 def test_the_loops_own_metrics_are_published(demo):
     plain.grpc(demo.grpc, prompt="a flat icon of a penguin", num_inference_steps=2)
     stats = plain.verb(demo.grpc, "stats")
