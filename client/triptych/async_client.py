@@ -299,6 +299,18 @@ class AsyncJob:
         return cancelled
 
     async def _cancel_on_server(self) -> bool:
+        """Ask, unless the job ends by itself meanwhile: a server that has never seen it waits for it to come."""
+        asked = asyncio.ensure_future(self._ask_to_cancel())
+        try:
+            await asyncio.wait([self.task, asked], return_when=asyncio.FIRST_COMPLETED)
+            return False if self._ended_by_itself() else await asked
+        finally:
+            asked.cancel()
+
+    def _ended_by_itself(self) -> bool:
+        return self.task.done() and not self.task.cancelled() and not isinstance(self.task.exception(), RequestCancelled)
+
+    async def _ask_to_cancel(self) -> bool:
         """Ask until a server knows the job: behind a balanced address others are asked as well."""
         ends = time.monotonic() + CANCEL_S
         with contextlib.suppress(TriptychError):  # the server may be gone, which ends the job as well

@@ -61,6 +61,20 @@ async def test_a_job_whose_steps_are_over_when_it_is_cancelled_ends_as_cancelled
     assert error.value.request_id == job.id
 
 
+async def test_a_cancel_does_not_outlast_a_job_that_ends_by_itself():
+    class Waiting(Verbs):
+        """As a server that does not know the job, and waits for it."""
+
+        async def _verb(self, inputs):
+            self.hold.set()
+            await asyncio.Event().wait()
+
+    async with AsyncClient(transport=Waiting(None)) as client:
+        job, waiting = await begun(client)
+        assert await asyncio.wait_for(job.cancel(), 60) is False
+        assert (await waiting).seed == job.seed
+
+
 async def test_a_cancel_that_reaches_another_replica_is_sent_again():
     def answer(_):
         if len(transport.verbs) < 3:
