@@ -89,7 +89,8 @@ def refusal(error: Exception) -> Refusal:
     if isinstance(error, ServerUnavailable):
         return Refusal(503, str(error), "server_unavailable", headers={"retry-after": str(AWAY_S)})
     if isinstance(error, DeadlineExceeded):
-        return Refusal(504, str(error), "deadline_exceeded")
+        # The caller's own limit, no fault here; OpenAI's SDKs would try again after the time that was given.
+        return Refusal(408, str(error), "deadline_exceeded", headers={"x-should-retry": "false"})
     if isinstance(error, RequestCancelled):
         return Refusal(410, str(error), "cancelled")
     told = str(error) if isinstance(error, TriptychError) else f"a defect of this front ({type(error).__name__})"

@@ -30,14 +30,13 @@ STATUSES = {
     401: "No key, a wrong one, or a revoked one.",
     403: "Another site's page.",
     404: "No such model, job or path.",
-    408: "The body came too slowly.",
+    408: "The deadline passed, or the body came too slowly.",
     409: "The idempotency key came with another body.",
     410: "Somebody cancelled it.",
     413: "The body is too large.",
     415: "The body is of another type.",
     429: "A limit, or a full queue; `Retry-After` has the seconds.",
     503: "No server answers.",
-    504: "The deadline passed.",
 }
 JOB_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 

@@ -107,7 +107,7 @@ class Recorded:
 
 def outcome(status: int) -> str:
     """Give what a status means, in few words: metrics have one series for each."""
-    named = {401: "unauthorized", 429: "limited", 499: "gone", 503: "unavailable", 504: "deadline"}
+    named = {401: "unauthorized", 408: "late", 429: "limited", 499: "gone", 503: "unavailable"}
     return named.get(status, "ok" if status < 400 else "refused" if status < 500 else "failed")
 
 

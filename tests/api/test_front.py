@@ -47,7 +47,7 @@ async def front(*answers, options=None, **more):
 ENDS = [
     (Overloaded("queue: full", retry_after_s=11.2), 429, "queue_full"),
     (ServerUnavailable("gone"), 503, "server_unavailable"),
-    (DeadlineExceeded("late"), 504, "deadline_exceeded"),
+    (DeadlineExceeded("late"), 408, "deadline_exceeded"),
     (RequestCancelled("by somebody"), 410, "cancelled"),
     (ServerError("a stage failed"), 500, "server_error"),
     (InvalidRequest([Problem("width", "64", "another")]), 400, "invalid_value"),
