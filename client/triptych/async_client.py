@@ -308,7 +308,9 @@ class AsyncJob:
             asked.cancel()
 
     def _ended_by_itself(self) -> bool:
-        return self.task.done() and not self.task.cancelled() and not isinstance(self.task.exception(), RequestCancelled)
+        return (
+            self.task.done() and not self.task.cancelled() and not isinstance(self.task.exception(), RequestCancelled)
+        )
 
     async def _ask_to_cancel(self) -> bool:
         """Ask until a server knows the job: behind a balanced address others are asked as well."""

@@ -65,7 +65,7 @@ async def test_a_cancel_does_not_outlast_a_job_that_ends_by_itself():
     class Waiting(Verbs):
         """As a server that does not know the job, and waits for it."""
 
-        async def _verb(self, inputs):
+        async def _verb(self, _inputs):
             self.hold.set()
             await asyncio.Event().wait()
 
