@@ -46,7 +46,7 @@ soak: $(VENV)/.server ## an hour of steady load: how much the memory of each pro
 check: $(VENV)/.test ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract model_repository/triptych_serving client server web page api export lab demo docker/healthcheck.py docker/requirements.py
+	$(BIN)/mypy contract model_repository/triptych_serving client server web page api cluster export lab demo docker/healthcheck.py docker/requirements.py
 
 audit: $(VENV)/.release ## known vulnerabilities of what is pinned; fails where their data cannot be had
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt

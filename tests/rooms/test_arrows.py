@@ -9,7 +9,7 @@ import pytest
 from .imports import circles, imports_of
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "export", "lab", "demo")
+ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "cluster", "export", "lab", "demo")
 CONTRACT, SERVING, CLIENT, DEMO = "triptych_contract", "triptych_serving", "triptych", "triptych_demo"
 SERVER, EXPORT, WEB = "triptych_server", "triptych_export", "triptych_web"
 # Package → the packages of other rooms that it may import.
@@ -22,8 +22,9 @@ BELOW = {
     WEB: {CONTRACT, CLIENT},
     "triptych_page": {CONTRACT, SERVING, CLIENT, WEB},
     "triptych_api": {CONTRACT, CLIENT, WEB},
+    "triptych_cluster": {CONTRACT, CLIENT, SERVER, WEB, "triptych_api", DEMO},
     EXPORT: {CONTRACT, SERVING, CLIENT},
-    "triptych_lab": {CONTRACT, SERVING, CLIENT, SERVER, DEMO},
+    "triptych_lab": {CONTRACT, SERVING, CLIENT, SERVER, DEMO, "triptych_cluster"},
     "demo_models": {EXPORT},
 }
 

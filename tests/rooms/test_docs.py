@@ -12,7 +12,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "export", "lab", "demo", ".")
+ROOMS = (
+    "contract",
+    "model_repository",
+    "client",
+    "server",
+    "web",
+    "page",
+    "api",
+    "cluster",
+    "export",
+    "lab",
+    "demo",
+    ".",
+)
 OURS = re.compile(r"triptych\w*|tests|demo_models")
 SUFFIXES = (".md", ".pbtxt", ".py", ".toml", ".yml")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

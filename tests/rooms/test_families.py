@@ -9,7 +9,7 @@ import pytest
 from triptych_contract.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "export", "lab", "docker")
+ROOMS = ("contract", "model_repository", "client", "server", "web", "page", "api", "cluster", "export", "lab", "docker")
 # Generated from the contract: the docstrings of the client's TypedDicts say whose they are.
 GENERATED = ROOT / "client/triptych/parameters.py"
 NAMES = re.compile("|".join(rf"\b{re.escape(name)}\b|\b{re.escape(name.replace('_', '-'))}\b" for name in FAMILIES))

@@ -20,6 +20,7 @@ EXTRAS = {
     "ui": "ui",
     "api": "api",
     "serve": "server",
+    "cluster": "cluster",
     "demo": "server",
     "export": "export",
     "fetch": "fetch",
@@ -35,6 +36,7 @@ PANELS = {
     "triptych_page": "Draw pictures",
     "triptych_api": "Run a server",
     "triptych_server": "Run a server",
+    "triptych_cluster": "Run a server",
     "triptych_export": "Make builds",
     "triptych_lab": "Check, measure, plan",
 }

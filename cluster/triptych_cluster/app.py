@@ -1,0 +1,156 @@
+"""The cluster as a Ray Serve application."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: nothing is told to anybody
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+from triptych.errors import invalid
+from triptych_api.app import Options as FrontOptions
+
+from .deployments import Doors, Fronts, Servers, Serving, doors_options
+from .directory import DOOR, SERVER, Facts, directory
+from .scaling import ByWork
+
+# Applications of their own, so that each can be deployed alone; each has one deployment of the same name.
+SERVERS, DOORS, FRONTS = "triptych-servers", "triptych-doors", "triptych-fronts"
+# A server is asked this often whether it lives, and its work this often for the autoscaler.
+HEALTH_S, METRICS_S = 2.0, 1.0
+STOP_S = 30.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run, and where.
+
+    Args:
+        serving: how each server serves.
+        address: of a running Ray cluster, as "auto"; None starts one on this machine.
+        host, port: of the doors' gRPC.
+        front: the HTTP front's options, whose host and port Ray Serve's proxies take; None for none.
+        doors: how many, at most one a machine.
+        servers: fewest and most; where they differ Ray Serve scales. None: one for each GPU, or one.
+        target_s: as `ByWork`'s.
+        pause_s: seconds for which fewer servers must have been enough before one goes.
+        cpus: a server's share of a machine without GPUs.
+    """
+
+    serving: Serving = field(default_factory=Serving)
+    address: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8001
+    front: FrontOptions | None = None
+    doors: int = 1
+    servers: tuple[int, int] | None = None
+    target_s: float = 20.0
+    pause_s: float = 60.0
+    cpus: float = 1.0
+
+    def check(self) -> None:
+        """Raise InvalidRequest where the options contradict each other."""
+        if self.servers and not 0 <= self.servers[0] <= max(1, self.servers[1]):
+            raise invalid("servers", f"{self.servers[0]} … {self.servers[1]}", "fewest ≤ most, and most at least 1")
+        if self.front:
+            self.front.check()
+
+
+def start(options: Options) -> None:
+    """Deploy, and return once every part is there; the next call with other options is a rolling update.
+
+    Raises:
+        InvalidRequest: the options contradict each other.
+        RuntimeError: Ray Serve could not deploy it; the reason is in the message.
+    """
+    options.check()
+    connect(options.address)
+    front = options.front
+    serve.start(
+        proxy_location="EveryNode" if front else "Disabled",
+        http_options={"host": front.host, "port": front.port} if front else None,
+    )
+    serve.run(_servers(options), name=SERVERS, route_prefix=None)
+    # Ray Serve begins anew whatever is deployed again: other servers are no reason for other doors.
+    told = {door["options"] for door in status().doors.values()}
+    if told != {doors_options(options.host, options.port)} or len(status().doors) != options.doors:
+        serve.run(_doors(options), name=DOORS, route_prefix=None)
+    if front:
+        serve.run(_fronts(front), name=FRONTS, route_prefix="/")
+
+
+def connect(address: str | None) -> None:
+    """Join a Ray cluster, or start one on this machine; Ray asks whoever wants to join for its token."""
+    if not ray.is_initialized():
+        alone: Mapping[str, Any] = {} if address else {"include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, logging_level="warning", **alone)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+
+def stop() -> None:
+    """End what runs in the cluster, servers after what they have in flight."""
+    for name in (FRONTS, DOORS, SERVERS):
+        serve.delete(name)
+    ray.kill(directory())
+
+
+class Status(NamedTuple):
+    """Every server and every door as it last spoke, by name."""
+
+    servers: Mapping[str, Facts]
+    doors: Mapping[str, Facts]
+
+
+def status() -> Status:
+    """Ask the directory who is there."""
+    members = directory()
+    return Status(*ray.get([members.all.remote(kind) for kind in (SERVER, DOOR)]))
+
+
+def _servers(options: Options) -> Any:
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    least, most = options.servers or (max(1, gpus),) * 2
+    several: Mapping[str, Any] = {"num_replicas": least}
+    if least != most:
+        scaling = AutoscalingConfig(
+            min_replicas=least,
+            max_replicas=most,
+            initial_replicas=least,
+            metrics_interval_s=METRICS_S,
+            upscale_delay_s=0,
+            downscale_delay_s=options.pause_s,
+            policy=AutoscalingPolicy(policy_function=ByWork, policy_kwargs={"target_s": options.target_s}),
+        )
+        several = {"autoscaling_config": scaling}
+    made = serve.deployment(
+        Servers,
+        name=SERVERS,
+        ray_actor_options={"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": options.cpus},
+        health_check_period_s=HEALTH_S,
+        graceful_shutdown_timeout_s=options.serving.grace_s + STOP_S,
+        **several,
+    )
+    return made.bind(replace(options.serving, loopback=options.address is None))
+
+
+def _doors(options: Options) -> Any:
+    made = serve.deployment(
+        Doors,
+        name=DOORS,
+        num_replicas=options.doors,
+        max_replicas_per_node=1,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=2 * STOP_S + 5,
+    )
+    return made.bind(options.host, options.port, serve.get_deployment_handle(SERVERS, SERVERS))
+
+
+def _fronts(options: FrontOptions) -> Any:
+    return serve.deployment(Fronts, name=FRONTS, ray_actor_options={"num_cpus": 0}).bind(options)

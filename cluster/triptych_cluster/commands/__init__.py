@@ -1,0 +1,1 @@
+"""The command that this room adds to the command line."""

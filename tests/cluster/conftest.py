@@ -1,0 +1,49 @@
+"""A Ray cluster of three nodes on this machine, and the demo on it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+import pytest
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from triptych_cluster import app
+from triptych_cluster.app import Options
+
+# Ray gives up on its own parts after five seconds, which a busy machine's processes need to start.
+os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
+
+
+@contextmanager
+def nodes(number):
+    """A Ray cluster with room for one server a node, the first of which nobody takes away."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(number - 1):
+            cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="package")
+def cluster():
+    with nodes(3) as cluster:
+        yield cluster
+
+
+@contextmanager
+def deployed(cluster, **options):
+    """The demo on a cluster; doors take free ports, since all nodes are one machine here."""
+    app.start(Options(**{"address": cluster.address, "port": 0, **options}))
+    try:
+        yield app.status
+    finally:
+        app.stop()

@@ -1,0 +1,50 @@
+"""`triptych cluster` as it is typed: gRPC and HTTP on this machine, and nothing left behind."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import subprocess
+
+import httpx2
+import psutil
+import pytest
+
+from .. import plain
+from ..fronts import SMALL, TRIPTYCH
+
+pytestmark = pytest.mark.serial
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def test_it_serves_over_grpc_and_http_until_it_is_stopped(port, url, tmp_path):
+    options = ["--grpc-port", "0", "--http-port", str(port), "--cpus", "0.5"]
+    environment = {**os.environ, "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+    with (tmp_path / "errors").open("w") as errors:
+        command = subprocess.Popen(
+            [*TRIPTYCH, "cluster", *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+    grpc, http = (command.stdout.readline().split()[-1] for _ in range(2))
+    below = psutil.Process(command.pid).children(recursive=True)
+    listening = [one.laddr for one in psutil.net_connections("inet") if one.status == "LISTEN"]
+    ours = {int(address.rpartition(":")[2]) for address in (grpc, http)}
+    assert {at.ip.removeprefix("::ffff:") for at in listening if at.port in ours} == {"127.0.0.1"}
+    over_http = httpx2.post(f"{http}/v1/images/generations", json=SMALL, timeout=120).json()["data"][0]["b64_json"]
+    direct = {name: SMALL[name] for name in ("prompt", "seed", "num_inference_steps")} | {"width": 128, "height": 128}
+    pictures = [base64.b64decode(over_http), *(plain.grpc(at, **direct)["image"] for at in (grpc, url))]
+    assert pictures[0] == pictures[1] == pictures[2]
+    told = subprocess.run(
+        [*TRIPTYCH, "cluster", "status"], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert told.splitlines()[0].split()[:3] == ["server", "node", "GPU"]
+    assert f"gRPC {grpc}" in told
+    command.terminate()
+    assert command.wait(120) == 0, (tmp_path / "errors").read_text()
+    assert psutil.wait_procs(below, timeout=60)[1] == []
