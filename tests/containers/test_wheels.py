@@ -18,7 +18,7 @@ from .test_containers import DOCKERFILES, PROJECT, ROOT, of, run, tomllib
 CLIENT, SERVER = "triptych", "triptych_server"
 SERVER_PROJECT = tomllib.loads((ROOT / "server/pyproject.toml").read_text())["project"]
 DEMO_PROJECT = tomllib.loads((ROOT / "demo/pyproject.toml").read_text())["project"]
-ROOMS = ("api", "client", "contract", "export", "lab", "model_repository", "page", "server", "web")
+ROOMS = ("api", "client", "cluster", "contract", "export", "lab", "model_repository", "page", "server", "web")
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,13 @@ def simulate(
         int | None, typer.Option(min=1, help="Plan for sizes up to this, whatever the build says.")
     ] = None,
     servers: Annotated[int, typer.Option(min=1, max=64, help="Servers, alike.")] = 1,
-    balancer: Annotated[str, typer.Option(metavar="[round-robin|least-requests]", help="Who gets a request.")] = (
-        "round-robin"
-    ),
+    balancer: Annotated[
+        str,
+        typer.Option(
+            metavar="[round-robin|two-choices|least-requests|least-seconds]",
+            help="Who gets a request: gRPC's, Ray Serve's, the fewest requests, `triptych cluster`'s.",
+        ),
+    ] = "round-robin",
     max_batch_rows: Annotated[int, typer.Option(min=1, help="As in denoise/config.pbtxt.")] = 16,
     max_queue_seconds: Annotated[float, typer.Option(min=0, help="As in denoise/config.pbtxt.")] = 600,
     policy: Annotated[

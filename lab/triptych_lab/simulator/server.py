@@ -88,13 +88,23 @@ class SimulatedServer:
     def __init__(self, spec: ServerSpec, policy: Policy, outcome: Outcome) -> None:
         self.spec, self.outcome = spec, outcome
         self.books = Books(policy, spec.max_queue_seconds)
-        self.busy_s = 0.0
+        self.busy_s, self.rows = 0.0, 0
         self.stretch: Stretch | None = None  # what runs now
         self._solo_s: dict[str, float] = {}  # by job id: what the request would take alone
         self._encoding: deque[Job] = deque()  # being encoded, in the order in which they will be at the loop
         self._answers: deque[float] = deque()  # when each request that is being decoded will be answered
         # Encoders and decoder need this much of the device's time that it has not given them yet, as of `_owed_at`.
         self._owed_s, self._owed_at = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The work in its queue, as it estimates it."""
+        return self.books.estimate
+
+    @property
+    def row_s(self) -> float:
+        """The seconds that a row of a step took it in the mean."""
+        return self.busy_s / self.rows if self.rows else 0.0
 
     def outstanding(self, now: float) -> int:
         """Count the requests that arrived here and are not answered at `now`."""
@@ -177,6 +187,7 @@ class SimulatedServer:
     def _account(self, batch: Batch, seconds: float) -> None:
         self.books.end(batch, seconds)
         self.busy_s += seconds
+        self.rows += batch.rows
         self.outcome.step(batch.rows)
 
     def _end(self, job: Job, ending: Ending, at: float) -> None:

@@ -12,7 +12,7 @@ from triptych.errors import invalid
 from triptych_lab.workload import Arrival
 from triptych_serving.policy import Policy
 
-from .balancer import BALANCERS
+from .balancer import BALANCERS, Balancer
 from .outcome import SLO, Outcome
 from .plan import Planner
 from .server import ServerSpec, SimulatedServer
@@ -95,7 +95,7 @@ def _serve(
     arrivals: Iterable[Arrival],
     planner: Planner,
     servers: Sequence[SimulatedServer],
-    choose: Callable[[Sequence[SimulatedServer], float], int],
+    choose: Balancer,
     outcome: Outcome,
 ) -> tuple[float, float]:
     """Run all events; return when the last request arrived and when the last event was, in virtual seconds."""
@@ -103,7 +103,8 @@ def _serve(
     for number, arrival in enumerate(arrivals):
         now += arrival.interval_s
         events.run(now)
-        request, k = planner(arrival.parameters), choose(servers, now)
+        request = planner(arrival.parameters)
+        k = choose(servers, sum(len(phase.walk.batch_rows) for phase in request.phases), now)
         outcome.arrive(now)
         before = servers[k].next_event
         servers[k].arrive(str(number), request, now)

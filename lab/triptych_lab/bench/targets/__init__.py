@@ -8,12 +8,14 @@ from triptych.errors import invalid
 from triptych_lab.bench.target import Target
 from triptych_lab.bench.targets import (
     admission_wait,
+    cluster_overhead,
     cold_start,
     front_overhead,
     growth,
     growth_depths,
     lora_mixed,
     overhead,
+    routing,
     simulator,
     slo_rate,
     step_batching,
@@ -25,6 +27,8 @@ from triptych_lab.bench.targets import (
 TARGETS: tuple[Target, ...] = (
     overhead.TARGET,
     front_overhead.TARGET,
+    cluster_overhead.TARGET,
+    routing.TARGET,
     step_batching.TARGET,
     slo_rate.TARGET,
     admission_wait.TARGET,
