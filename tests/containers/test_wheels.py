@@ -161,7 +161,20 @@ def test_the_client_alone_tells_its_commands_and_what_brings_the_others(alone):
     assert {*re.findall(r"^│ (\w+) ", done.stdout, re.M)} == {*PROJECT["entry-points"][GROUP]}
     (said,) = re.findall(r"Not installed here: (.*)", done.stdout)
     assert re.findall(r"(\w+)[,:]", said.replace("triptych[", "")) == [
-        *("ui", "api", "serve", "demo", "doctor", "workload", "simulate", "export", "prune", "fetch", "bench")
+        *(
+            "ui",
+            "api",
+            "serve",
+            "demo",
+            "doctor",
+            "workload",
+            "simulate",
+            "cluster",
+            "export",
+            "prune",
+            "fetch",
+            "bench",
+        )
     ]
     assert "serve, demo, doctor, workload, simulate: triptych[server]" in said
 

@@ -86,7 +86,9 @@ def test_a_bound_knows_its_side(bound, holding, failing, text):
 def test_targets_are_found_by_their_name_and_by_their_ratios_in_the_reports_order():
     assert [target for target in TARGETS if target not in chosen([])] == chosen(["growth_depths"])
     assert [target.name for target in chosen(["growth_memory", "overhead", "growth"])] == ["overhead", "growth"]
-    with pytest.raises(InvalidRequest, match="--only: 'speed' given; legal: overhead, front_overhead, cluster_overhead, "):
+    with pytest.raises(
+        InvalidRequest, match="--only: 'speed' given; legal: overhead, front_overhead, cluster_overhead, "
+    ):
         chosen(["speed"])
 
 
