@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from triptych_export import precision
 from triptych_export.cuda import CudaGraphs
 from triptych_export.tensorrt.engines import Engines, EngineTarget
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
+from triptych_serving import step
 from triptych_serving.manifest import Manifest
 
 from . import simulated
@@ -70,15 +72,24 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _facts(wanted, facts):
-    return {**facts, "profiles": [{"name": one.name, "shapes": one.shapes} for one in wanted.profiles]}
+    """What a stand-in for an engine is made of."""
+    given, made, profiles = facts["inputs"], facts["outputs"], wanted.profiles
+    return {
+        "graph": wanted,
+        "inputs": step.inputs(given) if wanted.steps else given,
+        "outputs": step.outputs(given, made) if wanted.steps else made,
+        "profiles": [{"name": one.name, "shapes": one.shapes} for one in profiles],
+    }
 
 
 def simulated_build(source: Path, build: Path) -> Path:
     """With plans for `simulated.SimulatedDevice`."""
-    manifest = Manifest.load(source)
+    manifest, graphs = Manifest.load(source), build.parent / f"{build.name}-graphs"
+    graphs.mkdir()
 
-    def make(folder, _key, facts):
-        onnx = manifest.build / facts["path"]
+    def make(folder, key, facts):
+        onnx, wanted = graphs / f"{key.stage}.onnx", facts["graph"]
+        precision.lower(wanted.graph, onnx, "fp32", wanted.spec, finish=wanted.finish)
         (folder / PLAN).write_bytes(simulated.plan(onnx, facts, manifest.model.default_sizes))
         return {"seconds": 1.0, "peak_bytes": 1, "weights_bytes": 1, "activation_bytes": [1] * len(facts["profiles"])}
 

@@ -8,7 +8,7 @@ Runtime runs, its tensors and profiles. With `tactics` results depend a little o
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class SimulatedDevice:
         self._memory: dict[int, np.ndarray] = {}
         self._locked: list[tuple[int, int]] = []
         self._next = GAP
-        self._queue: list = []
+        self._queue: deque = deque()
         self._capturing: list | None = None
 
     # What `Device` asks for.
@@ -108,11 +108,20 @@ class SimulatedDevice:
     def synchronize(self) -> None:
         self._not_capturing("synchronize")
         self.done["synchronizations"] += 1
+        self.do_until(None)
+
+    def mark(self) -> SimulatedMark:
+        self._not_capturing("mark")
+        mark = SimulatedMark(self)
+        self.enqueue(mark)
+        return mark
+
+    def do_until(self, mark) -> None:
+        """Do what is enqueued before a mark, or all."""
         if self.lost:
             raise DeviceLost("GPU: cudaErrorIllegalAddress: an illegal memory access was encountered")
-        queue, self._queue = self._queue, []
-        for work in queue:
-            work()
+        while self._queue and (mark is None or not mark.passed):
+            self._queue.popleft()()
 
     def capture(self, work) -> SimulatedGraph:
         assert not self._queue, "capture when the stream is idle"
@@ -160,6 +169,18 @@ class SimulatedDevice:
     def _count(self, what: str, nbytes: int) -> None:
         self.done[what] += 1
         self.done[f"bytes of {what}"] += nbytes
+
+
+class SimulatedMark:
+    def __init__(self, device: SimulatedDevice) -> None:
+        self._device, self.passed = device, False
+
+    def __call__(self) -> None:
+        self.passed = True
+
+    def wait(self) -> None:
+        self._device.done["waits"] += 1
+        self._device.do_until(self)
 
 
 class SimulatedGraph:

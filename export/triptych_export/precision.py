@@ -47,12 +47,13 @@ def lower(
     spec: StageSpec,
     largest: Mapping[str, float] | None = None,
     rewrite: Callable[[ir.Model], object] = lambda _model: None,
+    finish: Callable[[ir.Model], object] = lambda _model: None,
 ) -> None:
     """Write `source`, an ONNX file that computes in float32, to `target` computing in `precision`: fp32, fp16, bf16 or fp8,
     which needs the `largest` magnitude of each product's input (`calibration.largest_inputs`).
 
     The inputs' dimensions get `spec`'s names, so that TensorRT knows which of them are one. Inputs become required and outputs
-    that `spec` does not have are dropped: these are for Optimum's pipelines. `rewrite` is applied before.
+    that `spec` does not have are dropped: these are for Optimum's pipelines. `rewrite` is applied before, `finish` after.
 
     Raises:
         ExportError: a weight does not fit the precision, or the graph has branches.
@@ -71,6 +72,7 @@ def lower(
         model.opset_imports[""] = max(model.opset_imports[""], BF16_OPSET if precision == "bf16" else 0)
     if precision == EIGHTH:
         fp8.quantize(model.graph, largest or {})
+    finish(model)
     ir.save(model, target, external_data=f"{target.name}_data")
 
 

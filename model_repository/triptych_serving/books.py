@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from triptych_contract.errors import invalid
@@ -25,6 +25,11 @@ class Batch(NamedTuple):
     rows: int
     cost: int  # rows × latent pixels
     began: float  # in seconds of the loop's clock
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job], now: float) -> Batch:
+        rows = sum(job.rows for job in jobs)
+        return cls(jobs, jobs[0].denoiser, rows, rows * jobs[0].phase.pixels, now)
 
 
 class Books:
@@ -85,23 +90,29 @@ class Books:
             return []
         return [job for job in self.jobs.values() if job.deadline is not None and now >= job.deadline]
 
-    def begin(self, now: float) -> Batch | None:
-        """Pick the jobs of the next step, and mark those that have not run yet as running. None if there are no jobs."""
-        jobs = self.policy.pick(self.jobs.values(), now)
+    def begin(self, now: float, flying: Collection[Job] = ()) -> Batch | None:
+        """Pick the jobs of the next step, and mark those that have not run yet as running. None if there are no jobs.
+
+        Those `flying` are in a step that is not done: if that ends a phase they cannot be in another.
+        """
+        away = {job for job in flying if not job.ready}
+        jobs = self.policy.pick(
+            [job for job in self.jobs.values() if job not in away] if away else self.jobs.values(), now
+        )
         if not jobs:
             return None
         for job in jobs:
             if job.started is None:
                 job.started, job.status = now, Status.RUNNING
                 job.steps_waited = self._steps - job.steps_before
-        rows = sum(job.rows for job in jobs)
-        return Batch(jobs, jobs[0].denoiser, rows, rows * jobs[0].phase.pixels, now)
+        return Batch.of(jobs, now)
 
-    def end(self, batch: Batch, seconds: float) -> None:
-        """Account for a step that succeeded and took `seconds`. Call it after the jobs have advanced."""
-        self.policy.learn(batch.denoiser, batch.rows, batch.cost, seconds)
-        for job in batch.jobs:
-            job.served += seconds
+    def end(self, batch: Batch, seconds: float | None) -> None:
+        """Account for a step that took `seconds`, or failed. Call it after the jobs have gone on."""
+        if seconds is not None:
+            self.policy.learn(batch.denoiser, batch.rows, batch.cost, seconds)
+            for job in batch.jobs:
+                job.served += seconds
         with self._lock:
             self._work_left[batch.denoiser] -= batch.cost
         self._steps += 1

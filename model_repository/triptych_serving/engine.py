@@ -15,19 +15,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from triptych_contract.errors import InvalidRequest, invalid
 
 from .books import Batch, Books
-from .denoiser import Conditioning, Denoiser, Floats
+from .denoiser import Conditioning, Denoiser
 from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
+from .steps import Made, Pending, steps_of
 from .watch import ARRIVAL_SECONDS, Watchers
 
 # A job with `cancel_on_disconnect` is cancelled once nobody has watched it for so long: a pause between two polls is shorter.
@@ -38,6 +38,14 @@ IDLE_SECONDS = 0.1
 PUBLISH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
+
+
+class Flight(NamedTuple):
+    """A step that was started at `began`, in seconds of the loop's clock."""
+
+    batch: Batch
+    pending: Pending
+    began: float
 
 
 class Engine:
@@ -58,12 +66,14 @@ class Engine:
         working: Callable[[float], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         # Steps are made within `working`, which is told how many seconds such a step usually takes.
-        self.denoisers, self.metrics, self._working = denoisers, metrics, working
+        self.steps, self.metrics, self._working = {n: steps_of(d) for n, d in denoisers.items()}, metrics, working
         self.books = Books(policy, max_queue_seconds)
         self._clock, self._watchers = clock, Watchers(clock)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._early: list[Callable[[], None]] = []
         self._stopping, self._cut_off, self._published = threading.Event(), False, clock()
+        self._flight: Flight | None = None
+        self._landed = -np.inf  # when the last step was done
         self._thread = threading.Thread(target=self.run, name="denoise-loop", daemon=True)
 
     # What other threads may ask.
@@ -131,16 +141,23 @@ class Engine:
         self._watchers.close()
 
     def turn(self, *, wait: bool) -> None:
-        """Take in what arrived, run one step of one batch, tell the watchers. With nothing to do it blocks if `wait`."""
+        """Take in what arrived, run one step of one batch, tell the watchers. With nothing to do it blocks if `wait`.
+
+        Where a model takes its steps itself, the next step is started before the last one is waited for: what the loop does for
+        it costs the device nothing. Whoever comes, or goes, meanwhile is a step late.
+        """
         self._receive(wait)
         self._drop_gone()
-        if batch := self.books.begin(self._clock()):
-            self._step(batch)
+        before, self._flight = self._flight, None
+        if batch := self.books.begin(self._clock(), before.batch.jobs if before else ()):
+            self._start(batch)
+        if before:
+            self._finish(before)
         self._tell()
 
     def _receive(self, wait: bool) -> None:
         early, self._early = self._early, []
-        if wait and not self.books.jobs:
+        if wait and not self.books.jobs and not self._flight:
             to_do = self._watchers or early or self.metrics.unpublished
             with contextlib.suppress(queue.Empty):
                 self._inbox.get(timeout=IDLE_SECONDS if to_do else None)()
@@ -161,40 +178,79 @@ class Engine:
                 self.metrics.add("cancelled_total")
                 self._end(job, Status.CANCELLED, Cancelled("cancelled: the client has gone"))
 
-    def _step(self, batch: Batch) -> None:
+    def _start(self, batch: Batch) -> None:
         for job in batch.jobs:
             if not job.steps_done:
                 self.metrics.add("queue_seconds_total", batch.began - job.submitted)
-        began = self._clock()
-        try:
-            with self._working(self.books.policy.seconds({batch.denoiser: batch.cost})):
-                latents = self._predict(batch)
-        except Exception as error:
-            log.exception("the denoiser failed")
-            for job in batch.jobs:
-                self._fail(job, StageFailed(f"denoise: the model failed at step {job.steps_done + 1} ({error})"))
+        jobs, steps = self._admitted(batch), self.steps[batch.denoiser]
+        if not jobs:
             return
-        self._advance(batch.jobs, latents)
-        self._account(batch, self._clock() - began)
+        batch, began = Batch.of(jobs, batch.began), self._clock()
+        try:
+            with self._usual(batch):
+                pending = steps.start(jobs, self._wanted(jobs))
+        except Exception as error:
+            self._fail_all(batch, error, 1)
+            return
+        for job in jobs:
+            job.go_on()
+        flight = Flight(batch, pending, began)
+        if steps.ahead:
+            self._flight = flight
+        else:
+            self._finish(flight)
+
+    def _admitted(self, batch: Batch) -> list[Job]:
+        """The jobs of a batch that are ready for it; the others fail, each for itself."""
+        jobs = []
         for job in batch.jobs:
-            if job.finished:
-                self._complete(job)
+            try:
+                self.steps[batch.denoiser].admit(job)
+            except Exception as error:
+                self._fail_all(Batch.of([job], batch.began), error, 1)
+            else:
+                jobs.append(job)
+        return jobs
 
-    def _predict(self, batch: Batch) -> list[Floats]:
-        """Call the model once for all rows of the batch; return each job's next latents, (C, h, w) float32."""
-        jobs = batch.jobs
-        sample = np.stack([scaled for job in jobs for scaled in [job.scaled()] * job.rows])
-        timestep = np.array([job.table.timestep[job.step] for job in jobs for _ in range(job.rows)], np.float32)
-        noise_pred = self.denoisers[batch.denoiser].predict(sample, timestep, [job.conditioning for job in jobs])
-        ends = accumulate(job.rows for job in jobs)
-        return [job.after(noise_pred[end - job.rows : end]) for job, end in zip(jobs, ends, strict=True)]
+    def _wanted(self, jobs: Sequence[Job]) -> set[Job]:
+        """The jobs whose latents are looked at after their next step: at a phase's end, and for previews."""
+        pictured = self._watchers.pictured()
+        return {job for job in jobs if job.step + 1 == len(job.table) or job.id in pictured}
 
-    def _advance(self, jobs: Sequence[Job], latents: Sequence[Floats]) -> None:
-        for job, x in zip(jobs, latents, strict=True):
-            of_this_phase = job.conditionings
-            job.advance(x)
-            if job.conditionings is not of_this_phase:
-                self._release(of_this_phase)
+    def _finish(self, flight: Flight) -> None:
+        batch = flight.batch
+        try:
+            with self._usual(batch) if self.steps[batch.denoiser].ahead else contextlib.nullcontext():
+                made = flight.pending.wait()
+        except Exception as error:
+            self._fail_all(batch, error, 0)
+            self.books.end(batch, None)
+            return
+        began, self._landed = max(flight.began, self._landed), self._clock()
+        self._account(batch, self._landed - began)
+        for job, one in made.items():
+            if not job.status.ended:
+                self._see(job, one)
+
+    def _usual(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
+        """What watches over a step of this batch, and knows how long that usually takes."""
+        return self._working(self.books.policy.seconds({batch.denoiser: batch.cost}))
+
+    def _see(self, job: Job, made: Made) -> None:
+        of_this_phase = job.conditionings
+        job.see(made)
+        if job.conditionings is not of_this_phase:
+            self._release(job, of_this_phase)
+        if job.finished:
+            self._complete(job)
+
+    def _fail_all(self, batch: Batch, error: Exception, ahead: int) -> None:
+        """End the jobs of a step that failed; it is so many steps `ahead` of those that they count."""
+        log.error("the denoiser failed", exc_info=error)
+        for job in batch.jobs:
+            if not job.status.ended:
+                words = f"denoise: the model failed at step {job.steps_done + ahead} ({error})"
+                self._fail(job, StageFailed(words))
 
     def _account(self, batch: Batch, seconds: float) -> None:
         self.books.end(batch, seconds)
@@ -268,12 +324,13 @@ class Engine:
             job.reply.send(job.timings(self._clock()), job.latents[0])
         else:
             job.reply.fail(error)
-        self._release(job.conditionings)
+        self._release(job, job.conditionings)
 
-    def _release(self, conditionings: Mapping[str, Sequence[Conditioning]]) -> None:
+    def _release(self, job: Job, conditionings: Mapping[str, Sequence[Conditioning]]) -> None:
         for denoiser, rows in conditionings.items():
+            self.steps[denoiser].leave(job)
             for conditioning in rows:
-                self.denoisers[denoiser].release(conditioning)
+                self.steps[denoiser].release(conditioning)
 
     def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:
         job = self.books.jobs.get(id)

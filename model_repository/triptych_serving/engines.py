@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import step
 from .manifest import Manifest, ManifestError
 
 Shape = tuple[int, ...]
@@ -45,7 +46,9 @@ class Profile:
 
     def holds(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether inputs of these shapes can run in it."""
-        return all(self._within(tensor, shape) for tensor, shape in shapes.items())
+        return shapes.keys() <= self.shapes.keys() and all(
+            self._within(tensor, shape) for tensor, shape in shapes.items()
+        )
 
     def _within(self, tensor: str, shape: Shape) -> bool:
         smallest, _, largest = self.shapes[tensor]
@@ -115,6 +118,8 @@ def _mend(manifest: Manifest, machine: Machine) -> str:
 
 def _check_profiles(manifest: Manifest, stage: str, mend: str) -> None:
     sizes, inputs = manifest.model.default_sizes, manifest.stages[stage]["inputs"]
+    if stage in manifest.model.denoisers:
+        inputs = step.inputs(inputs)
     own = {name: tuple(sizes.get(dim, dim) for dim in spec["shape"]) for name, spec in inputs.items()}
     if not any(profile.holds(own) for profile in profiles(manifest, stage)):
         raise ManifestError(f"{stage}: no profile of its engine holds the model's own size, {own}; {mend}")

@@ -13,6 +13,7 @@ from triptych_contract.settings import Settings
 from .denoiser import Conditioning, Floats
 from .noise import TorchGenerator
 from .phase import Phase
+from .steps import Made
 from .tables import SamplerTable, guided
 
 Clock = Callable[[], float]
@@ -52,8 +53,11 @@ class Job:
     """A request in the loop.
 
     Attributes:
-        phase: the phase that it is in; `step` is the row of the phase's sampler table that comes next.
-        latents, noise_preds: of this phase, the newest first; each (C, h, w) float32.
+        phase: the phase that it is in; `step` is the row of the phase's sampler table that comes next. A step may have been
+            started and not be done.
+        latents, noise_preds: of this phase, the newest first; each (C, h, w) float32. Where the model takes the steps itself,
+            they are the first latents until the phase's last step is done.
+        newest: what a step of this phase was last seen to have made.
         cost: the work that is left, by model, in rows of a batch × latent pixels.
         arrived, submitted, started: when it came to the server, to the loop, and when its first step began, in seconds of the
             loop's clock, the system's monotonic one.
@@ -74,6 +78,7 @@ class Job:
         self.status = Status.QUEUED
         self.started: float | None = None
         self.served = 0.0  # seconds of the steps that it took part in
+        self.finished = False  # whether its last step is done
         self.num_steps = sum(len(phase.walk) for phase in phases)
         self.steps_done = 0
         # Steps of the whole loop: those made before it was submitted, and those made from then until its own first step.
@@ -89,7 +94,8 @@ class Job:
         start = self.phase.begin(self._generator, previous)
         # By model: the conditioning of a guided step, and that of an unguided one.
         self.conditionings = {name: (rows, rows.conditional()) for name, rows in start.conditionings.items()}
-        self._blend = start.blend
+        self.blend = start.blend
+        self.newest: Made | None = None
         self.latents = deque([start.latents], maxlen=self.table.latents.shape[1])
         self.noise_preds: deque[Floats] = deque(maxlen=self.table.noise_preds.shape[1])
         self.cost = self._cost()
@@ -136,9 +142,9 @@ class Job:
         return self.phase.walk.batch_rows[self.step]
 
     @property
-    def finished(self) -> bool:
-        """Whether it has made its last step."""
-        return self.step == len(self.table) and not self._ahead
+    def ready(self) -> bool:
+        """Whether its phase has another step."""
+        return self.step < len(self.table)
 
     def _cost(self) -> dict[str, int]:
         """Return the work that is left, by model. No two phases share a model."""
@@ -158,26 +164,32 @@ class Job:
         scaled: Floats = self.latents[0] * self.table.input_scale[self.step]
         return scaled
 
-    def after(self, noise_pred: Floats) -> Floats:
-        """Compute the latents after its next step from the model's output for its rows: (rows, C, h, w) → (C, h, w)."""
+    def after(self, noise_pred: Floats) -> Made:
+        """Compute what its next step makes of the model's output for its rows, (rows, C, h, w)."""
         self.noise_preds.appendleft(guided(noise_pred, self.phase.guidance_scale, self.phase.guidance_rescale))
-        return self.table.advance(self.step, self.latents, self.noise_preds, self.draw())
+        latents = self.table.advance(self.step, self.latents, self.noise_preds, self.draw())
+        if self.blend is not None:
+            latents = self.blend.apply(latents, self.table, self.step + 1)
+        return Made(self.step + 1, latents, self.noise_preds[0])
 
     def waited(self, now: float) -> float:
         """Return the seconds since its submission in which it took part in no step."""
         return now - self.submitted - self.served
 
-    def advance(self, latents: Floats) -> None:
-        """Go on to the next step with these latents, (C, h, w). After the last row of a phase the next phase begins."""
+    def go_on(self) -> None:
+        """Go on to the next row: this one's step was started."""
         self.step += 1
         self.steps_done += 1
-        if self._blend is not None:
-            latents = self._blend.apply(latents, self.table, self.step)
-        self.latents.appendleft(latents)
-        if self.step == len(self.table) and self._ahead:
-            self._enter(latents)
-        else:
-            self.cost = self._cost()
+        self.cost = self._cost()
+
+    def see(self, made: Made) -> None:
+        """Take in what a step made. After the last row of a phase the next phase begins."""
+        self.newest = made
+        self.latents.appendleft(made.latents)
+        if made.row == len(self.table):
+            self.finished = not self._ahead
+            if self._ahead:
+                self._enter(made.latents)
 
     def draw(self) -> Floats | None:
         """Draw the next step's noise, (C, h, w); None if the sampler draws none.

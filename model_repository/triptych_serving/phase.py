@@ -25,13 +25,18 @@ class Blend:
     mask: Floats  # (1, h, w), 1 where it is painted anew
 
     def apply(self, latents: Floats, table: SamplerTable, row: int) -> Floats:
-        """Return the latents that go into `row` of the table, (C, h, w).
+        """Return the latents that go into `row` of the table, (C, h, w)."""
+        blended: Floats = self.kept(table, row) + self.mask * latents
+        return blended
 
-        Outside the mask they are the picture's, with as much noise as latents have at that row; after the last row with none.
+    def kept(self, table: SamplerTable, row: int) -> Floats:
+        """Return what is outside the mask before `row`, (C, h, w), and 0 within.
+
+        It is the picture's, with as much noise as latents have at that row; after the last row with none.
         """
         kept = table.noised(self.clean, self.noise, row) if row < len(table) else self.clean
-        blended: Floats = (np.float32(1) - self.mask) * kept + self.mask * latents
-        return blended
+        outside: Floats = (np.float32(1) - self.mask) * kept
+        return outside
 
 
 @dataclass(frozen=True, eq=False)

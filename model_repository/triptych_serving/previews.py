@@ -12,6 +12,7 @@ from triptych_contract.cards import PreviewCard
 
 from .denoiser import Floats
 from .job import Job
+from .steps import Made
 
 
 def preview(job: Job) -> bytes | None:
@@ -20,30 +21,30 @@ def preview(job: Job) -> bytes | None:
     None before its first step, or if the model has no map.
     """
     card = job.phase.previews.get(job.denoiser)
-    if card is None or not job.noise_preds:
+    if card is None or job.newest is None:
         return None
     file = io.BytesIO()
-    Image.fromarray(draw(card, estimate(job))).save(file, "PNG")
+    Image.fromarray(draw(card, estimate(job, job.newest))).save(file, "PNG")
     return file.getvalue()
 
 
-def estimate(job: Job) -> Floats:
-    """Compute the clean latents that the newest prediction implies, (C, h, w); the latents as they are if that is unknown.
+def estimate(job: Job, newest: Made) -> Floats:
+    """Compute the clean latents that a prediction implies, (C, h, w); the latents as they are if that is unknown.
 
     With signal α and noise σ, latents are x = α·x₀ + σ·ε. The model predicts ε or, of latents scaled to unit variance,
     v = α·ε − σ·x₀ (Salimans and Ho, https://arxiv.org/abs/2202.00512).
     """
-    latents = job.latents[0]
-    if job.step == len(job.table):
+    row, latents, noise_pred = newest
+    if row == len(job.table):
         return latents
-    clean, added = job.table.clean[job.step], job.table.added[job.step]
+    clean, added = job.table.clean[row], job.table.added[row]
     if not np.isfinite(added) or clean == 0:
         return latents
     if job.phase.prediction_type == "epsilon":
-        latents = (latents - added * job.noise_preds[0]) / clean
+        latents = (latents - added * noise_pred) / clean
     elif job.phase.prediction_type == "v_prediction":
         norm = np.hypot(clean, added)
-        latents = (clean / norm * latents - added * job.noise_preds[0]) / norm
+        latents = (clean / norm * latents - added * noise_pred) / norm
     return latents
 
 

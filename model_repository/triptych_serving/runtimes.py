@@ -23,6 +23,7 @@ from .tensorrt.library import CUDA_TARGET, GPU_TARGETS, TARGETS, load
 if TYPE_CHECKING:
     from .engines import Machine, Profile
     from .tensorrt.device import Device
+    from .tensorrt.homes import Homes
 
 
 # Models load beside each other, and a device is for one thread at a time.
@@ -55,7 +56,9 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
     with GPU_WORK:
         gpu = device(manifest.target)
         engine = gpu.load(path, _resident(made))
-        return TensorRTDenoiser(gpu, engine, made, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows)
+        return TensorRTDenoiser(
+            gpu, engine, made, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows, homes=_homes(gpu)
+        )
 
 
 def _denoiser(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:
@@ -137,6 +140,14 @@ def device(target: str) -> Device:
     from .tensorrt.cuda import CudaDevice
 
     return CudaDevice(target)
+
+
+@functools.cache
+def _homes(gpu: Any) -> Homes:
+    """Where latents are on this process's GPU; base and refiner go on with the same."""
+    from .tensorrt.homes import Homes
+
+    return Homes(gpu)
 
 
 @functools.cache

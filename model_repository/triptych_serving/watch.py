@@ -81,6 +81,10 @@ class Watchers:
         news = self._news.get(id)
         return None if news is None or any(w.id == id for w in self._waiting) else news.left
 
+    def pictured(self) -> set[str]:
+        """Return the ids of the jobs of which somebody waits for a preview."""
+        return {watcher.id for watcher in self._waiting if watcher.preview}
+
     def tell(self, jobs: Mapping[str, Job], policy: Policy) -> None:
         """Answer every watch for which there is news, or that has waited long enough."""
         if not self._waiting:

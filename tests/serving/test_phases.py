@@ -17,6 +17,7 @@ from triptych_serving.manifest import Manifest
 from triptych_serving.noise import TorchGenerator
 from triptych_serving.previews import draw, estimate
 from triptych_serving.stable_cascade.pipeline import StableCascade
+from triptych_serving.steps import Made
 from triptych_serving.walk import Walk
 
 from ..cards import cascade_card
@@ -166,8 +167,8 @@ def test_a_preview_shows_what_the_newest_prediction_means(prediction_type):
     job.phase = job.phase.__class__(**{**vars(job.phase), "prediction_type": prediction_type})
     job.table.clean[:], job.table.added[:] = 0.8, 0.6
     predicted = {"epsilon": noise, "v_prediction": np.float32(0.8) * noise - np.float32(0.6) * clean}
-    job.latents[0], job.noise_preds = 0.8 * clean + 0.6 * noise, [predicted[prediction_type]]
-    np.testing.assert_allclose(estimate(job), clean, atol=1e-5)
+    newest = Made(0, 0.8 * clean + 0.6 * noise, predicted[prediction_type])
+    np.testing.assert_allclose(estimate(job, newest), clean, atol=1e-5)
 
 
 def settings(**given):

@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from triptych_contract.cards import ModelCard
+from triptych_serving import step
 from triptych_serving.engines import Profile
 from triptych_serving.manifest import sha256
 
@@ -22,6 +25,7 @@ from ..errors import ExportError
 from ..options import ExportOptions
 from ..parts import StageRecipe
 from ..stages import StageSpec
+from ..step import append
 from ..weights import combined
 from . import builder, library
 from .profiles import make_profiles
@@ -29,7 +33,7 @@ from .store import PLAN, EngineKey, EngineStore, StoredEngine, default_store
 
 # TensorRT-RTX 1.7 compiles a text encoder's attention in half precision for such heads only, or smaller ones.
 HEAD_MULTIPLE = 8
-CODE = ("precision.py", "fp8.py", "calibration.py", "tensorrt/builder.py")
+CODE = ("precision.py", "fp8.py", "calibration.py", "step.py", "tensorrt/builder.py")
 # The largest magnitudes of a stage's inner numbers; long to find, and asked for only where they are needed.
 Calibrate = Callable[[], Mapping[str, float]]
 Report = Callable[[str, float], None]
@@ -59,6 +63,14 @@ class StageEngines:
     precision: str
     profiles: tuple[Profile, ...]
     keys: Mapping[str, EngineKey]
+    steps: (
+        Mapping[str, Mapping[str, Any]] | None
+    )  # the inputs of a denoiser, whose engine takes the sampler's step as well
+
+    def finish(self, model: ir.Model) -> None:
+        """Append to the graph what is not the model's own."""
+        if self.steps:
+            append(model, self.steps)
 
 
 class Engines:
@@ -89,7 +101,8 @@ class Engines:
     def wanted(self, name: str, facts: Mapping[str, Any], card: ModelCard) -> StageEngines:
         """What the stage `name` needs, from its exported `facts`."""
         spec, chosen = StageSpec.of(name, facts), precision.of_stage(name, self.target.precisions)
-        made = make_profiles(card, name, spec)
+        steps = facts["inputs"] if name in card.denoisers else None
+        made = make_profiles(card, name, step.inputs(steps) if steps else facts["inputs"])
         key = EngineKey(
             stage=name,
             onnx=facts["sha256"],
@@ -101,7 +114,7 @@ class Engines:
             code=combined(sha256(Path(__file__).parents[1] / file) for file in CODE),
         )
         keys = {f"{name}/{one}.plan": replace(key, capability=one) for one in self.target.capabilities}
-        return StageEngines(self.output / facts["path"], spec, chosen, made, keys)
+        return StageEngines(self.output / facts["path"], spec, chosen, made, keys, steps)
 
     def make(
         self, wanted: StageEngines, report: Report, calibrate: Calibrate | None = None
@@ -131,7 +144,7 @@ class Engines:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             graph = Path(scratch) / "model.onnx"
             largest = calibrate() if calibrate and wanted.precision == precision.EIGHTH else None
-            precision.lower(wanted.graph, graph, wanted.precision, wanted.spec, largest)
+            precision.lower(wanted.graph, graph, wanted.precision, wanted.spec, largest, finish=wanted.finish)
             spec = builder.EngineSpec(
                 key.stage, key.target, key.capability, graph, folder / PLAN, wanted.profiles, cache
             )

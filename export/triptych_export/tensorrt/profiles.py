@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from triptych_contract.cards import ModelCard
 from triptych_serving.engines import Profile, Shape
 
 from ..errors import ExportError
-from ..stages import StageSpec
 
 # Smallest, tuned for, largest.
 Range = tuple[int, int, int]
@@ -22,13 +24,14 @@ DECODER_BATCHES: tuple[Range, ...] = ((1, 1, 1),)
 TEXT_BATCHES: tuple[Range, ...] = ((1, 2, 16),)
 
 
-def make_profiles(card: ModelCard, stage: str, spec: StageSpec) -> tuple[Profile, ...]:
-    """The profiles of a stage, the one for the model's own size and small batches first.
+def make_profiles(card: ModelCard, stage: str, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Profile, ...]:
+    """The profiles of a stage, the one for the model's own size and small batches first; `inputs` are its engine's.
 
     Raises:
         ExportError: the graph has a dimension that no size of the model gives; names it.
     """
-    named = {dim for tensor in spec.inputs.values() for dim in tensor.shape if isinstance(dim, str)}
+    spec = {name: tensor["shape"] for name, tensor in inputs.items()}
+    named = {dim for shape in spec.values() for dim in shape if isinstance(dim, str)}
     if named == {"batch"}:
         return tuple(_profile(spec, "any", {"batch": batch}) for batch in TEXT_BATCHES)
     own, every = _own_size(card), _every_size(card)
@@ -52,11 +55,11 @@ def _every_size(card: ModelCard) -> Dimensions:
     return {name: (smallest[name], size, largest[name]) for name, size in card.default_sizes.items()}
 
 
-def _profile(spec: StageSpec, name: str, ranges: Dimensions) -> Profile:
-    return Profile(name, {tensor: _shapes(tensor, given.shape, ranges) for tensor, given in spec.inputs.items()})
+def _profile(spec: Mapping[str, Sequence[int | str]], name: str, ranges: Dimensions) -> Profile:
+    return Profile(name, {tensor: _shapes(tensor, shape, ranges) for tensor, shape in spec.items()})
 
 
-def _shapes(tensor: str, shape: tuple[int | str, ...], ranges: Dimensions) -> tuple[Shape, Shape, Shape]:
+def _shapes(tensor: str, shape: Sequence[int | str], ranges: Dimensions) -> tuple[Shape, Shape, Shape]:
     unknown = [dim for dim in shape if isinstance(dim, str) and dim not in ranges]
     if unknown:
         raise ExportError(f"{tensor}: dimension {unknown[0]!r}; known: {', '.join(ranges)}")

@@ -13,6 +13,7 @@ from triptych_serving.errors import Overloaded
 from triptych_serving.job import Job
 from triptych_serving.phase import Phase
 from triptych_serving.policy import Policy
+from triptych_serving.steps import Made
 
 from .cost import CostModel
 from .outcome import Ending, Outcome
@@ -174,7 +175,9 @@ class SimulatedServer:
     def _make_last(self, stretch: Stretch, now: float) -> None:
         jobs = stretch.batch.jobs
         for job in jobs:
-            job.advance(NOTHING)
+            job.go_on()
+            if not job.ready:
+                job.see(Made(job.step, NOTHING, NOTHING))
         self._account(stretch.batch, stretch.last_s)
         for job in jobs:
             if job.finished:

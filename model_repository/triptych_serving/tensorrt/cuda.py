@@ -12,7 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Bytes, Context, DeviceError, DeviceLost, Graph, Memory, OutOfMemory, Shape, Tensor, TensorRTEngine
+from .device import (
+    Bytes,
+    Context,
+    DeviceError,
+    DeviceLost,
+    Graph,
+    Mark,
+    Memory,
+    OutOfMemory,
+    Shape,
+    Tensor,
+    TensorRTEngine,
+)
 from .library import CUDA, CUDA_DRIVER, CUDA_HINT, imported, load, logger
 
 GPU = 0  # CUDA_VISIBLE_DEVICES decides which one that is
@@ -114,6 +126,19 @@ class CudaDevice:
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(array.ctypes.data, memory.address, array.nbytes, kind)
 
+    def mark(self) -> Mark:
+        # Blocking: a wait that spins would hold a processor for the whole of a step.
+        flags = self._cudart.cudaEventDisableTiming | self._cudart.cudaEventBlockingSync
+        event = self._done(self._cudart.cudaEventCreateWithFlags(flags))
+        self._done(self._cudart.cudaEventRecord(event, self.stream))
+        return CudaMark(self, event)
+
+    def wait(self, event: Any) -> None:
+        try:
+            self._done(self._cudart.cudaEventSynchronize(event))
+        finally:
+            self._cudart.cudaEventDestroy(event)
+
     def synchronize(self) -> None:
         self._done(self._cudart.cudaStreamSynchronize(self.stream))
 
@@ -161,6 +186,16 @@ class CudaDevice:
 
     def _words(self, error: Any) -> str:
         return f"{error.name}: {self._cudart.cudaGetErrorString(error)[1].decode()}"
+
+
+class CudaMark:
+    """`Mark` by an event."""
+
+    def __init__(self, device: CudaDevice, event: Any) -> None:
+        self._device, self._event = device, event
+
+    def wait(self) -> None:
+        self._device.wait(self._event)
 
 
 class CudaGraph:

@@ -2,7 +2,7 @@
 
 Calls only enqueue work. The device does it in the order of the calls, and all of it is done when `synchronize` returns. So
 memory may be freed as soon as its last use is enqueued; but a page-locked array that is copied from or to must be left alone
-until `synchronize` returns.
+until `synchronize`, or the `wait` of a later `mark`, returns.
 """
 
 from __future__ import annotations
@@ -72,6 +72,14 @@ class Graph(Protocol):
 
     def launch(self) -> None:
         """Enqueue the work."""
+        ...
+
+
+class Mark(Protocol):
+    """A place in the device's work."""
+
+    def wait(self) -> None:
+        """Wait until all that was enqueued before it is done. Only once."""
         ...
 
 
@@ -156,6 +164,10 @@ class Device(Protocol):
 
     def download(self, memory: Memory, array: NDArray[Any]) -> None:
         """Copy from the device to a page-locked array."""
+        ...
+
+    def mark(self) -> Mark:
+        """Mark the end of what is enqueued by now."""
         ...
 
     def synchronize(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ..denoiser import Conditioning
 from .device import Device, DeviceError, Memory
 from .memory import CONDITIONING_BYTES
+from .staging import Staging
 
 
 class Resident:
@@ -18,8 +19,10 @@ class Resident:
     Freeing is enqueued on the stream like all else, so that steps which still read the memory are done before.
     """
 
-    def __init__(self, device: Device, names: Sequence[str], limit_bytes: int = CONDITIONING_BYTES) -> None:
-        self._device, self._names, self._limit = device, names, limit_bytes
+    def __init__(
+        self, device: Device, names: Sequence[str], staging: Staging, limit_bytes: int = CONDITIONING_BYTES
+    ) -> None:
+        self._device, self._names, self._staging, self._limit = device, names, staging, limit_bytes
         self._memory: OrderedDict[Conditioning, Mapping[str, Memory]] = OrderedDict()
         self.nbytes = 0
 
@@ -46,7 +49,7 @@ class Resident:
             self._device.free(memory)
 
     def _upload(self, conditioning: Conditioning) -> None:
-        arrays = {name: np.ascontiguousarray(conditioning[name]) for name in self._names}
+        arrays = {name: conditioning[name] for name in self._names}
         needed = sum(array.nbytes for array in arrays.values())
         while self._memory and self.nbytes + needed > self._limit:
             self.release(next(iter(self._memory)))
@@ -56,7 +59,9 @@ class Resident:
             for name, array in arrays.items():
                 there[name] = self._device.allocate(array.nbytes, f"conditioning {name}")
                 self.nbytes += array.nbytes
-                self._device.upload(array, there[name])
+                host = self._staging.array(array.shape, array.dtype)  # others would wait for the step before
+                np.copyto(host, array)
+                self._device.upload(host, there[name])
         except DeviceError:
             self.release(conditioning)
             raise

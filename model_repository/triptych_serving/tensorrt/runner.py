@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Profile, narrowest
-from .device import Bytes, Context, Device, Graph, Shape, TensorRTEngine
+from .device import Context, Device, Graph, Shape, TensorRTEngine
+from .staging import Staging
 
 Shapes = Mapping[str, Shape]  # of the inputs, by name
 
@@ -18,10 +21,11 @@ Shapes = Mapping[str, Shape]  # of the inputs, by name
 class Runner:
     """Run an engine at any shapes that its `profiles` hold; those in `captured` run as a CUDA graph each.
 
-    Everything is allocated in the constructor: memory for each tensor at its largest, page-locked arrays to copy from and to, a
-    context for each profile, and one for each graph, since a captured context must not change.
+    The device's memory is allocated in the constructor, for each tensor at its largest; so are a context for each profile, and
+    one for each graph, since a captured context must not change.
 
     Args:
+        carried: outputs that are copied to inputs after every run, by their names.
         kernels: as in `TensorRTEngine.context`, for shapes that are not captured. Those that are get "eager" kernels.
 
     Raises:
@@ -37,15 +41,16 @@ class Runner:
         captured: Sequence[Shapes] = (),
         *,
         kernels: str = "none",
+        carried: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._device, self._engine, self._profiles = device, engine, profiles
+        self._device, self._engine, self._profiles, self._carried = device, engine, profiles, carried
+        self.staging = Staging(device)
         self.inputs = [name for name, tensor in engine.tensors.items() if tensor.is_input]
         self.outputs = [name for name, tensor in engine.tensors.items() if not tensor.is_input]
         self._contexts = [engine.context(k, kernels) for k in range(len(profiles))]
         largest = [self._largest(context, profile) for context, profile in zip(self._contexts, profiles, strict=True)]
         nbytes = {name: max(shapes[name] for shapes in largest) for name in engine.tensors}
         self.memory = {name: device.allocate(size, f"tensor {name}") for name, size in nbytes.items()}
-        self._host: dict[str, Bytes] = {name: device.page_locked(size) for name, size in nbytes.items()}
         for context in self._contexts:
             self._give_memory(context)
         # By the shapes of the inputs: the graph, and the shapes of its outputs.
@@ -54,11 +59,11 @@ class Runner:
             if graph := self._captured(shapes):
                 self._graphs[_key(shapes)] = graph
 
-    def put(self, name: str, array: NDArray[Any]) -> None:
-        """Upload an input of the next run. Not twice before `fetch`: the first copy may not have been made yet."""
-        host = self._host_array(name, array.shape)
+    def put(self, name: str, array: NDArray[Any], slot: int = 0) -> None:
+        """Upload an input of the next run, or the part of it that begins as many such arrays later as `slot` says."""
+        host = self.staging.array(array.shape, self._engine.tensors[name].dtype)
         np.copyto(host, array, casting="same_kind")
-        self._device.upload(host, self.memory[name].part(0, host.nbytes))
+        self._device.upload(host, self.memory[name].part(slot * host.nbytes, host.nbytes))
 
     def run(self, shapes: Shapes) -> Shapes:
         """Start a run on the inputs in `memory`, of these shapes; return the outputs' shapes.
@@ -72,16 +77,22 @@ class Runner:
             return outputs
         context = self._contexts[narrowest(self._profiles, shapes)]
         outputs = self._set_shapes(context, shapes)
-        context.enqueue()
+        self._enqueue(context, outputs)
         return outputs
 
     def fetch(self, shapes: Shapes) -> dict[str, NDArray[Any]]:
         """Wait for the run and return its outputs. `shapes` are theirs, or have fewer rows to get the first rows only."""
-        host = {name: self._host_array(name, shape) for name, shape in shapes.items()}
-        for name, array in host.items():
-            self._device.download(self.memory[name].part(0, array.nbytes), array)
+        host = {name: self.download(name, shape) for name, shape in shapes.items()}
         self._device.synchronize()
-        return {name: array.copy() for name, array in host.items()}
+        fetched = {name: array.copy() for name, array in host.items()}
+        self.staging.again()
+        return fetched
+
+    def download(self, name: str, shape: Shape, begin: int = 0) -> NDArray[Any]:
+        """Start the download of a tensor, or of a part of it from a byte on, and return where it will be after it."""
+        array = self.staging.array(shape, self._engine.tensors[name].dtype)
+        self._device.download(self.memory[name].part(begin, array.nbytes), array)
+        return array
 
     def holds(self, shapes: Shapes) -> bool:
         """Return whether a profile holds inputs of these shapes."""
@@ -110,13 +121,17 @@ class Runner:
         outputs = self._set_shapes(context, shapes)
         for name, shape in shapes.items():
             self.put(name, np.zeros(shape, self._engine.tensors[name].dtype))
-        context.enqueue()
+        run = functools.partial(self._enqueue, context, outputs)
+        run()
         self._device.synchronize()
-        return (self._device.capture(context.enqueue), outputs) if context.capturable() else None
+        self.staging.again()
+        return (self._device.capture(run), outputs) if context.capturable() else None
 
-    def _host_array(self, name: str, shape: Shape) -> NDArray[Any]:
-        dtype = self._engine.tensors[name].dtype
-        return self._host[name][: self._nbytes(name, shape)].view(dtype).reshape(shape)
+    def _enqueue(self, context: Context, outputs: Shapes) -> None:
+        context.enqueue()
+        for output, name in self._carried.items():
+            nbytes = self._nbytes(output, outputs[output])
+            self._device.copy(self.memory[output].part(0, nbytes), self.memory[name].part(0, nbytes))
 
     def _nbytes(self, name: str, shape: Shape) -> int:
         return math.prod(shape) * self._engine.tensors[name].dtype.itemsize
