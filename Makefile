@@ -13,7 +13,7 @@ PROMPT ?= a flat icon of a penguin
 MINUTES ?=
 SEED ?=
 
-.PHONY: demo ui api unit test test-gpu bench chaos soak chromium check audit release clean
+.PHONY: demo ui api unit test test-gpu gpu-report bench chaos soak chromium check audit release clean
 
 demo: $(VENV)/.server ## draw a picture with the shipped model: no torch, no GPU, no download of weights
 	@$(BIN)/triptych demo "$(PROMPT)"
@@ -33,6 +33,9 @@ test: $(VENV)/.test $(VENV)/perf_analyzer/perf_analyzer chromium ## everything, 
 
 test-gpu: $(VENV)/.test ## what only a GPU can show: the demo models on it, compared with the processor
 	$(BIN)/python -m pytest -s tests/gpu
+
+gpu-report: $(VENV)/.test ## figures of this machine's GPU in out/gpu, in 8 minutes; what is left comes with the next call; BUILD=FOLDER GRAPHS=FOLDER
+	@$(BIN)/python -m tests.gpu.report $(if $(BUILD),--build "$(BUILD)") $(if $(GRAPHS),--graphs "$(GRAPHS)") $(if $(MINUTES),--minutes $(MINUTES))
 
 bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serve; BUILD=FOLDER WEIGHTS=FOLDER measures yours
 	$(BIN)/triptych bench $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(BUILD)

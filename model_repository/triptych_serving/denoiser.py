@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,14 @@ def calls(conditioning: Sequence[Conditioning], most: int) -> Iterator[tuple[sli
 def padded(array: Floats, rows: int) -> Floats:
     """Pad an array to `rows` rows by repeating its last row."""
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+
+
+class Made(NamedTuple):
+    """What a job had before a row of its table: the latents that go into it, and the prediction that they were made with."""
+
+    row: int
+    latents: Floats  # (C, h, w)
+    noise_pred: Floats  # (C, h, w)
 
 
 class Denoiser(Protocol):

@@ -22,12 +22,12 @@ import numpy as np
 from triptych_contract.errors import InvalidRequest, invalid
 
 from .books import Batch, Books
-from .denoiser import Conditioning, Denoiser
+from .denoiser import Conditioning, Denoiser, Made
 from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
 from .policy import Policy
-from .steps import Made, Pending, steps_of
+from .steps import Pending, steps_of
 from .watch import ARRIVAL_SECONDS, Watchers
 
 # A job with `cancel_on_disconnect` is cancelled once nobody has watched it for so long: a pause between two polls is shorter.

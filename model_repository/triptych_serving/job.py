@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 from triptych_contract.settings import Settings
 
-from .denoiser import Conditioning, Floats
+from .denoiser import Conditioning, Floats, Made
 from .noise import TorchGenerator
 from .phase import Phase
-from .steps import Made
 from .tables import SamplerTable, guided
 
 Clock = Callable[[], float]

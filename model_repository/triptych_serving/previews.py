@@ -10,9 +10,8 @@ from PIL import Image
 
 from triptych_contract.cards import PreviewCard
 
-from .denoiser import Floats
+from .denoiser import Floats, Made
 from .job import Job
-from .steps import Made
 
 
 def preview(job: Job) -> bytes | None:

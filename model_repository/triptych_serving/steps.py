@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from .denoiser import Conditioning, Denoiser, Floats
-
-if TYPE_CHECKING:
-    from .job import Job
-
-
-class Made(NamedTuple):
-    """What a job had before a row of its table: the latents that go into it, and the prediction that they were made with."""
-
-    row: int
-    latents: Floats  # (C, h, w)
-    noise_pred: Floats  # (C, h, w)
+from .denoiser import Conditioning, Denoiser, Made
+from .job import Job
 
 
 class Pending(Protocol):

@@ -13,11 +13,11 @@ from PIL import Image
 
 from triptych_contract.cards import PreviewCard
 from triptych_contract.errors import InvalidRequest
+from triptych_serving.denoiser import Made
 from triptych_serving.manifest import Manifest
 from triptych_serving.noise import TorchGenerator
 from triptych_serving.previews import draw, estimate
 from triptych_serving.stable_cascade.pipeline import StableCascade
-from triptych_serving.steps import Made
 from triptych_serving.walk import Walk
 
 from ..cards import cascade_card

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from triptych_serving.books import Batch, Books
-from triptych_serving.denoiser import Floats
+from triptych_serving.denoiser import Floats, Made
 from triptych_serving.errors import Overloaded
 from triptych_serving.job import Job
 from triptych_serving.phase import Phase
 from triptych_serving.policy import Policy
-from triptych_serving.steps import Made
 
 from .cost import CostModel
 from .outcome import Ending, Outcome

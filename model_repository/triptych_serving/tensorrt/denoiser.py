@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import step
-from ..denoiser import Conditioning, Floats, calls, only, padded
+from ..denoiser import Conditioning, Floats, Made, calls, only, padded
 from ..engines import Profile
 from ..job import Job
 from ..manifest import TIMESTEPS
-from ..steps import Made, Pending
+from ..steps import Pending
 from .device import Device, Mark, Memory, Shape, TensorRTEngine
 from .homes import Home, Homes, slot_bytes
 from .lost import ends_the_process_if_lost
