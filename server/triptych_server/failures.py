@@ -27,6 +27,23 @@ GIVEN_UP_S, RECENT_S = 1.0, 3.0
 ENDED_TIMES = 5
 _RECEIVED = re.compile(r'^nv_inference_exec_count\{model="([^"]+)",version="1"\} (\d+)', re.M)
 
+# Of CUDA's errors after which a process must end (`triptych_serving.tensorrt.cuda.STICKY`), as TensorRT words them in Triton's
+# log. Our own processes end by themselves; Triton would go on and fail every picture.
+_LOST_GPU = re.compile(
+    rb"E\d{4} \S+ \d+ logging\.cc:\d+\] .*Cuda Runtime \((device-side assert triggered|Invalid access of peer GPU memory over "
+    rb"nvlink or a hardware error|context is destroyed|uncorrectable (?:ECC error encountered|NVLink error detected during the "
+    rb"execution)|an async error has occured in external entity outside of CUDA|hardware stack error|an illegal (?:memory access|"
+    rb"instruction) was encountered|operation not supported on global/shared address space|invalid program counter|unspecified "
+    rb"launch failure|the launch timed out and was terminated|misaligned address|the MPS client has been terminated by the "
+    rb"server|tensor memory not completely freed|unknown error)\)"
+)
+
+
+def lost_gpu(line: bytes) -> str:
+    """CUDA's words, if a line of Triton's log says that Triton's own process has lost the GPU for good."""
+    found = _LOST_GPU.match(line)
+    return found[1].decode() if found else ""
+
 
 class Stalls:
     """Notices what stands still: a process that does not beat, or a piece of work that does not end."""

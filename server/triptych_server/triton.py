@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import psutil
 
-from triptych_server.failures import ENDED_S, TOLD_S, Answers, Stalls
+from triptych_server.failures import ENDED_S, TOLD_S, Answers, Stalls, lost_gpu
 from triptych_server.layout import KEY, RECORDS, AdapterFolder, Addresses, CannotServe, command, environment, remove_shm
 from triptych_serving import record
 
@@ -77,7 +77,7 @@ class Triton:
         self._repository = run / "repository"
         self._secret = secrets.token_hex(16)
         self._look_again = self._silent_s = 0.0
-        self._hidden = False
+        self._hidden, self._lost_gpu = False, ""
         self._replacing = ""
         self._replaced: dict[str, float | None] = {}
         self._work: dict[str, record.Counts] = {}
@@ -121,6 +121,7 @@ class Triton:
             self._lines.append(line.decode(errors="replace"))
             if _FATAL.match(line):
                 self._fatal.set()
+            self._lost_gpu = self._lost_gpu or lost_gpu(line)
             self._news.set()
             with contextlib.suppress(OSError, ValueError):  # no full disk may block Triton
                 self._write_log(line)
@@ -203,6 +204,8 @@ class Triton:
         fatal += [why for model, why in broken.items() if not _replaceable(model, counts)]
         if self._silent_s >= ENDED_S:
             fatal.append("tritonserver stands still")
+        if self._lost_gpu:
+            fatal.append(f"tritonserver has lost the GPU ({self._lost_gpu})")
         return Findings(", ".join(dict.fromkeys(fatal)), broken, told)
 
     def _lost(self, counts: Mapping[str, record.Counts], told: list[str]) -> list[str]:

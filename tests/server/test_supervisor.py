@@ -246,6 +246,28 @@ def test_after_a_kill_clients_know_and_service_comes_back(server, events, tmp_pa
     assert len(regions(run_of(tmp_path))) == 2
 
 
+def test_all_starts_anew_where_tritons_own_process_has_lost_the_gpu(events, tmp_path):
+    """What TensorRT says then in Triton's log, said here by a model."""
+    said, line = (
+        tmp_path / "said",
+        'E1130 16:00:00.1 7 logging.cc:40] "Error Code 1: Cuda Runtime (misaligned address)"',
+    )
+    body = (
+        f"import pathlib, threading, time; said = pathlib.Path({str(said)!r}); wait = lambda: said.exists() or time.sleep(0.01)\n"
+        f"        say = lambda: ([*iter(wait, True)], said.unlink(), print({line!r}, flush=True))\n"
+        "        threading.Thread(target=say, daemon=True).start()"
+    )
+    server = make_server(slow_build(tmp_path, body), on_event=events.put).start(30)
+    try:
+        wait_event(events, State.READY)
+        said.touch()
+        assert "tritonserver has lost the GPU (misaligned address)" in wait_event(events, State.RESTARTING).text
+        wait_event(events, State.READY, 30)
+        assert echo(server.addresses.grpc) == 7
+    finally:
+        server.kill()
+
+
 def test_a_crash_loop_gives_up(events, tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "MAX_CRASHES", 2)
     server = make_server(on_event=events.put).start(30)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from cuda.bindings import runtime as cudart
 
-from triptych_serving.tensorrt import cuda, library, machine
+from triptych_server.failures import lost_gpu
+from triptych_serving.tensorrt import cuda, kernels, library, machine
 from triptych_serving.tensorrt.library import LibraryMissing
 
 TRT = library.load("tensorrt-rtx")
@@ -27,6 +28,7 @@ HOLDS = {
     "self._context": TRT.IExecutionContext,
     "context": TRT.IExecutionContext,
     "config": TRT.IRuntimeConfig,
+    "self._kernels": TRT.IRuntimeCache,
 }
 OWN = {"CudaContext": {"self._engine": None}}  # there it is our own engine
 
@@ -69,7 +71,7 @@ def counts(function) -> set[int]:
 def test_all_parts_of_both_libraries_are_looked_at():
     assert {owner.__name__ for _, owner, _, _ in USES} == {
         *("cuda.bindings.runtime", TRT.__name__),
-        *("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig"),
+        *("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IRuntimeCache"),
     }
     assert len({words for _, _, words, _ in USES}) > 40
 
@@ -89,9 +91,35 @@ def test_sticky_errors_are_cudas():
     assert "cudaErrorMemoryAllocation" not in cuda.STICKY
 
 
+def test_what_tensorrt_says_of_sticky_errors_in_tritons_log_is_known():
+    for name in cuda.STICKY:
+        words = cudart.cudaGetErrorString(getattr(cudart.cudaError_t, name))[1].decode()
+        line = f'E1130 16:00:00.123456 7 logging.cc:40] "1: [x.cpp::run::1] Error Code 1: Cuda Runtime ({words})"\n'.encode()
+        assert lost_gpu(line) == words
+    for line in (b'E1130 16:00:00.1 7 x.cc:40] "Cuda Runtime (unknown error)"', b"Cuda Runtime (unknown error)"):
+        assert not lost_gpu(line)
+    assert not lost_gpu(b'E1130 16:00:00.1 7 logging.cc:40] "Error Code 1: Cuda Runtime (out of memory)"')
+
+
+def test_kernels_are_kept_for_each_engine_where_engines_are(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plans = [tmp_path / name / "sm89.plan" for name in ("unet", "vae_decoder")]
+    assert kernels.read(plans[0]) == b""
+    for content in (b"kernels", b"more kernels"):
+        kernels.keep(plans[0], content)
+        assert kernels.read(plans[0]) == content
+    assert kernels.read(plans[1]) == b""
+    assert len([*(tmp_path / "triptych" / "engines").iterdir()]) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "triptych" / "engines" / "no folder"))
+    (tmp_path / "triptych" / "engines" / "no folder").write_text("a file")
+    kernels.keep(plans[0], b"kernels")
+    assert kernels.read(plans[0]) == b""
+    assert "compiled kernels are not kept" in caplog.text
+
+
 def test_kernel_strategies_are_tensorrts():
-    for kernels in ("eager", "lazy", "none"):
-        assert hasattr(TRT.DynamicShapesKernelSpecializationStrategy, kernels.upper())
+    for strategy in ("eager", "lazy", "none"):
+        assert hasattr(TRT.DynamicShapesKernelSpecializationStrategy, strategy.upper())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "uint8"])

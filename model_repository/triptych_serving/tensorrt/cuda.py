@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import kernels as kernels_kept
 from .device import (
     Bytes,
     Context,
@@ -25,7 +26,7 @@ from .device import (
     Tensor,
     TensorRTEngine,
 )
-from .library import CUDA, CUDA_DRIVER, CUDA_HINT, imported, load, logger
+from .library import CUDA, CUDA_DRIVER, CUDA_HINT, imported, load
 
 GPU = 0  # CUDA_VISIBLE_DEVICES decides which one that is
 KEPT_BYTES = 2**64 - 1  # all of it
@@ -61,11 +62,12 @@ class CudaDevice:
 
     def __init__(self, target: str) -> None:
         self.trt, self._cudart = load(target), imported(CUDA, CUDA_HINT)
-        self.log = logger(self.trt)
+        # Native: TensorRT's threads would wait for Python's lock, which who waits for them may hold.
+        self._log = self.trt.Logger(self.trt.Logger.ERROR)
         self._done(self._cudart.cudaSetDevice(GPU))
         flags = self._cudart.cudaStreamNonBlocking  # else it would wait for the default stream, which libraries use
         self.stream = self._done(self._cudart.cudaStreamCreateWithFlags(flags))
-        self.runtime = self.trt.Runtime(self.log)
+        self.runtime = self.trt.Runtime(self._log)
         self._keep_freed_memory()
 
     def load(self, plan: Path, resident: Collection[int]) -> TensorRTEngine:
@@ -161,13 +163,12 @@ class CudaDevice:
         self._done(self._cudart.cudaGraphLaunch(executable, self.stream))
 
     def refusal(self, what: str) -> Exception:
-        """Make the error for something that TensorRT refused: DeviceLost or DeviceError, with the reason that it logged."""
+        """Make the error for something that TensorRT refused, which has logged why: DeviceLost or DeviceError."""
         error = self._cudart.cudaGetLastError()[0]
         if error.name in STICKY:
             return DeviceLost(f"GPU: {what}: {self._words(error)}")
         free, total = self._done(self._cudart.cudaMemGetInfo())
-        reason = self.log.take()
-        return DeviceError(f"{what}: {reason} ({free / 1e9:.2f} GB of {total / 1e9:.2f} GB of GPU memory free)")
+        return DeviceError(f"{what}; the log says why ({free / 1e9:.2f} GB of {total / 1e9:.2f} GB of GPU memory free)")
 
     def _copy(self, target: int, source: int, nbytes: int, kind: Any) -> None:
         self._done(self._cudart.cudaMemcpyAsync(target, source, nbytes, kind, self.stream))
@@ -212,7 +213,9 @@ class CudaEngine:
     """`TensorRTEngine` with one piece of memory for the activations of its resident profiles."""
 
     def __init__(self, device: CudaDevice, plan: Path, resident: Collection[int]) -> None:
-        self.device, self.name = device, f"{plan.parent.name}/{plan.name}"
+        self.device, self.name, self._plan = device, f"{plan.parent.name}/{plan.name}", plan
+        self._kernels: Any = None
+        self._kept = b""
         with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             self._engine = device.runtime.deserialize_cuda_engine(content)
         if self._engine is None:
@@ -239,6 +242,14 @@ class CudaEngine:
         self.device.synchronize()
         return CudaContext(self, context, resident=profile in self._resident)
 
+    def keep_kernels(self) -> None:
+        if self._kernels is None:
+            return
+        content = bytes(memoryview(self._kernels.serialize()))
+        if content != self._kept:
+            kernels_kept.keep(self._plan, content)
+            self._kept = content
+
     def _new_context(self, kernels: str) -> Any:
         trt, ours = self.device.trt, self.device.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT proper compiles when it builds
@@ -247,6 +258,11 @@ class CudaEngine:
         config.set_execution_context_allocation_strategy(ours)
         strategy = getattr(trt.DynamicShapesKernelSpecializationStrategy, kernels.upper())
         config.dynamic_shapes_kernel_specialization_strategy = strategy
+        if self._kernels is None:
+            self._kernels, self._kept = config.create_runtime_cache(), kernels_kept.read(self._plan)
+            if self._kept and not self._kernels.deserialize(self._kept):
+                self._kept = b""  # of another driver, say
+        config.set_runtime_cache(self._kernels)
         return self._engine.create_execution_context(config)
 
 

@@ -130,6 +130,10 @@ class TensorRTEngine(Protocol):
         """
         ...
 
+    def keep_kernels(self) -> None:
+        """Keep the kernels that were compiled by now for the next start."""
+        ...
+
 
 class Device(Protocol):
     """A GPU with one stream, to be used by one thread at a time. Every method may raise DeviceError or DeviceLost."""

@@ -58,6 +58,7 @@ class Runner:
         for shapes in captured:
             if graph := self._captured(shapes):
                 self._graphs[_key(shapes)] = graph
+        engine.keep_kernels()
 
     def put(self, name: str, array: NDArray[Any], slot: int = 0) -> None:
         """Upload an input of the next run, or the part of it that begins as many such arrays later as `slot` says."""
