@@ -17,6 +17,7 @@ from triptych_serving.assemble import assemble
 from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest
 from triptych_serving.tensorrt.library import CUDA_TARGET, TARGETS
 
+from . import half
 from .calibration import largest_inputs
 from .cuda import CudaGraphs
 from .errors import ExportError
@@ -134,8 +135,12 @@ class _Export:
             self.report(f"preview of {name}", (len(stages) + len(tables) + len(maps)) / work)
             maps[name] = preview
         card = family.card(tokenizers, table_cards, maps)
+        checked = Manifest(self.output.resolve(), family.name, "cpu", card, stages, workshop.ledger.artifacts)
+        if self.target != "cpu":
+            for name in [one for one in half.STAGES if one in stages]:
+                self.report(f"{name}: in half precision", 1.0)
+                stages[name] = {**stages[name], **self._half_of(name, checked)}
         if self.engines is not None:
-            checked = Manifest(self.output.resolve(), family.name, "cpu", card, stages, workshop.ledger.artifacts)
             made = {name: self._engines_of(self.engines, name, checked) for name in stages}
             stages = {name: {**facts, **made[name]} for name, facts in stages.items()}
         if self.graphs is not None:
@@ -155,6 +160,10 @@ class _Export:
         return self.workshop.ledger.part(
             f"engines of {name}", made_from, partial(engines.make, wanted, report, calibrate)
         )
+
+    def _half_of(self, name: str, checked: Manifest) -> Mapping[str, Any]:
+        made_from = half.made_from(checked.stages[name]["sha256"])
+        return self.workshop.ledger.part(f"half precision of {name}", made_from, partial(half.make, checked, name))
 
     def _graph_of(self, graphs: CudaGraphs, name: str, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         self.report(f"{name}: in its precision", 1.0)

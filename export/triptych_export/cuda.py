@@ -35,7 +35,7 @@ class CudaGraphs:
 
     def made_from(self, name: str, facts: Mapping[str, Any]) -> str:
         """What the graph of the stage `name` depends on, given its exported `facts`."""
-        return fingerprint(CODE, facts["sha256"], precision.of_stage(name, self.precisions))
+        return fingerprint(CODE, facts["sha256"], precision.of_stage(name, self.precisions, facts))
 
     def make(self, name: str, facts: Mapping[str, Any]) -> Made:
         """Write the graph of a stage; what takes the place of its `facts` in the manifest.
@@ -43,7 +43,7 @@ class CudaGraphs:
         Raises:
             ExportError: a weight does not fit the precision; names it.
         """
-        chosen, path = precision.of_stage(name, self.precisions), f"{name}/cuda.onnx"
+        chosen, path = precision.of_stage(name, self.precisions, facts), f"{name}/cuda.onnx"
         files = [path, f"{path}_data"]
         for file in files:
             (self.output / file).unlink(missing_ok=True)  # an export that is cut off leaves none that looks whole

@@ -24,8 +24,8 @@ HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16, EIGHTH: ir.
 PRECISIONS = (SINGLE, *HALVES)
 # What can be calibrated, and gains by it.
 EIGHTH_STAGES = ("unet", "refiner_unet")
-# All others compute in float16. SDXL's own VAE overflows there, and so does
-# Stage C; Stage B is published in bfloat16. Decoders are little of an image's time.
+# All others compute in float16. SDXL's own VAE overflows there (others do not: `half`), and so does Stage C; Stage B is
+# published in bfloat16.
 DEFAULTS = {"vae_decoder": SINGLE, "vae_encoder": SINGLE, "vqgan": SINGLE, "prior": "bf16", "decoder": "bf16"}
 # Numbers in the hundreds whose last digits matter: a sine is taken of them.
 EXACT_INPUTS = ("timestep", "timestep_ratio", "time_ids", "text_embeds")
@@ -235,6 +235,6 @@ def check_precision(stage: str, chosen: str) -> None:
         raise ExportError(f"precision of {stage}: {chosen!r} given; legal: {', '.join(legal)}")
 
 
-def of_stage(name: str, chosen: Mapping[str, str]) -> str:
-    """The precision of a stage: the caller's choice, else the fastest that keeps its pictures."""
-    return chosen.get(name) or DEFAULTS.get(name, "fp16")
+def of_stage(name: str, chosen: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+    """The precision of a stage: the caller's choice, else the fastest that keeps its pictures, by what `facts` say of it."""
+    return chosen.get(name) or ("fp16" if facts.get("fits_half") else DEFAULTS.get(name, "fp16"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,14 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         gpu = device(manifest.target)
         engine = gpu.load(path, _resident(made))
         return TensorRTDenoiser(
-            gpu, engine, made, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows, homes=_homes(gpu)
+            gpu,
+            engine,
+            made,
+            inputs,
+            sizes,
+            most_rows=most_rows,
+            fixed_rows=fixed_rows,
+            homes=_homes(cast(Hashable, gpu)),
         )
 
 

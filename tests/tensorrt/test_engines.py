@@ -286,7 +286,12 @@ def of_unet(**changes):
 
 def wide_only(document):
     for profile in document["stages"]["unet"]["profiles"]:
-        profile["shapes"]["sample"] = [[1, 4, 99, 99]] * 3
+        profile["shapes"]["noise"] = [[1, 4, 99, 99]] * 3
+
+
+def without_steps(document):
+    for profile in document["stages"]["unet"]["profiles"]:
+        profile["shapes"]["sample"] = profile["shapes"].pop("noise")
 
 
 WRONG = {
@@ -303,6 +308,7 @@ WRONG = {
     "stale": (None, of_unet(onnx="of yesterday"), HERE, r"unet/sm89.plan: stale, made from another export of unet"),
     "another target's": (None, None, replace(HERE, target=RTX), r"exported for tensorrt, not tensorrt-rtx"),
     "elsewhere": (None, of_unet(path="../../etc/passwd"), HERE, r"etc/passwd: not listed"),
+    "of an export without steps": (None, without_steps, HERE, r"unet: no profile of its engine holds"),
     "of other sizes": (None, wide_only, HERE, r"unet: no profile of its engine holds the model's own size"),
 }
 

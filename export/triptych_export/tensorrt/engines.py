@@ -86,7 +86,7 @@ class Engines:
             ExportError: a text encoder's heads are of a size that TensorRT-RTX cannot compile; names part and sizes.
         """
         for name, stage in stages.items():
-            part, chosen = stage.spec.component, precision.of_stage(name, self.target.precisions)
+            part, chosen = stage.spec.component, precision.of_stage(name, self.target.precisions, {})
             if self.target.name != "tensorrt-rtx" or not part.startswith("text_encoder") or chosen == "fp32":
                 continue
             config = stage.weights.config(part)
@@ -100,7 +100,7 @@ class Engines:
 
     def wanted(self, name: str, facts: Mapping[str, Any], card: ModelCard) -> StageEngines:
         """What the stage `name` needs, from its exported `facts`."""
-        spec, chosen = StageSpec.of(name, facts), precision.of_stage(name, self.target.precisions)
+        spec, chosen = StageSpec.of(name, facts), precision.of_stage(name, self.target.precisions, facts)
         steps = facts["inputs"] if name in card.denoisers else None
         made = make_profiles(card, name, step.inputs(steps) if steps else facts["inputs"])
         key = EngineKey(
