@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -91,14 +92,14 @@ def _examples(shape: list[int], *, pixels: bool) -> Iterator[NDArray[np.float32]
         yield np.asarray(np.clip(one, -1, 1) if pixels else one, np.float32)
 
 
-def _kept(exact: list[NDArray[np.generic]], half: list[NDArray[np.generic]]) -> bool:
+def _kept(exact: list[NDArray[Any]], half: list[NDArray[Any]]) -> bool:
     *wanted, largest = exact
     if not largest <= MOST:  # also where it is no number
         return False
     return all(_near(a, b) for a, b in zip(wanted, half, strict=True))
 
 
-def _near(wanted: NDArray[np.generic], got: NDArray[np.generic]) -> bool:
+def _near(wanted: NDArray[Any], got: NDArray[Any]) -> bool:
     apart = np.abs(wanted.astype(np.float64) - got.astype(np.float64)).max()
     limit = LEVELS if wanted.dtype == np.uint8 else SHARE * np.abs(wanted.astype(np.float64)).max()
     return bool(apart <= limit)
