@@ -144,8 +144,10 @@ class Engine:
         """Take in what arrived, run one step of one batch, tell the watchers. With nothing to do it blocks if `wait`.
 
         Where a model takes its steps itself, the next step is started before the last one is waited for: what the loop does for
-        it costs the device nothing. Whoever comes, or goes, meanwhile is a step late.
+        it costs the device nothing. Whoever comes, or goes, later is a step late; so it is chosen when half of the last is over.
         """
+        if wait and self._flight:
+            self._linger(self._flight)
         self._receive(wait)
         self._drop_gone()
         before, self._flight = self._flight, None
@@ -154,6 +156,14 @@ class Engine:
         if before:
             self._finish(before)
         self._tell()
+
+    def _linger(self, flight: Flight) -> None:
+        """Take in what arrives until half of a step should be over."""
+        half = self.books.policy.seconds({flight.batch.denoiser: flight.batch.cost}) / 2
+        until = max(flight.began, self._landed) + half
+        with contextlib.suppress(queue.Empty):
+            while (left := until - self._clock()) > 0:
+                self._inbox.get(timeout=left)()
 
     def _receive(self, wait: bool) -> None:
         early, self._early = self._early, []

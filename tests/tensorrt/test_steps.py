@@ -201,6 +201,22 @@ def test_the_next_step_is_started_before_the_last_one_is_waited_for(small):
     assert doing == ["start", "start", "wait", "start", "wait", "start", "wait", "wait"]
 
 
+def test_who_comes_in_the_first_half_of_a_step_is_in_the_next(small):
+    served = on_device(small)
+    first = served.submit(maker(walk(table(8)), seed=1))
+    served.turn()
+    served.engine.books.policy.seconds_per_cost[BASE] = 1e3  # a step is long
+    second = served.submit(maker(walk(table(8)), seed=2))
+
+    def half_over():
+        assert (first.steps_done, second.steps_done) == (1, 0)
+        served.clock.now += 1e6
+
+    served.engine._inbox.put(half_over)
+    served.engine.turn(wait=True)
+    assert (first.steps_done, second.steps_done) == (2, 1)
+
+
 def test_a_step_moves_numbers_and_noise_and_the_last_one_the_latents_back(small):
     served, rows = on_device(small), table(6, noise=0.1)
     for seed in range(3):
