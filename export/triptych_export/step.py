@@ -15,16 +15,24 @@ import onnx_ir as ir
 
 from triptych_serving import step
 
-OPSET = 18  # the first whose Split and ReduceMean are those below
+from .errors import ExportError
+
+OPSET = 13  # the first whose Squeeze, Split and Unsqueeze are those below
+AXES_OPSET = 18  # the first whose ReduceMean is told its axes by an input
 
 
 def append(model: ir.Model, inputs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Append the step to a graph that takes float32 `sample` and makes float32 `out_sample`; `inputs` are the manifest's."""
-    graph = model.graph
-    model.opset_imports[""] = max(model.opset_imports[""], OPSET)
+    """Append the step to a graph that takes float32 `sample` and makes float32 `out_sample`; `inputs` are the manifest's.
+
+    Raises:
+        ExportError: the graph is of an older opset than OPSET.
+    """
+    graph, opset = model.graph, model.opset_imports[""]
+    if opset < OPSET:
+        raise ExportError(f"opset {opset} given; supported with engines: {OPSET} or newer")
     given = {name: _input(name, spec) for name, spec in step.inputs(inputs).items() if name not in inputs}
     graph.inputs.extend(given.values())
-    made = _Nodes(graph)
+    made = _Nodes(graph, opset)
     numbers = made.split(made("Unsqueeze", given["numbers"], made.axes(2, 3)), 1, step.NUMBERS)  # each (slots, 1, 1, 1)
     latents, noise_preds = (
         [made("Squeeze", one, made.axes(1)) for one in made.split(given[name], 1, count)]
@@ -75,14 +83,14 @@ def _input(name: str, spec: Mapping[str, Any]) -> ir.Value:
 class _Nodes:
     """Makes nodes of a graph, each with one output unless it says otherwise."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._graph, self._count = graph, 0
+    def __init__(self, graph: ir.Graph, opset: int) -> None:
+        self._graph, self._opset, self._count = graph, opset, 0
 
     def __call__(self, op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         return self._node(op, inputs, attributes, 1)[0]
 
     def split(self, value: ir.Value, axis: int, parts: int) -> list[ir.Value]:
-        return self._node("Split", [value], {"axis": axis, "num_outputs": parts}, parts)
+        return self._node("Split", [value, self.constant(np.ones(parts, np.int64))], {"axis": axis}, parts)
 
     def constant(self, array: Any) -> ir.Value:
         return self("Constant", value=ir.tensor(np.asarray(array)))
@@ -95,8 +103,14 @@ class _Nodes:
 
     def variance(self, value: ir.Value) -> ir.Value:
         """Of each slot's numbers."""
-        apart = self("Sub", value, self("ReduceMean", value, self.axes(1, 2, 3)))
-        return self("ReduceMean", self("Mul", apart, apart), self.axes(1, 2, 3))
+        apart = self("Sub", value, self._mean(value))
+        return self._mean(self("Mul", apart, apart))
+
+    def _mean(self, value: ir.Value) -> ir.Value:
+        axes = (1, 2, 3)
+        if self._opset < AXES_OPSET:
+            return self("ReduceMean", value, axes=axes)
+        return self("ReduceMean", value, self.axes(*axes))
 
     def weighted_sum(self, coefficients: list[ir.Value], history: list[ir.Value]) -> ir.Value:
         terms = [self("Mul", scale, one) for scale, one in zip(coefficients, history, strict=False)]

@@ -27,7 +27,7 @@ INPUTS = {
 OUTPUTS = {"out_sample": {"dtype": "float32", "shape": LATENTS}}
 
 
-def write(path) -> None:
+def write(path, opset) -> None:
     """tanh(0.6 · sample + timestep / 2000 + text_embeds)."""
     nodes = [
         helper.make_node("Mul", ["sample", "scale"], ["scaled"]),
@@ -51,15 +51,15 @@ def write(path) -> None:
         [helper.make_tensor_value_info("out_sample", TensorProto.FLOAT, LATENTS)],
         [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
 
 
 class Small:
     """`host` and `made` predict the same; `made` takes whole steps, on `device`."""
 
-    def __init__(self, folder, device=None, **options) -> None:
+    def __init__(self, folder, device=None, *, opset=20, **options) -> None:
         plain, stepped = folder / "small.onnx", folder / "stepped.onnx"
-        write(plain)
+        write(plain, opset)
         spec = StageSpec.of("unet", {"component": "unet", "inputs": INPUTS, "outputs": OUTPUTS})
         lower(plain, stepped, "fp32", spec, finish=lambda model: append(model, INPUTS))
         inputs = step.inputs(INPUTS)

@@ -11,6 +11,7 @@ import pytest
 
 from triptych_contract.sdxl.settings import SdxlSettings
 from triptych_demo import demo_build
+from triptych_export.errors import ExportError
 from triptych_serving.denoiser import Conditioning
 from triptych_serving.engine import Engine
 from triptych_serving.job import Job, Status
@@ -135,6 +136,18 @@ def test_every_sampler_and_schedule_makes_what_it_makes_around_a_model(small):
         exact += np.array_equal(job.reply.latents, wanted)
     assert len(PAIRS) >= 172
     assert exact >= len(jobs) // 2  # all without rescaling, which is in double precision on the host
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 22])
+def test_graphs_of_other_opsets_take_the_step_as_well(tmp_path, opset):
+    small = Small(tmp_path, opset=opset)
+    make = maker(walk(table(5, history=2, noise=0.2)), rescale=0.5)
+    assert off(on_device(small).alone(make), on_host(small).alone(make)) <= 1e-5
+
+
+def test_a_graph_of_an_old_opset_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="opset 12 given; supported with engines: 13 or newer"):
+        Small(tmp_path, opset=12)
 
 
 def mixed(count):
