@@ -27,12 +27,17 @@ INPUTS = {
 OUTPUTS = {"out_sample": {"dtype": "float32", "shape": LATENTS}}
 
 
-def write(path, opset) -> None:
+def inputs_of(*, one_timestep):
+    """The model's inputs; some take one timestep for all rows."""
+    return {**INPUTS, "timestep": {"dtype": "float32", "shape": [] if one_timestep else ["batch"]}}
+
+
+def write(path, opset, inputs) -> None:
     """tanh(0.6 · sample + timestep / 2000 + text_embeds)."""
     nodes = [
         helper.make_node("Mul", ["sample", "scale"], ["scaled"]),
         helper.make_node("Mul", ["timestep", "rate"], ["late"]),
-        helper.make_node("Unsqueeze", ["late", "last"], ["column"]),
+        helper.make_node("Reshape", ["late", "column_shape"], ["column"]),
         helper.make_node("Add", ["column", "text_embeds"], ["shift"]),
         helper.make_node("Unsqueeze", ["shift", "sides"], ["shifts"]),
         helper.make_node("Add", ["scaled", "shifts"], ["sum"]),
@@ -41,13 +46,13 @@ def write(path, opset) -> None:
     constants = {
         "scale": np.float32(0.6),
         "rate": np.float32(1 / 2000),
-        "last": np.int64([1]),
+        "column_shape": np.int64([-1, 1]),
         "sides": np.int64([2, 3]),
     }
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, spec["shape"]) for name, spec in INPUTS.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, spec["shape"]) for name, spec in inputs.items()],
         [helper.make_tensor_value_info("out_sample", TensorProto.FLOAT, LATENTS)],
         [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
@@ -57,15 +62,16 @@ def write(path, opset) -> None:
 class Small:
     """`host` and `made` predict the same; `made` takes whole steps, on `device`."""
 
-    def __init__(self, folder, device=None, *, opset=20, **options) -> None:
+    def __init__(self, folder, device=None, *, opset=20, one_timestep=False, **options) -> None:
+        self.model = inputs_of(one_timestep=one_timestep)
         plain, stepped = folder / "small.onnx", folder / "stepped.onnx"
-        write(plain, opset)
-        spec = StageSpec.of("unet", {"component": "unet", "inputs": INPUTS, "outputs": OUTPUTS})
-        lower(plain, stepped, "fp32", spec, finish=lambda model: append(model, INPUTS))
-        inputs = step.inputs(INPUTS)
+        write(plain, opset, self.model)
+        spec = StageSpec.of("unet", {"component": "unet", "inputs": self.model, "outputs": OUTPUTS})
+        lower(plain, stepped, "fp32", spec, finish=lambda model: append(model, self.model))
+        inputs = step.inputs(self.model)
         self.profiles = [_profile(inputs, "own", (8, 8, 8)), _profile(inputs, "any", (4, 8, 16))]
         shapes = [{"name": one.name, "shapes": one.shapes} for one in self.profiles]
-        facts = {"inputs": inputs, "outputs": step.outputs(INPUTS, OUTPUTS), "profiles": shapes}
+        facts = {"inputs": inputs, "outputs": step.outputs(self.model, OUTPUTS), "profiles": shapes}
         self.plan = folder / "small.plan"
         self.plan.write_bytes(simulated.plan(stepped, facts, SIZES))
         self.host, self.device = OrtDenoiser(plain), device or simulated.SimulatedDevice()
@@ -75,7 +81,7 @@ class Small:
         """Another one on the same device."""
         engine = self.device.load(self.plan, [0])
         return TensorRTDenoiser(
-            self.device, engine, self.profiles, INPUTS, SIZES, **{"most_rows": MOST_ROWS, **options}
+            self.device, engine, self.profiles, self.model, SIZES, **{"most_rows": MOST_ROWS, **options}
         )
 
 

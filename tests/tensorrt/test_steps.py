@@ -145,6 +145,12 @@ def test_graphs_of_other_opsets_take_the_step_as_well(tmp_path, opset):
     assert off(on_device(small).alone(make), on_host(small).alone(make)) <= 1e-5
 
 
+def test_a_model_that_takes_one_timestep_takes_the_step_as_well(tmp_path):
+    small = Small(tmp_path, one_timestep=True)
+    make = maker(walk(table(5, history=2, noise=0.2)))
+    np.testing.assert_array_equal(on_device(small).alone(make), on_host(small).alone(make))
+
+
 def test_a_graph_of_an_old_opset_is_refused(tmp_path):
     with pytest.raises(ExportError, match="opset 12 given; supported with engines: 13 or newer"):
         Small(tmp_path, opset=12)
