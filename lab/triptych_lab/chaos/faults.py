@@ -17,6 +17,8 @@ from .service import LOOP, Service
 TRITON = "tritonserver"
 PROBE_S = 0.1
 NOT_BACK_S = 60.0
+# One may wait for a dead process; more of them would be a load of their own, which others and the next ones wait for.
+PROBES = 2
 # Triton takes a process for dead that owes an answer for a second; `serve` tells of it after two seconds, and ends it after ten.
 STOPPED_S = 5.0
 # All may start again four times a minute before `serve` gives up.
@@ -93,12 +95,13 @@ async def stop(fault: Fault, service: Service, callers: Callers, measured: Measu
 
 
 async def back(callers: Callers) -> float:
-    """When the first of many requests, one after the other whether or not the one before has ended, is a picture."""
+    """When the first of many requests is a picture; some are on their way at any time, should one get lost."""
     ends = time.monotonic() + NOT_BACK_S
     asked: set[asyncio.Task[bytes]] = set()
     try:
         while time.monotonic() < ends:
-            asked.add(asyncio.ensure_future(callers.draw(PROBE, IMPATIENT)))
+            if len(asked) < PROBES:
+                asked.add(asyncio.ensure_future(callers.draw(PROBE, IMPATIENT)))
             done, asked = await asyncio.wait(asked, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED)
             if any(not isinstance(task.exception(), TriptychError) for task in done):
                 return time.monotonic()
