@@ -175,7 +175,7 @@ class Triton:
         if not (self._healthy() and all(map(self._listens, ports))):
             return False
         self._stubs = self._find_stubs()
-        return bool(self._stubs) and self.running()
+        return bool(self._stubs) and not any(map(_is_zombie, self._children())) and self.running()
 
     def _healthy(self) -> bool:
         return self._get(self._addresses.http_port, "/v2/health/ready") is not None
@@ -251,10 +251,15 @@ class Triton:
         self._control(model, "unload", timeout_s)
         self._answers.begin_anew(model, self._get(self._addresses.metrics_port, "/metrics") or "")
         self._control(model, "load", timeout_s)
-        self._stubs = self._find_stubs()
+        self._take_note_of(model)
         remove_shm(self._prefix, used_by=[stub.pid for _, stub in self._stubs])  # Triton leaves that of the dead
         self._note_replaced(model, time.monotonic())
         self._replacing = ""
+
+    def _take_note_of(self, model: str) -> None:
+        """Of a model's new process; where that is dead already, the old one stays. So do others', which may have died."""
+        new = [one for one in self._find_stubs() if one[0] == model]
+        self._stubs = [one for one in self._stubs if not new or one[0] != model] + new
 
     def _note_replaced(self, model: str, back: float | None) -> None:
         self._replaced[model] = back

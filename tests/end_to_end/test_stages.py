@@ -112,6 +112,15 @@ def test_a_killed_stage_is_replaced_and_nobody_notices(run, stage):
     assert len(run.regions()) == run.regions_before
 
 
+def test_one_that_dies_while_another_is_replaced_is_noticed_as_soon(run):
+    stub("vqgan").kill()
+    next_event(run.told, State.REPLACING)
+    stub("image_encoder").kill()
+    next_event(run.told, State.READY)
+    assert "the process of model 'image_encoder' died" in run.told.get(timeout=60).text
+    next_event(run.told, State.READY)
+
+
 def test_a_plain_caller_is_told_to_send_again_and_with_the_same_id_nothing_is_drawn_again(run):
     url, id = run.server.addresses.grpc, str(uuid.uuid4())
     long = {"prompt": "a fox", "seed": 3, "num_inference_steps": 100}
