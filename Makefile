@@ -40,7 +40,7 @@ gpu-report: $(VENV)/.test ## figures of this machine's GPU in out/gpu, in 8 minu
 bench: $(VENV)/.bench ## the ratios of this machine, beside what else would serve; BUILD=FOLDER WEIGHTS=FOLDER measures yours
 	$(BIN)/triptych bench $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(BUILD)
 
-chaos: $(VENV)/.server ## ten minutes of faults under load, a figure a line; MINUTES=2 SEED=1
+chaos: $(VENV)/.api ## ten minutes of faults under load, a figure a line; MINUTES=2 SEED=1
 	$(BIN)/python -m triptych_lab.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 soak: $(VENV)/.server ## an hour of steady load: how much the memory of each process grows; MINUTES=10

@@ -13,6 +13,8 @@ from .paces import Paces
 AGEING = 0.5
 # Weight of the newest step in the moving average of seconds per unit of cost.
 SMOOTHING = 0.1
+# A step counts for no more than so many usual ones: one in which the process stood still for seconds says nothing of the next.
+MOST_TIMES = 4
 
 
 class Policy:
@@ -71,7 +73,8 @@ class Policy:
     def learn(self, denoiser: str, rows: int, cost: int, seconds: float) -> None:
         """Update the estimates of a model with a step of `rows` rows and `cost` that took `seconds`."""
         pace = seconds / cost
-        self.seconds_per_cost[denoiser] += SMOOTHING * (pace - self.seconds_per_cost[denoiser])
+        usual = self.seconds_per_cost[denoiser]
+        self.seconds_per_cost[denoiser] += SMOOTHING * (min(pace, MOST_TIMES * usual) - usual)
         self._paces[denoiser].learn(rows, pace)
 
     def seconds(self, cost: Mapping[str, int]) -> float:

@@ -128,6 +128,7 @@ class Server:
         self._addresses: Addresses | None = None
         self._claims = contextlib.ExitStack()  # on the ports
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._in_vain = 0  # starts in a row after which it was not ready
         self._deaths: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MAX_CRASHES))  # of single models
         self._replacement: Replacement | None = None
         self._stopping = threading.Event()
@@ -278,6 +279,7 @@ class Server:
         """One life of Triton; why it ended, empty after a stop."""
         if self._stopping.is_set():
             return ""
+        self._in_vain += 1
         write = partial(self._write, log)
         triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, write, self._adapters)
         with ThreadPoolExecutor(1, "replacement") as pool:
@@ -307,6 +309,7 @@ class Server:
             triton.wait_for_news(LOADING_POLL_S)
             if self._stopping.is_set():
                 return ""
+        self._in_vain = 0
         self._move(State.READY, f"ready after {time.monotonic() - begun:.1f} s")
         while not self._stopping.wait(POLL_S):
             if death := self._attend(triton, pool):
@@ -384,8 +387,10 @@ class Server:
             time.sleep(POLL_S)
 
     def _back_off(self, death: str) -> None:
-        if _too_often(self._crashes):
-            raise CannotServe(f"{death}; {MAX_CRASHES} crashes within {CRASH_WINDOW_S:.0f} s, giving up")
+        """What got ready and died later may do so as often as it likes: strangers must not be able to end the service."""
+        if self._in_vain == MAX_CRASHES:
+            raise CannotServe(f"{death}; not ready after {MAX_CRASHES} starts, giving up")
+        self._crashes.append(time.monotonic())
         self._stopping.wait(0.5 * (2 ** (len(_recent(self._crashes)) - 1) - 1))
 
 

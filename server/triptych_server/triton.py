@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -29,9 +30,14 @@ from triptych_serving import record
 
 # `prctl(PR_SET_PDEATHSIG, SIGKILL)` survives exec. A launcher sets it, since code between fork and exec is unsafe in a
 # process with threads; it leaves at once when the supervisor is gone already.
-_LAUNCHER = """import ctypes, os, sys
+_LAUNCHER = """import ctypes, os, resource, sys
 ctypes.CDLL(None).prctl(1, 9)
-os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"""
+resource.setrlimit(resource.RLIMIT_STACK, tuple(map(int, sys.argv[2:4])))
+os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[4], sys.argv[4:])"""
+# Of each of Triton's threads, which takes what it uses: 72 bytes for every bracket of JSON within others.
+STACK_BYTES = 512 * 2**20
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+_NEVER = "2"  # memory that may be used is counted as used
 _FATAL = re.compile(rb"^E.*(failed to load '|failed to start |Poll failed|model_repository_manager)")
 _ERROR = re.compile(r'^E\S+ \S+ \d+ \S+\] "?(.*?)"?\s*$')
 _LOGGED = re.compile(r"[IWEF]\d{4} \d\d:\d\d")
@@ -44,6 +50,17 @@ RECEIVED_S, PAGE_S = 0.25, 0.5  # between two looks at the batches that Triton c
 CHILDREN_S, DEAD_LOOKS = 0.25, 4
 QUIET_LOOKS = 5  # in which nothing was passed from one model to the next, which takes a few milliseconds
 _HARMLESS = "CudaDriverHelper has not been initialized"
+
+
+def stack_limits(overcommit: Path = _OVERCOMMIT) -> tuple[int, int]:
+    """The soft and the hard limit of a stack in bytes, as `setrlimit` takes them: as large as is allowed and costs nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    with contextlib.suppress(OSError):
+        if overcommit.read_text().strip() == _NEVER:
+            return soft, hard
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return soft, hard
+    return (STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)), hard
 
 
 class Findings(NamedTuple):
@@ -86,8 +103,9 @@ class Triton:
         for left in self._records.iterdir():  # by an earlier life
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._stubs: list[tuple[str, psutil.Process]] = []
+        launched = os.getpid(), *stack_limits()
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
-            [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *self._command(run, grace_s, cache_mb)],
+            [sys.executable, "-ISc", _LAUNCHER, *map(str, launched), *self._command(run, grace_s, cache_mb)],
             env=environment(run, cache_mb, adapters),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -158,7 +176,7 @@ class Triton:
         if not (self._healthy() and all(map(self._listens, ports))):
             return False
         self._stubs = self._find_stubs()
-        return bool(self._stubs) and self.running()
+        return bool(self._stubs) and not any(map(_is_zombie, self._children())) and self.running()
 
     def _healthy(self) -> bool:
         return self._get(self._addresses.http_port, "/v2/health/ready") is not None
@@ -236,10 +254,15 @@ class Triton:
         self._control(model, "unload", timeout_s)
         self._answers.begin_anew(model, self._get(self._addresses.metrics_port, "/metrics") or "")
         self._control(model, "load", timeout_s)
-        self._stubs = self._find_stubs()
+        self._take_note_of(model)
         remove_shm(self._prefix, used_by=[stub.pid for _, stub in self._stubs])  # Triton leaves that of the dead
         self._note_replaced(model, time.monotonic())
         self._replacing = ""
+
+    def _take_note_of(self, model: str) -> None:
+        """Of a model's new process; where that is dead already, the old one stays. So do others', which may have died."""
+        new = [one for one in self._find_stubs() if one[0] == model]
+        self._stubs = [one for one in self._stubs if not new or one[0] != model] + new
 
     def _note_replaced(self, model: str, back: float | None) -> None:
         self._replaced[model] = back

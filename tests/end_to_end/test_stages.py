@@ -16,7 +16,8 @@ from PIL import Image
 from triptych import AsyncClient
 from triptych_demo import demo_builds
 from triptych_server import Server, State
-from triptych_server.layout import RUN_PREFIX, SHM
+from triptych_server.layout import RECORDS, RUN_PREFIX, SHM
+from triptych_serving import record
 
 from .. import plain
 
@@ -44,10 +45,19 @@ class Run:
         self.regions_before = len(self.regions())
         self.alone, self.rows = asyncio.run(self.draw())
 
+    def folder(self):
+        """The server's own."""
+        path = Path(stub("denoise").cmdline()[0])
+        return next(folder for folder in path.parents if folder.name.startswith(RUN_PREFIX))
+
     def regions(self):
         """The shared memory of the server's models."""
-        loop = stub("denoise").cmdline()
-        return [*SHM.glob(f"{next(part for part in Path(loop[0]).parts if part.startswith(RUN_PREFIX))}_*")]
+        return [*SHM.glob(f"{self.folder().name}_*")]
+
+    def taken(self, model):
+        """How many requests this model has or had, at least."""
+        counts = record.read(self.folder() / RECORDS)[model]
+        return counts.executed + counts.owed
 
     async def draw(self, kill=None):
         """The files of all requests, sent at once, and the rows that the loop made for them; `kill` once the first is drawn."""
@@ -102,6 +112,15 @@ def test_a_killed_stage_is_replaced_and_nobody_notices(run, stage):
     assert len(run.regions()) == run.regions_before
 
 
+def test_one_that_dies_while_another_is_replaced_is_noticed_as_soon(run):
+    stub("vqgan").kill()
+    next_event(run.told, State.REPLACING)
+    stub("image_encoder").kill()
+    next_event(run.told, State.READY)
+    assert "the process of model 'image_encoder' died" in run.told.get(timeout=60).text
+    next_event(run.told, State.READY)
+
+
 def test_a_plain_caller_is_told_to_send_again_and_with_the_same_id_nothing_is_drawn_again(run):
     url, id = run.server.addresses.grpc, str(uuid.uuid4())
     long = {"prompt": "a fox", "seed": 3, "num_inference_steps": 100}
@@ -124,7 +143,8 @@ def test_a_plain_caller_is_told_to_send_again_and_with_the_same_id_nothing_is_dr
     assert plain.grpc(url, **long)["image"] == image
 
 
-def test_a_reader_that_is_killed_over_a_picture_loses_no_caller_and_restarts_nothing(run):
+@pytest.mark.parametrize("stage", ["vae_encoder", "tokenizer"])
+def test_a_reader_that_is_killed_over_a_picture_loses_no_caller_and_restarts_nothing(run, stage):
     large = io.BytesIO()
     Image.effect_noise((3000, 3000), 50).convert("RGB").save(large, "PNG", compress_level=1)
     sent = {
@@ -137,11 +157,13 @@ def test_a_reader_that_is_killed_over_a_picture_loses_no_caller_and_restarts_not
     }
 
     async def draw(kill):
+        before = run.taken(stage)
         async with AsyncClient(run.server.addresses.grpc) as client:
             jobs = [client.submit("a fox", **sent, use_cache=False) for _ in range(3)]
             if kill:
-                await asyncio.wait([jobs[0].task], timeout=0.5)  # wherever they are by then
-                stub("vae_encoder").kill()
+                while run.taken(stage) == before:
+                    await asyncio.sleep(0.001)
+                stub(stage).kill()
             return [(await job.get()).data for job in jobs]
 
     alone = asyncio.run(draw(kill=False))

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from triptych import receipts
 from triptych.cli.shown import safe
+from triptych_contract.emphasis import MAX_WEIGHT, sections
 from triptych_contract.errors import InvalidRequest, from_wire, invalid, to_wire
 from triptych_contract.families import FAMILIES
 from triptych_demo import demo_build
@@ -27,15 +28,20 @@ from triptych_export.errors import ExportError
 from triptych_lab.simulator.cost import CostModel
 from triptych_lab.workload import files as workload
 from triptych_page import dropped
+from triptych_serving.adapters.files import BadAdapter, File
+from triptych_serving.adapters.keys import Names
 from triptych_serving.assemble import assemble
 from triptych_serving.manifest import Manifest, ManifestError
 from triptych_serving.pictures import inspect, latent_mask, pixels
 from triptych_serving.proofs import Proofs
 from triptych_serving.tables import load_tables
 
+from .. import loras
 from ..cards import card, cascade_card
+from ..loras import pack
 from ..page.described import all_forms
 from ..page.test_dropped import A1111, INVOKE, RECEIPT
+from ..serving.test_adapters import LAYERS
 
 CARDS = {"sdxl": card(), "stable_cascade": cascade_card()}
 FORMS = all_forms()
@@ -136,6 +142,16 @@ def _message(data: bytes, _folder: Path) -> None:
     safe(error)
 
 
+def _prompt(data: bytes, _folder: Path) -> None:
+    parts = [part for section in sections("prompt", data.decode("utf-8", "replace")) for part in section]
+    assert all(abs(part.weight) <= MAX_WEIGHT for part in parts)
+
+
+def _adapter(data: bytes, _folder: Path) -> None:
+    file = File(io.BytesIO(data), len(data), LAYERS, Names(LAYERS))
+    file.slabs(data)
+
+
 def _passed_on(data: bytes, _folder: Path) -> None:
     KEY.document("settings", data)
 
@@ -185,11 +201,15 @@ def _targets() -> dict[str, Target]:
     costs = [json.dumps({"points": points, "encode_s": 0.1, "decode_s": 0.1, "shared": True}).encode()]
     tensors = {"a.weight": np.zeros((2, 3), np.float16), "b": np.zeros(4, np.float32)}
     signed = [KEY.signed("settings", {"family": "sdxl", "settings": requests[0]})]
+    namings = ("kohya", "sgm", "peft", "diffusers")
+    adapters = [pack(loras.tensors(LAYERS, naming=naming, stages=tuple(LAYERS))) for naming in namings]
     message = to_wire(invalid("seed", "-1", "0 … 9"))
     asked, harmed = (InvalidRequest,), (ManifestError,)
     return {
         "settings": Target(_settings, (), [json.dumps(one).encode() for one in requests], json=True),
         "passed on": Target(_passed_on, asked, signed),
+        "prompt": Target(_prompt, asked, [b"a (fox:1.3) in [snow] BREAK \\(a\\) ((house:.5", b"[a:b:0.5]", b"[a|b]"]),
+        "adapter": Target(_adapter, (BadAdapter,), adapters),
         "message": Target(_message, (), [message.encode(), f"in ensemble 'sdxl', {message}".encode()]),
         "picture": Target(_picture, asked, pictures),
         "receipt": Target(_file("a.png", _receipt), asked, pictures),

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import resource
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from triptych_server import CannotServe, Server, State, supervisor
 from triptych_server.layout import SHM, STUB, TRITON_HOME, environment, find_triton
+from triptych_server.triton import STACK_BYTES, stack_limits
 
 REPOSITORY = Path(__file__).parent / "repository"
 SERVE = (
@@ -268,16 +271,44 @@ def test_all_starts_anew_where_tritons_own_process_has_lost_the_gpu(events, tmp_
         server.kill()
 
 
-def test_a_crash_loop_gives_up(events, tmp_path, monkeypatch):
+def test_what_dies_again_and_again_once_it_is_ready_is_started_again_and_again(events, tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "MAX_CRASHES", 2)
-    server = make_server(on_event=events.put).start(30)
-    run = run_of(tmp_path)
-    for _ in range(2):
+    with make_server(on_event=events.put) as server:
+        for _ in range(3):
+            wait_event(events, State.READY, 60)
+            one(tmp_path, "repository/echo/").kill()
         wait_event(events, State.READY, 60)
-        one(tmp_path, "repository/echo/").kill()
+        assert echo(server.addresses.grpc) == 7
+
+
+def test_starts_in_vain_give_up(events, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "MAX_CRASHES", 2)
+    broken = tmp_path / "broken"
+    build = slow_build(tmp_path, f"if __import__('os').path.exists('{broken}'): raise RuntimeError('no memory left')")
+    server = make_server(build, on_event=events.put).start(30)
+    run = run_of(tmp_path)
+    broken.touch()
+    one(tmp_path, "repository/echo/").kill()
     assert server.watch() == 1
-    assert "'echo' died; 2 crashes" in str(server.failure)
+    assert "no memory left; not ready after 2 starts" in str(server.failure)
     assert nothing_left(tmp_path, run)
+
+
+def test_brackets_in_brackets_over_http_end_nothing(server):
+    body = b"[" * 5_000_000
+    for _ in range(5):
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            urllib.request.urlopen(f"{server.addresses.http}/v2/models/echo/infer", body)
+    assert echo(server.addresses.grpc) == 7
+    assert server.state == State.READY
+
+
+def test_stacks_stay_as_they_are_where_what_may_be_used_is_counted(tmp_path):
+    overcommit = tmp_path / "overcommit_memory"
+    overcommit.write_text("2\n")
+    assert stack_limits(overcommit) == resource.getrlimit(resource.RLIMIT_STACK)
+    overcommit.write_text("0\n")
+    assert stack_limits(overcommit)[0] == STACK_BYTES
 
 
 @pytest.mark.parametrize("body", ["raise RuntimeError('unet.onnx: truncated')", "raise SystemExit(3)"])

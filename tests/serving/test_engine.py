@@ -225,6 +225,16 @@ def test_a_long_request_is_not_starved_by_a_stream_of_short_ones():
     assert long.reply.answers == 1
 
 
+def test_a_step_in_which_all_stood_still_makes_no_queue_look_full():
+    loop = Loop()
+    loop.policy.seconds_per_cost["unet"] = STEP_SECONDS / 32
+    loop.policy.learn("unet", 2, 32, 10.0)
+    assert loop.policy.seconds({"unet": 32}) < 1.5 * STEP_SECONDS
+    for _ in range(30):  # what is slower from now on is learnt all the same
+        loop.policy.learn("unet", 2, 32, 10 * STEP_SECONDS)
+    assert loop.policy.seconds({"unet": 32}) > 9 * STEP_SECONDS
+
+
 def test_a_full_queue_refuses_with_an_estimate_and_then_serves_again():
     loop = Loop(max_queue_seconds=1.0)
     loop.policy.seconds_per_cost["unet"] = STEP_SECONDS / 32
@@ -317,6 +327,7 @@ def test_nobody_reaches_another_tenants_job(verb):
 
 def test_a_deadline_ends_a_request_running_or_queued():
     loop = Loop(max_batch_rows=2)
+    loop.policy.seconds_per_cost["unet"] = STEP_SECONDS / 32
     running = loop.submit(steps=50, deadline_ms=950)
     queued = loop.submit(steps=60, deadline_ms=450)
     loop.turn(12)

@@ -18,6 +18,7 @@ import typer
 from triptych import AsyncClient
 
 from .faults import RESTARTS_APART_S, Fault, Measured, commit, plan
+from .front import Front
 from .load import PICTURE, Callers
 from .service import LOOP, Service
 
@@ -26,6 +27,7 @@ PLANTS = ("loss", "doubled", "leak")
 # Of the time, for the stages one by one; the rest is for everything.
 STAGES_SHARE = 0.6
 MOST_KILLS = 10
+BACK = "is back", "ready after"  # in the server's words
 BACK_S, RESTARTED_S, TOLD_S = 2.0, 10.0, 3.0
 # What every kill happens under.
 TOGETHER = ("4 steps", "30 steps", "mixed 0", "picture of 1100")
@@ -70,31 +72,36 @@ async def stages_one_by_one(service: Service, callers: Callers, verdict: Verdict
             process, began = service.named(stage), time.monotonic()
             process.kill()
             measured.back.setdefault(Fault("kill", stage), []).append(
-                await asyncio.to_thread(service.said, "is back", began)
+                await asyncio.to_thread(service.said, BACK, began)
             )
             errors += (await asyncio.gather(*asked)).count(False)
             killed += 1
         drawn = (await client.stats())["rows_total"] - before
     tell_back(measured, verdict, BACK_S)
+    restarts = service.restarts()
+    verdict.figure("stages: restarts of everything", restarts, good=restarts == 0)
     verdict.figure("stages: callers that noticed", errors, good=errors == 0)
-    twice = drawn - killed * sum(rows.values())
-    verdict.figure("stages: rows drawn twice", f"{twice:.0f} of {drawn:.0f}", good=twice == 0)
+    if not restarts:  # which count from nothing
+        twice = drawn - killed * sum(rows.values())
+        verdict.figure("stages: rows drawn twice", f"{twice:.0f} of {drawn:.0f}", good=twice == 0)
 
 
 async def storm(service: Service, callers: Callers, verdict: Verdict, seed: int, seconds: float) -> None:
     """All kinds of faults, one after the other, under all kinds of callers."""
-    asking = [asyncio.ensure_future(callers.go_on(number)) for number in range(CALLERS)]
     measured, done, restarted, ends = Measured(), 0, 0.0, time.monotonic() + seconds
-    for fault in plan(seed, service.models()):
-        if done and time.monotonic() > ends:
-            break
-        if fault.restarts:
-            await asyncio.sleep(restarted + RESTARTS_APART_S - time.monotonic())
-            restarted = time.monotonic()
-        await commit(fault, service, callers, measured)
-        done += 1
-    callers.over.set()
-    await asyncio.wait(asking, timeout=120)
+    with Front(callers) as front:
+        asking = [asyncio.ensure_future(callers.go_on(number)) for number in range(CALLERS)]
+        asking.append(asyncio.ensure_future(front.go_on(seed)))
+        for fault in plan(seed, service.models()):
+            if done and time.monotonic() > ends:
+                break
+            if fault.restarts:
+                await asyncio.sleep(restarted + RESTARTS_APART_S - time.monotonic())
+                restarted = time.monotonic()
+            await commit(fault, service, front, callers, measured)
+            done += 1
+        callers.over.set()
+        await asyncio.wait(asking, timeout=120)
     verdict.figure("storm: faults", done)
     tell_back(measured, verdict, RESTARTED_S)
     for fault, told in measured.told.items():

@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 from triptych import TriptychError
 
+from .front import Front
 from .load import IMPATIENT, PROBE, Callers
 from .service import LOOP, Service
 
-TRITON = "tritonserver"
+TRITON, FRONT = "tritonserver", "front"
 PROBE_S = 0.1
 NOT_BACK_S = 60.0
+# One may wait for a dead process; more of them would be a load of their own, which others and the next ones wait for.
+PROBES = 2
 # Triton takes a process for dead that owes an answer for a second; `serve` tells of it after two seconds, and ends it after ten.
 STOPPED_S = 5.0
 # All may start again four times a minute before `serve` gives up.
@@ -49,19 +52,21 @@ def plan(seed: int, models: list[str]) -> Iterator[Fault]:
     one_each = [
         *(Fault("kill", model) for model in [*models, TRITON]),
         *(Fault("stop", name) for name in (LOOP, TRITON)),
-        *(Fault(what) for what in ("burst", "cancels", "wrong")),
+        *(Fault(what) for what in ("burst", "cancels", "wrong", FRONT)),
     ]
     while True:
         stopped = Fault("stop", order.choice([model for model in models if model != LOOP]))
         yield from order.sample([*one_each, stopped], len(one_each) + 1)
 
 
-async def commit(fault: Fault, service: Service, callers: Callers, measured: Measured) -> None:
+async def commit(fault: Fault, service: Service, front: Front, callers: Callers, measured: Measured) -> None:
     """Do it, and wait until the server serves again."""
     if fault.what == "burst":
         await callers.burst(40, cancelled=False)
     elif fault.what == "cancels":
         await callers.burst(200, cancelled=True)
+    elif fault.what == FRONT:
+        await asyncio.to_thread(front.restart)
     elif fault.what == "wrong":
         await callers.wrong()
     elif fault.what == "kill":
@@ -82,7 +87,7 @@ async def stop(fault: Fault, service: Service, callers: Callers, measured: Measu
     process, began = service.named(fault.victim), time.monotonic()
     process.suspend()
     try:
-        told = await asyncio.to_thread(service.said, "stands still", began, STOPPED_S)
+        told = await asyncio.to_thread(service.said, ["stands still"], began, STOPPED_S)
         measured.told.setdefault(fault, []).append(told)
     except TimeoutError:
         measured.told.setdefault(fault, []).append(float("inf"))
@@ -93,12 +98,13 @@ async def stop(fault: Fault, service: Service, callers: Callers, measured: Measu
 
 
 async def back(callers: Callers) -> float:
-    """When the first of many requests, one after the other whether or not the one before has ended, is a picture."""
+    """When the first of many requests is a picture; some are on their way at any time, should one get lost."""
     ends = time.monotonic() + NOT_BACK_S
     asked: set[asyncio.Task[bytes]] = set()
     try:
         while time.monotonic() < ends:
-            asked.add(asyncio.ensure_future(callers.draw(PROBE, IMPATIENT)))
+            if len(asked) < PROBES:
+                asked.add(asyncio.ensure_future(callers.draw(PROBE, IMPATIENT)))
             done, asked = await asyncio.wait(asked, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED)
             if any(not isinstance(task.exception(), TriptychError) for task in done):
                 return time.monotonic()

@@ -17,6 +17,8 @@ import psutil
 from triptych_server.layout import RUN_PREFIX, SHM
 
 LOOP = "denoise"
+START_S, POLL_S = 60.0, 0.05
+RESTART = "starting again"
 
 
 class Service:
@@ -56,29 +58,42 @@ class Service:
                 self.lines.append((time.monotonic(), line.strip()))
                 self._news.notify_all()
 
-    def said(self, words: str, since: float, timeout_s: float = 60) -> float:
-        """Wait for a line with these words after `since`; how many seconds after.
+    def said(self, words: Sequence[str], since: float, timeout_s: float = 60) -> float:
+        """Wait for a line with some of these words after `since`; how many seconds after.
 
         Raises:
             TimeoutError: it is not said.
         """
 
         def heard() -> float | None:
-            return next((at - since for at, line in self.lines if at >= since and words in line), None)
+            return next(
+                (at - since for at, line in self.lines if at >= since and any(one in line for one in words)), None
+            )
 
         with self._news:
             if not self._news.wait_for(lambda: heard() is not None, timeout_s):
                 raise TimeoutError(f"{words!r} was not said within {timeout_s:g} s")
             return heard() or 0.0
 
+    def restarts(self) -> int:
+        """How often all of Triton was started again."""
+        with self._news:
+            return sum(RESTART in line for _, line in self.lines)
+
     def processes(self) -> list[psutil.Process]:
         """The living ones below it; a killed one stays as a zombie until Triton ends."""
         return [child for child in psutil.Process(self.process.pid).children(recursive=True) if _lives(child)]
 
     def named(self, name: str) -> psutil.Process:
-        """The newest process of a model, or `tritonserver`."""
-        wanted = "bin/tritonserver" if name == "tritonserver" else f"/{name}/1/model.py"
-        found = [process for process in self.processes() if wanted in _command_line(process)]
+        """The newest process of a model, or `tritonserver`; where all just start again, as soon as it is there."""
+        wanted, ends = (
+            "bin/tritonserver" if name == "tritonserver" else f"/{name}/1/model.py",
+            time.monotonic() + START_S,
+        )
+        while not (found := [process for process in self.processes() if wanted in _command_line(process)]):
+            if time.monotonic() > ends:
+                raise TimeoutError(f"no process of {name!r} within {START_S:g} s")
+            time.sleep(POLL_S)
         return max(found, key=psutil.Process.create_time)
 
     def models(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import statistics
@@ -16,10 +17,10 @@ import typer
 
 from .__main__ import Verdict, tell_ledger
 from .load import Callers
-from .service import Service
+from .service import RESTART, Service
 
 CALLERS = 4
-SAMPLE_S = 5.0
+SAMPLE_S, LEAST_SAMPLES = 5.0, 10
 # Of the time, in which caches fill and allocators settle.
 WARM_UP = 0.3
 # Between two steady halves memory may grow by so much.
@@ -73,19 +74,30 @@ def sample(service: Service) -> dict[str, float]:
 async def run(minutes: float, verdict: Verdict) -> None:
     """Ask for so long, look at the memory meanwhile, and print what became of it."""
     samples: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    restarts = 0
     with Service() as service:
         async with Callers(service.url, 0) as callers:
             asking = [asyncio.ensure_future(steadily(callers, number)) for number in range(CALLERS)]
             began, ends = time.monotonic(), time.monotonic() + minutes * 60
             while (now := time.monotonic()) < ends:
+                if service.restarts() > restarts:  # other processes, whose memory has to settle first
+                    restarts, began = service.restarts(), now
+                    samples.clear()
                 if now - began > WARM_UP * minutes * 60:
-                    for name, size in sample(service).items():
-                        samples[name].append((now - began, size))
+                    with contextlib.suppress(psutil.Error):  # one that has just ended
+                        for name, size in sample(service).items():
+                            samples[name].append((now - began, size))
                 await asyncio.sleep(min(SAMPLE_S, ends - now))
             callers.over.set()
             await asyncio.gather(*asking)
             tell_ledger(callers, verdict)
-    for name, of_one in samples.items():
+            for _, line in service.lines:
+                if RESTART in line:
+                    verdict.figure("restart of everything", line, good=False)
+    enough = {name: of_one for name, of_one in samples.items() if len(of_one) >= LEAST_SAMPLES}
+    if not enough:
+        verdict.figure("memory", "not known: too short a time without a restart", good=False)
+    for name, of_one in enough.items():
         grown = growth(of_one)
         verdict.figure(f"memory of {name}", grown, good=grown.fits)
 

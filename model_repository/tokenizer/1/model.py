@@ -13,9 +13,6 @@ from triptych_serving.proofs import READ_BY
 from triptych_serving.receipt import runtime
 from triptych_serving.tokenizers import PromptTokenizer
 
-# Pictures up to so many bytes are looked over in a few milliseconds. Others may wait meanwhile; a death would lose late answers.
-SOON_BYTES = 4 * 2**20
-
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -38,10 +35,9 @@ class TritonPythonModel:
     def _answer(self, request):
         arrived, id = time.monotonic(), request.request_id()
         given = triton.scalars(request, self.kinds)
-        if sum(len(given.get(name, b"")) for name in self.pictures) > SOON_BYTES:
-            self.aside.answer(request, lambda: self._response(self._settings(given), arrived, id))
-            return None
-        settings = self._settings(given)
+        settings = self._settings(
+            given
+        )  # others wait for large pictures' 0.1 s; a late answer would be lost with a death
         if self.pipeline.soon(settings):
             return self._response(settings, arrived, id)
         self.aside.answer(request, lambda: self._response(settings, arrived, id))
