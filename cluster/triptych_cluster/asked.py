@@ -14,6 +14,8 @@ from triptych_contract.verbs import ACTIONS, LOOP
 # Inputs of which a picture does not depend, so that a cached one may be had whatever they are.
 APART = ("deadline_ms", "cancel_on_disconnect", "output_format")
 STEPS = ("num_inference_steps", "prior_num_inference_steps")
+# What a stranger claims is no more work than this, and no less than none.
+MAX_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def read(request: service_pb2.ModelInferRequest) -> Asked:
         action = _text(given.get("action", b""))
         return Asked(action if action in ACTIONS else "", _text(given.get("id", b"")))
     steps = [int(np.frombuffer(given[name], "<i4")[0]) for name in STEPS if len(given.get(name, b"")) == 4]
-    return Asked(id=request.id, steps=sum(steps) if steps else None, kin=_kin(request.model_name, given))
+    counted = min(max(0, sum(steps)), MAX_STEPS) if steps else None
+    return Asked(id=request.id, steps=counted, kin=_kin(request.model_name, given))
 
 
 def _raw(request: service_pb2.ModelInferRequest) -> Mapping[str, bytes]:

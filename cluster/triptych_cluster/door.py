@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from triptych_contract.verbs import LOOP
@@ -90,7 +91,10 @@ class Door:
         return passed
 
     async def _infer(self, raw: bytes, context: Context) -> bytes:
-        request = service_pb2.ModelInferRequest.FromString(raw)
+        try:
+            request = service_pb2.ModelInferRequest.FromString(raw)
+        except DecodeError as error:
+            await _abort(context, _error(Code.INVALID_ARGUMENT, f"no ModelInferRequest ({error})"))
         asked = read(request)
         if request.model_name == LOOP and asked.action in ("watch", "cancel"):
             return await self._of_a_job(asked, raw, context)
@@ -150,7 +154,7 @@ class Door:
                     try:
                         name, answer = await answering
                     except grpc.aio.AioRpcError as refused:
-                        error = refused
+                        error = refused if error.code() is Code.UNAVAILABLE else error  # who is there knows better
                         continue
                     self._remember(asked.id, name)
                     return answer
@@ -179,6 +183,8 @@ class Door:
         return bytes(made.SerializeToString())
 
     async def _call(self, name: str, method: str, raw: bytes, context: Context) -> bytes:
+        if name not in self._book.servers:
+            raise _error(Code.UNAVAILABLE, f"server {name} has left the cluster")
         address = self._book.servers[name].address
         if address not in self._channels:
             self._channels[address] = grpc.aio.insecure_channel(

@@ -89,6 +89,7 @@ def request(**given):
 
 def test_a_request_is_read_as_far_as_it_matters():
     assert read(request(prompt="a fox", num_inference_steps=7)) == Asked(id="mine", steps=7)
+    assert [read(request(prompt="a fox", num_inference_steps=n)).steps for n in (-(2**31), 2**31 - 1)] == [0, 1000]
     assert read(request(action="watch", id="his")) == Asked("watch", "his")
     assert read(request(action="nonsense")).action == ""
     one, late, other = (
