@@ -319,4 +319,4 @@ def test_options_that_contradict_each_other_are_refused(options, field):
 
 
 def test_a_login_may_be_served_anywhere():
-    Options(host="0.0.0.0", users=Path("users")).check()
+    assert Options(host="0.0.0.0", users=Path("users")).check() is None  # it raises what is wrong

@@ -157,8 +157,10 @@ async def test_a_session_that_is_gone_stops_its_pictures():
     async with page(endless=True, states=[running(1, 1)]) as (jobs, store, transport, _):
         jobs.start(store.session("a"), "sdxl", "sdxl", requests(1))
         await until(lambda: transport.watches)
+        assert not transport.cancelled
         jobs.forget_ended(lambda _: False)
         await until(lambda: transport.cancelled)
+        assert len(transport.cancelled) == 1
 
 
 async def test_the_monitor_reads_the_forms_and_notices_a_loss():
