@@ -25,6 +25,7 @@ CODE = "half precision"
 MOST = 16384.0
 # The largest differences from float32: of pixels in levels, of anything else relative to its largest value.
 LEVELS, SHARE = 2, 0.01
+LARGEST = "largest"  # the output that is added
 PLAIN, SMOOTH = 1.0, 2.0  # of random latents; real ones have about the variance of the first
 
 
@@ -51,9 +52,9 @@ def fits(manifest: Manifest, name: str) -> bool:
             precision.lower(source, lowered, "fp16", spec)
         except ExportError:  # a weight does not fit
             return False
-        exact, half = open_session(watched), open_session(lowered)
+        exact, half, outputs = open_session(watched), open_session(lowered), [*spec.outputs]  # a graph may have more
         return all(
-            _kept(exact.run(None, {tensor: one}), half.run(None, {tensor: one}))
+            _kept(exact.run([*outputs, LARGEST], {tensor: one}), half.run(outputs, {tensor: one}))
             for one in _examples(shape, pixels="encoder" in name)
         )
 
@@ -70,7 +71,7 @@ def _watch(source: Path, target: Path) -> None:
                 graph.extend([magnitude, found])
                 largest.append(found.outputs[0])
     whole = ir.node("Max", largest)
-    whole.outputs[0].name, whole.outputs[0].type = "largest", ir.TensorType(ir.DataType.FLOAT)
+    whole.outputs[0].name, whole.outputs[0].type = LARGEST, ir.TensorType(ir.DataType.FLOAT)
     whole.outputs[0].shape = ir.Shape([])
     graph.append(whole)
     graph.outputs.append(whole.outputs[0])
