@@ -15,6 +15,7 @@ from triptych_export.cuda import CudaGraphs
 from triptych_export.tensorrt.engines import Engines, EngineTarget
 from triptych_export.tensorrt.store import PLAN, EngineKey, EngineStore
 from triptych_serving import step
+from triptych_serving.adapters.mix import INPUTS as SLABS
 from triptych_serving.manifest import Manifest
 
 from . import simulated
@@ -83,13 +84,14 @@ def _facts(wanted, facts):
 
 
 def simulated_build(source: Path, build: Path) -> Path:
-    """With plans for `simulated.SimulatedDevice`."""
+    """With plans for `simulated.SimulatedDevice`; graphs for adapters are lowered, since their inputs have another type then."""
     manifest, graphs = Manifest.load(source), build.parent / f"{build.name}-graphs"
     graphs.mkdir()
 
     def make(folder, key, facts):
         onnx, wanted = graphs / f"{key.stage}.onnx", facts["graph"]
-        precision.lower(wanted.graph, onnx, "fp32", wanted.spec, finish=wanted.finish)
+        chosen = "fp16" if SLABS[0] in facts["inputs"] else "fp32"
+        precision.lower(wanted.graph, onnx, chosen, wanted.spec, finish=wanted.finish)
         (folder / PLAN).write_bytes(simulated.plan(onnx, facts, manifest.model.default_sizes))
         return {"seconds": 1.0, "peak_bytes": 1, "weights_bytes": 1, "activation_bytes": [1] * len(facts["profiles"])}
 

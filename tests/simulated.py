@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from triptych_serving import runtimes
 from triptych_serving.engines import Machine, Profile
-from triptych_serving.ort import CPU
+from triptych_serving.ort import CPU, types
 from triptych_serving.tensorrt import machine
 from triptych_serving.tensorrt.device import DeviceLost, Memory, OutOfMemory, Tensor
 
@@ -149,6 +149,11 @@ class SimulatedDevice:
         """Of memory that is allocated."""
         return len(self._memory)
 
+    @property
+    def locked_bytes(self) -> int:
+        """Of page-locked memory, which is never given back."""
+        return sum(nbytes for _, nbytes in self._locked)
+
     def view(self, memory: Memory) -> np.ndarray:
         """The bytes of a piece; asked for when work is, so that use after free is found there."""
         for address, array in self._memory.items():
@@ -201,8 +206,10 @@ class SimulatedEngine:
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         self.session = ort.InferenceSession(document["onnx"], options, providers=["CPUExecutionProvider"])
         self.inputs, self.outputs, self._sizes = document["inputs"], document["outputs"], document["sizes"]
-        specs = {**self.inputs, **self.outputs}
-        self.tensors = {name: Tensor(np.dtype(spec["dtype"]), name in self.inputs) for name, spec in specs.items()}
+        known = types(self.session)  # of all that have no default
+        read = {name: Tensor(known.get(name, np.dtype(spec["dtype"])), True) for name, spec in self.inputs.items()}
+        made = {name: Tensor(np.dtype(spec["dtype"]), False) for name, spec in self.outputs.items()}
+        self.tensors = {**read, **made}
 
     def keep_kernels(self) -> None:
         self.device.done["kernels kept"] += 1

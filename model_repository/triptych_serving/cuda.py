@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .denoiser import Conditioning, Floats, calls, only, padded
 from .manifest import TIMESTEPS
-from .ort import OrtStage, Provider, session
+from .ort import OrtStage, Provider, session, types
 from .tensorrt.cuda import STICKY
 from .tensorrt.device import DeviceLost, Shape
 from .tensorrt.library import CUDA as CUDA_RUNTIME
@@ -46,8 +46,10 @@ class CudaStage(OrtStage):
     """An encoder or decoder: arrays in and arrays out, by name."""
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        wanted = types(self._session)
+        given = {name: array.astype(wanted[name], copy=False) for name, array in inputs.items()}
         with ends_the_process_if_lost(), _lost_is_told():
-            return super().__call__(inputs)
+            return super().__call__(given)
 
 
 class CudaDenoiser:
@@ -103,7 +105,7 @@ class CudaDenoiser:
     def _call(self, sample: Floats, timestep: Floats, members: tuple[Conditioning, ...]) -> Floats:
         """Run one batch; the result is overwritten by the next."""
         rows = self._fixed or len(sample)
-        batch = self._batch(rows, {name: members[0][name].shape[1:] for name in self._conditions}, sample)
+        batch = self._batch(rows, {name: members[0].shape(name) for name in self._conditions}, sample)
         batch.put("sample", padded(sample, rows))
         batch.put(self._timestep, only(timestep) if self._one_timestep else padded(timestep, rows))
         if batch.members != members:
@@ -141,7 +143,8 @@ class _Batch:
 
     def __init__(self, runs: ort.InferenceSession, shapes: Mapping[str, Shape], device: str, graph: str) -> None:
         self.members: tuple[Conditioning, ...] = ()
-        self._inputs = {name: _memory(shape, device) for name, shape in shapes.items()}
+        self._types = types(runs)
+        self._inputs = {name: _memory(shape, device, self._types[name]) for name, shape in shapes.items()}
         self._output = _memory(shapes["sample"], device)
         self._binding = runs.io_binding()
         for name, value in self._inputs.items():
@@ -152,7 +155,7 @@ class _Batch:
 
     def put(self, name: str, array: Floats) -> None:
         """Upload an input of the next run; the copy is made when this returns."""
-        self._inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._inputs[name].update_inplace(np.ascontiguousarray(array, self._types[name]))
 
     def run(self, session: ort.InferenceSession) -> Floats:
         """Run, and return all rows of the output."""
@@ -160,8 +163,8 @@ class _Batch:
         return np.asarray(self._output.numpy())
 
 
-def _memory(shape: Shape, device: str) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+def _memory(shape: Shape, device: str, dtype: Any = np.float32) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0)
 
 
 def _session(path: Path, provider: Provider, *, reproducible: bool) -> tuple[ort.InferenceSession, bool]:

@@ -27,10 +27,16 @@ class Conditioning:
     mix: Mix | None = None
 
     def __getitem__(self, name: str) -> Floats:
-        if self.mix is None or name in self.arrays:
-            return self.arrays[name]
-        slab = self.mix.slab(name)
-        return np.broadcast_to(slab, (len(self), *slab.shape))
+        kept = self.kept(name)
+        return kept if len(kept) == len(self) else np.broadcast_to(kept, (len(self), *kept.shape[1:]))
+
+    def kept(self, name: str) -> Floats:
+        """Give an input as it is to be kept: a slab is one row, which all rows share."""
+        return self.arrays[name] if self.mix is None or name in self.arrays else self.mix.slab(name)[None]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Give the shape of a row of an input."""
+        return self.arrays[name].shape[1:] if self.mix is None or name in self.arrays else self.mix.shape(name)
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))

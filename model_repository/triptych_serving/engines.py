@@ -118,7 +118,7 @@ def _mend(manifest: Manifest, machine: Machine) -> str:
 
 def _check_profiles(manifest: Manifest, stage: str, mend: str) -> None:
     sizes, inputs = manifest.model.default_sizes, manifest.stages[stage]["inputs"]
-    if stage in manifest.model.denoisers:
+    if step.taken(inputs):
         inputs = step.inputs(inputs)
     own = {name: tuple(sizes.get(dim, dim) for dim in spec["shape"]) for name, spec in inputs.items()}
     if not any(profile.holds(own) for profile in profiles(manifest, stage)):

@@ -55,6 +55,12 @@ def session(
     return made
 
 
+def types(runs: ort.InferenceSession) -> dict[str, np.dtype[Any]]:
+    """Give the types of a graph's inputs by name."""
+    named = {tensor.name: tensor.type.removeprefix("tensor(").removesuffix(")") for tensor in runs.get_inputs()}
+    return {name: np.dtype("float32" if given == "float" else given) for name, given in named.items()}
+
+
 class OrtStage:
     """One ONNX graph: arrays in and arrays out, by name. `outputs` names those that are wanted; by default all."""
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from triptych_contract.families import FAMILIES
 
-from .adapters.graphs import AdaptedDenoiser, AdaptedStage, no_adapters
+from .adapters.graphs import AdaptedDenoiser, AdaptedStage, AdaptedSteps, no_adapters
+from .adapters.mix import GPU_ROWS
 from .adapters.shelf import Shelf
 from .denoiser import Denoiser
 from .manifest import Manifest
 from .ort import OrtDenoiser, OrtStage, Provider
-from .tensorrt.library import CUDA_TARGET, GPU_TARGETS, TARGETS, load
+from .tensorrt.library import CUDA_TARGET, GPU_TARGETS, load
 
 # What only GPUs need is imported where it is used: these imports are a share of every model's start.
 if TYPE_CHECKING:
@@ -43,16 +44,32 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         ManifestError: a file is missing or harmed, or the engine does not fit this machine.
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
-    if manifest.target not in TARGETS:
-        plain, adapted = _denoiser(manifest, name, most_rows, fixed_rows), _adapted(manifest, name)
-        if adapted is None or Shelf.of_server(manifest) is None:
-            return plain
-        return AdaptedDenoiser(plain, _denoiser(manifest, adapted, most_rows, fixed_rows))
+    plain, adapted = _denoiser(manifest, name, most_rows, fixed_rows), _adapted(manifest, name)
+    if adapted is None or Shelf.of_server(manifest) is None:
+        return plain
+    if manifest.target in GPU_TARGETS:
+        most_rows, fixed_rows = min(most_rows, GPU_ROWS), fixed_rows and min(fixed_rows, GPU_ROWS)
+    from .steps import Steps
+
+    worn = _denoiser(manifest, adapted, most_rows, fixed_rows)
+    if isinstance(plain, Steps) and isinstance(worn, Steps):
+        return AdaptedSteps(plain, worn)
+    return AdaptedDenoiser(plain, worn)
+
+
+def _denoiser(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:
+    inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
+    if manifest.target not in GPU_TARGETS:
+        return OrtDenoiser(manifest.stage_path(name))
+    if manifest.target == CUDA_TARGET:
+        from .cuda import CudaDenoiser
+
+        path = manifest.stage_path(name)
+        return CudaDenoiser(path, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows, provider=provider())
     from .engines import engine_path, profiles
     from .tensorrt.denoiser import TensorRTDenoiser
 
     path, made = engine_path(manifest, name, machine(manifest.target)), profiles(manifest, name)
-    inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
     with GPU_WORK:
         gpu = device(manifest.target)
         engine = gpu.load(path, _resident(made))
@@ -66,17 +83,6 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
             fixed_rows=fixed_rows,
             homes=_homes(cast(Hashable, gpu)),
         )
-
-
-def _denoiser(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:
-    """A model of the loop on ONNX Runtime."""
-    path = manifest.stage_path(name)
-    if manifest.target != CUDA_TARGET:
-        return OrtDenoiser(path)
-    from .cuda import CudaDenoiser
-
-    inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
-    return CudaDenoiser(path, inputs, sizes, most_rows=most_rows, fixed_rows=fixed_rows, provider=provider())
 
 
 def stage(manifest: Manifest, name: str, *, reproducible: bool = False) -> Stage:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .denoiser import Floats
+from .manifest import TIMESTEPS
 
 if TYPE_CHECKING:
     from .job import Job
@@ -30,6 +31,11 @@ CARRIED = {"next_latents": "latents", "next_noise_preds": "noise_preds"}
 SLOTS = (*CARRIED.values(), "noise", "mask", "kept")
 
 Specs = dict[str, dict[str, Any]]
+
+
+def taken(model: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a stage with these inputs denoises, so that its engine takes the step."""
+    return not model.keys().isdisjoint(TIMESTEPS)
 
 
 def inputs(model: Mapping[str, Mapping[str, Any]]) -> Specs:

@@ -43,6 +43,10 @@ class Steps(Protocol):
         ...
 
 
+class SteppingDenoiser(Denoiser, Steps, Protocol):
+    """A denoiser that takes steps itself."""
+
+
 class _Done(NamedTuple):
     made: Mapping[Job, Made]
 

@@ -52,9 +52,12 @@ def prepare(
     repository: Path,
     *,
     reproducible: bool = False,
+    adapters: bool = False,
     checking: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 - has no state
 ) -> None:
     """Check the builds against this machine and their manifests, and lay out the model repository; wait within `checking`.
+
+    With `adapters` their graphs need memory too.
 
     It leads to the builds by way of links beside it, whose paths Triton's processes can read whatever the builds' own are.
     """
@@ -62,7 +65,7 @@ def prepare(
     from triptych_serving.tensorrt.machine import check_engines
 
     manifests = by_family(builds).values()
-    check_engines(manifests)
+    check_engines(manifests, adapters=adapters)
     links = {repository.parent / "builds" / manifest.family: manifest.build.resolve() for manifest in manifests}
     with ThreadPoolExecutor(1) as pool:
         # Beside the rest, to which hashing leaves the interpreter.
@@ -247,7 +250,10 @@ class Server:
     def _serve(self, run: Path, log: BinaryIO | None) -> None:
         self._move(State.PREPARING, f"checking {', '.join(map(str, self._builds))}")
         lay_out(run)
-        fill = self._prepare or partial(prepare, reproducible=self._reproducible, checking=self._unlocked())
+        worn = self._adapters is not None
+        fill = self._prepare or partial(
+            prepare, reproducible=self._reproducible, adapters=worn, checking=self._unlocked()
+        )
         fill(self._builds, run / "repository")
         for words in self._look_at_adapters(run):
             self._move(State.PREPARING, words)

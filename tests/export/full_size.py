@@ -1,7 +1,7 @@
 """Export a full-size model with random weights in half precision; prints seconds and peak memory. By hand: needs an hour and
 20 GB of disk for SDXL, 30 GB with its refiner, 26 GB for Stable Cascade; engines as much again.
 
-python -m tests.export.full_size sdxl|sdxl_refined|stable_cascade FOLDER TOKENIZER [--engines sm89]
+python -m tests.export.full_size sdxl|sdxl_refined|stable_cascade FOLDER TOKENIZER [--engines sm89] [--adapters 64] [--stage NAME]
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ from diffusers import (
 from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from triptych_export.build import FAMILIES as FAMILIES_EXPORT
 from triptych_export.build import ExportOptions, export
+from triptych_export.parts import Workshop
+from triptych_export.tensorrt.engines import engines_of
+from triptych_export.weights import read_index
+from triptych_serving.tensorrt.library import TARGETS
 
 UNET = {
     "addition_embed_type": "text_time",
@@ -219,17 +224,39 @@ def fill(module: torch.nn.Module) -> None:
 FAMILIES = {"sdxl": make_sdxl, "sdxl_refined": make_refined, "stable_cascade": make_cascade}
 
 
+def one_stage(
+    weights: Path, build: Path, options: ExportOptions, name: str, report: Callable[[str, float], None]
+) -> None:
+    """One stage as the export makes it, and its engines."""
+    family = FAMILIES_EXPORT[read_index(weights)["_class_name"]](weights, options)
+    workshop, tokens = Workshop(build), 77
+    report(name, 0.0)
+    facts = workshop.stage(name, family.stages(tokens)[name])
+    report(f"max difference {facts['max_difference']:.1e}, batch invariant {facts['batch_invariant']}", 1.0)
+    if options.target in TARGETS:
+        engines, card = engines_of(options, build), family.card((), {}, {})
+        made = workshop.ledger.part(
+            f"engines of {name}",
+            facts["sha256"],
+            lambda: engines.make(engines.wanted(name, facts, card), lambda phase, share: report(phase, share)),
+        )
+        sys.stdout.write(json.dumps(made["engines"], indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--engines", help="build TensorRT-RTX engines for this compute capability too, like sm89")
+    parser.add_argument("--adapters", type=int, help="graphs with inputs for LoRAs of so many ranks too")
+    parser.add_argument("--stage", help="only this one, as unet_adapters, without its build")
     given = parser.parse_args()
     weights, options = FAMILIES[given.family](given.folder, given.tokenizer)
     if given.engines:
         target = {"target": "tensorrt-rtx", "compute_capabilities": [given.engines]}
         options = replace(options, **target, engine_store=given.folder / "store")
+    options = replace(options, adapters=given.adapters)
     started = time.monotonic()
 
     def report(what: str, share: float) -> None:
@@ -237,6 +264,9 @@ def main() -> None:
         sys.stdout.write(f"{time.monotonic() - started:7.0f} s  peak {peak:5.1f} GB  {share:4.0%} {what}\n")
         sys.stdout.flush()
 
+    if given.stage:
+        one_stage(weights, given.folder / "build", options, given.stage, report)
+        return
     manifest = export(weights, given.folder / "build", options, report)
     for name, stage in manifest.stages.items():
         size = sum(manifest.artifacts[file]["bytes"] for file in stage["files"] if not file.endswith(".plan"))

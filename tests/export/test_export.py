@@ -284,6 +284,8 @@ def test_the_manifest_has_the_layers_that_adapters_change(tiny):
     assert {name.removeprefix("encoder.layers.0.") for name in encoder if ".0." in name} == of_layer
 
 
-def test_adapters_are_for_processors(tiny):
-    with pytest.raises(ExportError, match="--adapters: 8 with target tensorrt-rtx given; legal: target cpu"):
-        sdxl.SdxlExport.open(tiny(min(ADAPTERS))[0], ExportOptions(target="tensorrt-rtx", adapters=8))
+def test_adapters_are_not_for_tritons_own_backend(tiny):
+    with pytest.raises(
+        ExportError, match="--adapters: 8 with target tensorrt given; legal: targets cpu, cuda and tensorrt-rtx"
+    ):
+        sdxl.SdxlExport.open(tiny(min(ADAPTERS))[0], ExportOptions(target="tensorrt", adapters=8))

@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from triptych_contract.adapters import Adapter
 from triptych_contract.errors import InvalidRequest
 from triptych_serving.adapters import WORN
 from triptych_serving.adapters.files import MAX_HEADER_BYTES, BadAdapter, File
-from triptych_serving.adapters.graphs import AdaptedDenoiser, AdaptedStage, worn
+from triptych_serving.adapters.graphs import AdaptedDenoiser, AdaptedStage, AdaptedSteps, worn
 from triptych_serving.adapters.keys import Names
 from triptych_serving.adapters.mix import Mix, Worn
 from triptych_serving.adapters.shelf import Shelf
 from triptych_serving.denoiser import Conditioning
+from triptych_serving.steps import Steps
 
 from .. import loras
 from ..loras import framed, pack, tensors
@@ -408,6 +410,13 @@ def test_a_mix_adds_up_its_adapters_and_fills_the_ranks_with_zeros():
     np.testing.assert_allclose(a @ b, sum(part.a @ part.b * part.scale for part in parts), rtol=1e-5, atol=1e-6)
 
 
+class Stub(NamedTuple):
+    """What is asked of a job here."""
+
+    id: int
+    conditioning: Conditioning
+
+
 class Model:
     """A graph that adds `number` to its rows."""
 
@@ -436,6 +445,48 @@ def test_each_row_goes_to_the_graph_that_it_needs():
     model.release(batch[1])
     assert (plain.rows, adapted.rows) == ([4, 2], [3])
     assert plain.released == adapted.released == [batch[1]]
+
+
+class Stepping(Model):
+    """Takes steps, of which it makes `number`, unless it is broken."""
+
+    def __init__(self, number, *, broken=False):
+        super().__init__(number)
+        self.broken, self.done = broken, []
+
+    def admit(self, job):
+        self.done.append(("admit", job.id))
+
+    def leave(self, job):
+        self.done.append(("leave", job.id))
+
+    def start(self, jobs, wanted):
+        if self.broken:
+            raise RuntimeError("out of memory")
+        self.done.append(("start", *(job.id for job in jobs)))
+        return SimpleNamespace(wait=lambda: self.done.append("wait") or dict.fromkeys(wanted & {*jobs}, self.number))
+
+
+def test_each_job_takes_its_steps_where_its_graph_is():
+    plain, adapted = Stepping(1), Stepping(2)
+    steps, one = AdaptedSteps(plain, adapted), {"x": np.zeros((1, 1), np.float32)}
+    jobs = [Stub(k, Conditioning(one, Mix((), 4) if k % 2 else None)) for k in range(4)]
+    for job in jobs:
+        steps.admit(job)
+    assert isinstance(steps, Steps)
+    assert steps.start(jobs, {*jobs[1:]}).wait() == {jobs[1]: 2, jobs[2]: 1, jobs[3]: 2}
+    steps.start(jobs[:1], set()).wait()
+    steps.leave(jobs[0])
+    assert plain.done == [("admit", 0), ("admit", 2), ("start", 0, 2), "wait", ("start", 0), "wait", ("leave", 0)]
+    assert adapted.done == [("admit", 1), ("admit", 3), ("start", 1, 3), "wait", ("leave", 0)]
+
+
+def test_a_step_that_is_only_half_started_is_waited_for():
+    adapted, one = Stepping(2), {"x": np.zeros((1, 1), np.float32)}
+    steps = AdaptedSteps(Stepping(1, broken=True), adapted)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        steps.start([Stub(0, Conditioning(one)), Stub(1, Conditioning(one, Mix((), 4)))], set())
+    assert adapted.done == [("start", 1), "wait"]
 
 
 def test_an_encoders_rows_wear_what_they_are_told():

@@ -151,13 +151,16 @@ def test_conditioning_is_uploaded_once_and_kept_until_its_request_ends(loaded):
     np.testing.assert_array_equal(loaded.denoiser.predict(sample, timestep, conditioning), first)
 
 
+X = {"x": np.dtype(np.float32)}
+
+
 def conditionings(count, nbytes):
     return [Conditioning({"x": np.full((1, nbytes // 4), k, np.float32)}) for k in range(count)]
 
 
 def test_resident_conditioning_is_bounded_and_what_went_is_uploaded_again():
     device = SimulatedDevice()
-    resident, many = Resident(device, ["x"], Staging(device), limit_bytes=1000), conditionings(5, 400)
+    resident, many = Resident(device, X, Staging(device), limit_bytes=1000), conditionings(5, 400)
     for one in many:
         resident[one]
     assert len(resident) == 2
@@ -173,7 +176,7 @@ def test_resident_conditioning_is_bounded_and_what_went_is_uploaded_again():
 
 def test_what_went_in_the_middle_of_a_batch_was_copied_before():
     device = SimulatedDevice()
-    resident, target = Resident(device, ["x"], Staging(device), limit_bytes=400), device.allocate(1200, "target")
+    resident, target = Resident(device, X, Staging(device), limit_bytes=400), device.allocate(1200, "target")
     for k, one in enumerate(conditionings(3, 400)):
         device.copy(resident[one]["x"], target.part(400 * k, 400))
     device.synchronize()
@@ -186,7 +189,7 @@ def test_out_of_memory_says_what_for_how_much_and_how_much_there_is(builds):
     ):
         Loaded(builds["sdxl"], device=SimulatedDevice(capacity=100_000))
     device = SimulatedDevice()
-    resident, (one,) = Resident(device, ["x"], Staging(device)), conditionings(1, 400)
+    resident, (one,) = Resident(device, X, Staging(device)), conditionings(1, 400)
     device.capacity = 100
     with pytest.raises(OutOfMemory, match=r"400|0\.00 MB asked for \(conditioning x\), 0\.00 MB of 0\.00 MB free"):
         resident[one]

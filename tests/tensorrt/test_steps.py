@@ -77,14 +77,14 @@ class Served:
         return job.reply.latents
 
 
-def maker(way, *, seed=0, side=8, guidance=5.0, rescale=0.0, masked=False, text=0.3, **given):
-    """What makes jobs, all alike, that go this way."""
+def maker(way, *, seed=0, side=8, guidance=5.0, rescale=0.0, masked=False, text=0.3, models=None, **given):
+    """What makes jobs, all alike, that go this way; `models` are their conditioning by model."""
     settings = SdxlSettings.parse({"prompt": b"a fox", "seed": seed, **given}, card())
     rows, shape = int(max(way.batch_rows)), (4, side, side)
     embeds = np.array([[-text], [text]], np.float32)[-rows:]
 
     def begin(generator, _previous):
-        conditionings = {name: Conditioning({"text_embeds": embeds}) for name in way.denoisers}
+        conditionings = models or {name: Conditioning({"text_embeds": embeds}) for name in way.denoisers}
         latents = generator.randn(shape) * np.float32(way.table.init_noise_sigma)
         if not masked:
             return Start(latents, conditionings)

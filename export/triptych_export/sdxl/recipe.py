@@ -310,10 +310,10 @@ def _check_unet(weights: Weights) -> None:
 
 
 def _check_adapters(base: Weights, options: ExportOptions) -> None:
-    if options.target != "cpu":
+    if options.target == "tensorrt":
         raise ExportError(
-            f"--adapters: {options.adapters} with target {options.target} given; legal: target cpu. "
-            "For engines merge LoRAs at export: --lora FILE"
+            f"--adapters: {options.adapters} with target tensorrt given; legal: targets cpu, cuda and tensorrt-rtx: Triton's own "
+            "backend runs tensorrt's text encoders, and it knows no adapters. For it merge LoRAs at export: --lora FILE"
         )
     if isinstance(base, OptimumFolder):
         raise ExportError("--adapters: given with Optimum's graphs; supported: a folder of weights in diffusers layout")

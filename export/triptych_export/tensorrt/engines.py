@@ -101,7 +101,7 @@ class Engines:
     def wanted(self, name: str, facts: Mapping[str, Any], card: ModelCard) -> StageEngines:
         """What the stage `name` needs, from its exported `facts`."""
         spec, chosen = StageSpec.of(name, facts), precision.of_stage(name, self.target.precisions, facts)
-        steps = facts["inputs"] if name in card.denoisers else None
+        steps = facts["inputs"] if step.taken(facts["inputs"]) else None
         made = make_profiles(card, name, step.inputs(steps) if steps else facts["inputs"])
         key = EngineKey(
             stage=name,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych_contract.cards import ModelCard
+from triptych_serving.adapters.mix import GPU_ROWS
+from triptych_serving.adapters.mix import INPUTS as SLABS
 from triptych_serving.engines import Profile, Shape
 
 from ..errors import ExportError
@@ -32,18 +34,27 @@ def make_profiles(card: ModelCard, stage: str, inputs: Mapping[str, Mapping[str,
     """
     spec = {name: tensor["shape"] for name, tensor in inputs.items()}
     named = {dim for shape in spec.values() for dim in shape if isinstance(dim, str)}
+    worn = SLABS[0] in inputs
     if named == {"batch"}:
-        return tuple(_profile(spec, "any", {"batch": batch}) for batch in TEXT_BATCHES)
+        return tuple(_profile(spec, "any", {"batch": batch}) for batch in _bounded(TEXT_BATCHES, worn))
     own, every = _own_size(card), _every_size(card)
-    denoises = stage in card.denoisers
-    made = [
-        _profile(spec, f"own-size-{b[2]}", {**own, "batch": b})
-        for b in (DENOISER_BATCHES if denoises else DECODER_BATCHES)
-    ]
+    of_own: Sequence[Range] = DECODER_BATCHES
+    of_any: Sequence[Range] = DECODER_BATCHES
+    if worn or stage in card.denoisers:
+        of_own, of_any = _bounded(DENOISER_BATCHES, worn), _bounded(ANY_SIZE_BATCHES, worn)
+    made = [_profile(spec, f"own-size-{b[2]}", {**own, "batch": b}) for b in of_own]
     if own != every:
-        batches = ANY_SIZE_BATCHES if denoises else DECODER_BATCHES
-        made += [_profile(spec, f"any-size-{b[2]}", {**every, "batch": b}) for b in batches]
+        made += [_profile(spec, f"any-size-{b[2]}", {**every, "batch": b}) for b in of_any]
     return tuple(made)
+
+
+def _bounded(batches: Sequence[Range], worn: bool) -> Sequence[Range]:
+    """No more rows with adapters than a call on a GPU has."""
+    return (
+        [(low, min(best, GPU_ROWS), min(most, GPU_ROWS)) for low, best, most in batches if low <= GPU_ROWS]
+        if worn
+        else batches
+    )
 
 
 def _own_size(card: ModelCard) -> Dimensions:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 from triptych_contract.adapters import Adapter, Adapters
 from triptych_contract.errors import invalid
 
-from ..denoiser import Conditioning, Denoiser, Floats
+from ..denoiser import Conditioning, Denoiser, Floats, Made
 from . import WORN
 from .mix import INPUTS, Mix
+
+if TYPE_CHECKING:  # what only the loop needs
+    from ..job import Job
+    from ..steps import Pending, SteppingDenoiser, Steps
 
 Arrays = Mapping[str, NDArray[Any]]
 KIND = Adapters()
@@ -45,6 +49,45 @@ class AdaptedDenoiser:
     def release(self, conditioning: Conditioning) -> None:
         self._plain.release(conditioning)
         self.adapted.release(conditioning)
+
+
+class AdaptedSteps(AdaptedDenoiser):
+    """The same, as `Steps` of two models that take them ahead of the loop, on one device."""
+
+    ahead = True
+
+    def __init__(self, plain: SteppingDenoiser, adapted: SteppingDenoiser) -> None:
+        super().__init__(plain, adapted)
+        self._steps: Mapping[bool, Steps] = {True: adapted, False: plain}
+
+    def admit(self, job: Job) -> None:
+        self._steps[_wears(job)].admit(job)
+
+    def start(self, jobs: Sequence[Job], wanted: Collection[Job]) -> Pending:
+        started: list[Pending] = []
+        try:
+            for worn, steps in self._steps.items():
+                if mine := [job for job in jobs if _wears(job) == worn]:
+                    started.append(steps.start(mine, wanted))
+        except Exception:
+            _Started(started).wait()  # nobody else will, and the next but one uses its memory again
+            raise
+        return _Started(started)
+
+    def leave(self, job: Job) -> None:
+        for steps in self._steps.values():
+            steps.leave(job)
+
+
+class _Started(NamedTuple):
+    parts: Sequence[Pending]
+
+    def wait(self) -> Mapping[Job, Made]:
+        return {job: made for part in self.parts for job, made in part.wait().items()}
+
+
+def _wears(job: Job) -> bool:
+    return job.conditioning.mix is not None
 
 
 class AdaptedStage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import step
+from ..adapters.mix import INPUTS as SLABS
 from ..denoiser import Conditioning, Floats, Made, calls, only, padded
 from ..engines import Profile
 from ..job import Job
@@ -18,6 +20,7 @@ from ..steps import Pending
 from .device import Device, Mark, Memory, Shape, TensorRTEngine
 from .homes import Home, Homes, slot_bytes
 from .lost import ends_the_process_if_lost
+from .memory import ADAPTER_BYTES, CONDITIONING_BYTES
 from .resident import Resident
 from .runner import Runner
 
@@ -76,7 +79,9 @@ class TensorRTDenoiser:
         # With fixed rows bytes must not change: kernels that are compiled in the background would change them midway.
         kernels = "none" if fixed_rows else "lazy"
         self._runner = Runner(device, engine, profiles, captured, kernels=kernels, carried=step.CARRIED)
-        self._resident = Resident(device, self._conditions, self._runner.staging)
+        self._types = {name: engine.tensors[name].dtype for name in self._conditions}
+        limit = ADAPTER_BYTES if inputs.keys() & {*SLABS} else CONDITIONING_BYTES
+        self._resident = Resident(device, self._types, self._runner.staging, limit)
         self._gathered: tuple[Conditioning, ...] = ()
         self._gathered_rows = 0
         self._homes = Homes(device) if homes is None else homes
@@ -178,7 +183,7 @@ class TensorRTDenoiser:
 
     def _tails(self, conditioning: Conditioning, latents: Shape) -> dict[str, Shape]:
         """The inputs' shapes without the rows, for latents of a shape."""
-        tails = {name: conditioning[name].shape[1:] for name in self._conditions}
+        tails = {name: conditioning.shape(name) for name in self._conditions}
         _, *sides = latents
         return tails | {
             self._timestep: (),
@@ -255,8 +260,9 @@ class TensorRTDenoiser:
         slots += slots[-1:] * (rows - len(slots))
         for slot, (one, k) in enumerate(slots):
             for name, memory in self._resident[one].items():
-                size = memory.nbytes // len(one)
-                self._device.copy(memory.part(k * size, size), self._runner.memory[name].part(slot * size, size))
+                size = math.prod(one.shape(name)) * self._types[name].itemsize
+                own = k * size % memory.nbytes  # all rows of a request share a slab
+                self._device.copy(memory.part(own, size), self._runner.memory[name].part(slot * size, size))
         self._gathered, self._gathered_rows = members, rows
 
 

@@ -94,7 +94,7 @@ def probe(target: str) -> Machine:
     return Machine(**answer)
 
 
-def check_engines(manifests: Collection[Manifest]) -> None:
+def check_engines(manifests: Collection[Manifest], *, adapters: bool = True) -> None:
     """Refuse builds that cannot be served here, as far as their manifests tell; their files are not read.
 
     Raises:
@@ -116,7 +116,7 @@ def check_engines(manifests: Collection[Manifest]) -> None:
             else:
                 fitting(manifest, stage, machine)
     if for_gpus:
-        memory.check(for_gpus, machine)
+        memory.check(for_gpus, machine, adapters=adapters)
 
 
 def _check_graph(manifest: Manifest, stage: str, machine: Machine) -> None:

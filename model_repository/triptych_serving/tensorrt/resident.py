@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..adapters.mix import INPUTS as SLABS
 from ..denoiser import Conditioning
 from .device import Device, DeviceError, Memory
 from .memory import CONDITIONING_BYTES
@@ -14,15 +17,21 @@ from .staging import Staging
 
 
 class Resident:
-    """Hold the arrays `names` of conditionings on the device; above the limit, those that were used longest ago are dropped.
+    """Hold arrays of conditionings on the device, by name in the types that the engine reads, each as `Conditioning.kept`.
+
+    Above the limit, those that were used longest ago are dropped.
 
     Freeing is enqueued on the stream like all else, so that steps which still read the memory are done before.
     """
 
     def __init__(
-        self, device: Device, names: Sequence[str], staging: Staging, limit_bytes: int = CONDITIONING_BYTES
+        self,
+        device: Device,
+        types: Mapping[str, np.dtype[Any]],
+        staging: Staging,
+        limit_bytes: int = CONDITIONING_BYTES,
     ) -> None:
-        self._device, self._names, self._staging, self._limit = device, names, staging, limit_bytes
+        self._device, self._types, self._staging, self._limit = device, types, staging, limit_bytes
         self._memory: OrderedDict[Conditioning, Mapping[str, Memory]] = OrderedDict()
         self.nbytes = 0
 
@@ -49,7 +58,7 @@ class Resident:
             self._device.free(memory)
 
     def _upload(self, conditioning: Conditioning) -> None:
-        arrays = {name: conditioning[name] for name in self._names}
+        arrays = {name: np.ascontiguousarray(conditioning.kept(name), dtype) for name, dtype in self._types.items()}
         needed = sum(array.nbytes for array in arrays.values())
         while self._memory and self.nbytes + needed > self._limit:
             self.release(next(iter(self._memory)))
@@ -59,9 +68,14 @@ class Resident:
             for name, array in arrays.items():
                 there[name] = self._device.allocate(array.nbytes, f"conditioning {name}")
                 self.nbytes += array.nbytes
-                host = self._staging.array(array.shape, array.dtype)  # others would wait for the step before
-                np.copyto(host, array)
-                self._device.upload(host, there[name])
+                # From other than page-locked memory an upload waits for the step before; slabs do, since staging would keep that
+                # much of it for good.
+                self._device.upload(array if name in SLABS else self._staged(array), there[name])
         except DeviceError:
             self.release(conditioning)
             raise
+
+    def _staged(self, array: NDArray[Any]) -> NDArray[Any]:
+        host = self._staging.array(array.shape, array.dtype)
+        np.copyto(host, array)
+        return host
