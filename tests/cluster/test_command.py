@@ -6,6 +6,7 @@ import base64
 import os
 import socket
 import subprocess
+from itertools import islice
 
 import httpx2
 import psutil
@@ -31,7 +32,10 @@ def test_it_serves_over_grpc_and_http_until_it_is_stopped(port, url, tmp_path):
         command = subprocess.Popen(
             [*TRIPTYCH, "cluster", *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         )
-    grpc, http = (command.stdout.readline().split()[-1] for _ in range(2))
+    # Ray may have something to say before them.
+    told = (line.split() for line in command.stdout)
+    addresses = dict(islice((words for words in told if words[:1] in (["gRPC"], ["HTTP"])), 2))
+    grpc, http = addresses["gRPC"], addresses["HTTP"]
     below = psutil.Process(command.pid).children(recursive=True)
     listening = [one.laddr for one in psutil.net_connections("inet") if one.status == "LISTEN"]
     ours = {int(address.rpartition(":")[2]) for address in (grpc, http)}

@@ -36,10 +36,11 @@ def _cluster(setting: Setting) -> Iterator[str]:
     builds = [word for build in setting.builds for word in ("--build", str(build))]
     process = subprocess.Popen([*COMMAND, *builds], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
     try:
-        told = process.stdout.readline().split() if process.stdout else []
-        if not told:
+        told = (line.split() for line in process.stdout or ())  # Ray may have something to say before
+        address = next((words[1] for words in told if words[:1] == ["gRPC"]), None)
+        if address is None:
             raise BenchError("the cluster does not start")
-        yield told[-1]
+        yield address
     finally:
         process.terminate()
         process.wait()
