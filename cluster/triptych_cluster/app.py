@@ -90,7 +90,7 @@ def connect(address: str | None) -> None:
     """Join a Ray cluster, or start one on this machine; Ray asks whoever wants to join for its token."""
     if not ray.is_initialized():
         alone: Mapping[str, Any] = {} if address else {"include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, logging_level="warning", **alone)
+        ray.init(address=address or "local", log_to_driver=False, logging_level="warning", **alone)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 

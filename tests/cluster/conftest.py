@@ -33,7 +33,7 @@ def nodes(number):
         cluster.shutdown()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def cluster():
     with nodes(3) as cluster:
         yield cluster
