@@ -28,13 +28,13 @@ LONG = {"prompt": "a 3d rocket", "width": 256, "height": 256, "num_inference_ste
 @pytest.fixture(scope="module")
 def status(cluster):
     with deployed(cluster, servers=(3, 3), doors=3) as status:
-        until(lambda: len(status().servers) == len(status().doors) == 3, 60)
+        until(lambda: len(status().servers) == len(status().doors) == 3, 180)
         yield status
 
 
 @pytest.fixture
 def doors(status):
-    until(lambda: len(status().servers) == 3, 120)
+    until(lambda: len(status().servers) == 3, 240)
     return [door["address"] for door in status().doors.values()]
 
 
@@ -113,7 +113,7 @@ def test_whoever_dies_loses_nobody_a_request(doors, status, url, kind):
 
     with ThreadPoolExecutor(12) as pool:
         drawing = [pool.submit(draw, number) for number in range(REQUESTS)]
-        until(lambda: sum(one.done() for one in drawing) > REQUESTS // 6, 120)
+        until(lambda: sum(one.done() for one in drawing) > REQUESTS // 6, 240)
         replicas(kind)[0].kill()
         assert [one.result() == expected[number % 8] for number, one in enumerate(drawing)] == [True] * REQUESTS
     until(lambda: len(status().servers) == 3, 180)
@@ -131,7 +131,7 @@ def test_a_node_that_is_lost_takes_no_request_with_it(cluster, status, url):
 
     with ThreadPoolExecutor(12) as pool:
         drawing = [pool.submit(draw, number) for number in range(REQUESTS)]
-        until(lambda: sum(one.done() for one in drawing) > REQUESTS // 6, 120)
+        until(lambda: sum(one.done() for one in drawing) > REQUESTS // 6, 240)
         cluster.remove_node(lost, allow_graceful=False)
         assert [one.result() == expected[number % 8] for number, one in enumerate(drawing)] == [True] * REQUESTS
     cluster.add_node(num_cpus=1)

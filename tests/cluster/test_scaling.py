@@ -27,7 +27,7 @@ def draw(address, seeds):
 
 def test_servers_follow_the_work_up_and_down(cluster):
     with deployed(cluster, servers=(1, 3), target_s=1, pause_s=3) as status:
-        until(lambda: len(status().doors) == 1, 60)
+        until(lambda: len(status().doors) == 1, 180)
         (door,) = [door["address"] for door in status().doors.values()]
         with ThreadPoolExecutor(24) as pool:
             drawing = [pool.submit(draw, door, range(k, k + 2)) for k in range(0, 48, 2)]
@@ -38,18 +38,18 @@ def test_servers_follow_the_work_up_and_down(cluster):
 
 def test_a_request_wakes_the_first_server(cluster):
     with deployed(cluster, servers=(0, 1), pause_s=3) as status:
-        until(lambda: len(status().doors) == 1, 60)
-        until(lambda: not status().servers, 120)
+        until(lambda: len(status().doors) == 1, 180)
+        until(lambda: not status().servers, 240)
         (door,) = [door["address"] for door in status().doors.values()]
         assert draw(door, [1])
         assert len(status().servers) == 1
-        until(lambda: not status().servers, 120)
+        until(lambda: not status().servers, 240)
 
 
 def test_an_update_under_load_loses_nothing(cluster):
     with deployed(cluster, servers=(2, 2)) as status:
-        until(lambda: len(status().servers) == 2, 60)
-        until(lambda: len(status().doors) == 1, 60)
+        until(lambda: len(status().servers) == 2, 180)
+        until(lambda: len(status().doors) == 1, 180)
         old = {*status().servers}
         (door,) = [door["address"] for door in status().doors.values()]
         with ThreadPoolExecutor(6) as pool:
