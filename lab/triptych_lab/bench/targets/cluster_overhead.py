@@ -16,7 +16,16 @@ from ..target import Setting, Sides, Target, at_most
 
 NAME = "cluster_overhead"
 IMAGES = 8
-COMMAND = (sys.executable, "-c", "from triptych.cli import main; main()", "cluster", "--grpc-port", "0")
+COMMAND = (
+    sys.executable,
+    "-c",
+    "from triptych.cli import main; main()",
+    "cluster",
+    "--grpc-port",
+    "0",
+    "--cache-mb",
+    "0",
+)
 
 
 @contextmanager
