@@ -90,32 +90,59 @@ class OrtDenoiser:
         self._pool = ThreadPoolExecutor(self._lanes)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
         self._one_timestep = not self._stage.inputs[self._timestep]
-        self._conditions = [name for name in self._stage.inputs if name not in ("sample", self._timestep)]
-        self._members: tuple[Conditioning, ...] = ()
-        self._arrays: dict[str, Floats] = {}
+        self._rows = _Rows(name for name in self._stage.inputs if name not in ("sample", self._timestep))
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
         timestep = only(timestep) if self._one_timestep else timestep
-        inputs = {"sample": sample, self._timestep: timestep, **self._stack(conditioning)}
+        inputs = {"sample": sample, self._timestep: timestep, **self._rows.of(conditioning)}
         if self._lanes == 1 or len(sample) == 1:
             return self._run(inputs)
         half = len(sample) // 2
-        second = self._pool.submit(self._run, _rows(inputs, slice(half, None)))
-        return np.concatenate([self._run(_rows(inputs, slice(half))), second.result()])
+        second = self._pool.submit(self._run, _part(inputs, slice(half, None)))
+        return np.concatenate([self._run(_part(inputs, slice(half))), second.result()])
 
     def _run(self, inputs: Mapping[str, Floats]) -> Floats:
         return self._stage(inputs)["out_sample"]
 
     def release(self, conditioning: Conditioning) -> None:
-        if conditioning in self._members:
-            self._members, self._arrays = (), {}
+        self._rows.forget(conditioning)
 
-    def _stack(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
-        """Concatenate the requests' conditioning, each input to (R, …) float32; kept while the batch stays the same."""
-        if self._members != tuple(conditioning):
-            self._arrays = {name: np.concatenate([one[name] for one in conditioning]) for name in self._conditions}
-            self._members = tuple(conditioning)
-        return self._arrays
+
+class _Rows:
+    """The conditioning of a batch's rows, by input. A row is written when another one comes to lie there: slabs are large."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = list(names)
+        self._owners: list[tuple[Conditioning, int] | None] = []
+        self._arrays: dict[str, Floats] = {}
+
+    def of(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
+        """Concatenate the requests' conditioning, each input to (R, …) float32; what is given is overwritten by the next call."""
+        end = self._make_room(conditioning)
+        at = 0
+        for one in conditioning:
+            rows, owners = slice(at, at + len(one)), [(one, row) for row in range(len(one))]
+            if self._owners[rows] != owners:
+                self._owners[rows] = [None] * len(one)
+                for name in self._names:
+                    self._arrays[name][rows] = one[name]
+                self._owners[rows] = owners
+            at += len(one)
+        return {name: array[:end] for name, array in self._arrays.items()}
+
+    def forget(self, conditioning: Conditioning) -> None:
+        self._owners = [None if owner and owner[0] is conditioning else owner for owner in self._owners]
+        if not any(self._owners):
+            self._owners, self._arrays = [], {}
+
+    def _make_room(self, conditioning: Sequence[Conditioning]) -> int:
+        """Have arrays of the rows' shapes that are long enough, and give how many rows there are."""
+        rows = sum(map(len, conditioning))
+        shapes = {name: conditioning[0].shape(name) for name in self._names}
+        if len(self._owners) < rows or any(self._arrays[name].shape[1:] != shape for name, shape in shapes.items()):
+            self._owners = [None] * rows
+            self._arrays = {name: np.empty((rows, *shape), np.float32) for name, shape in shapes.items()}
+        return rows
 
 
 def lanes(path: Path) -> int:
@@ -124,6 +151,6 @@ def lanes(path: Path) -> int:
     return min(LANES, len(os.sched_getaffinity(0))) if size < SMALL_BYTES else 1
 
 
-def _rows(inputs: Mapping[str, Floats], rows: slice) -> dict[str, Floats]:
+def _part(inputs: Mapping[str, Floats], rows: slice) -> dict[str, Floats]:
     """Take some of the rows of each input; a scalar, which is for all rows, stays as it is."""
     return {name: array[rows] if array.ndim else array for name, array in inputs.items()}

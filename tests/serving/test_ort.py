@@ -9,6 +9,7 @@ import pytest
 
 from triptych_demo import demo_build
 from triptych_serving import ort
+from triptych_serving.denoiser import Conditioning
 from triptych_serving.invariance import example
 from triptych_serving.manifest import Manifest
 
@@ -62,3 +63,22 @@ def test_a_large_model_keeps_all_threads_for_each_call(tmp_path, monkeypatch):
     monkeypatch.setattr(ort, "SMALL_BYTES", 15)
     (tmp_path / "model.onnx_data").write_bytes(b"x" * 10)
     assert ort.lanes(path) == 1
+
+
+def test_rows_are_those_of_their_requests_whoever_comes_and_goes():
+    path, ((sample, timestep, single),) = model("sdxl", "unet", (8,))
+    rows = [[0, 1], [2], [3, 4], [5], [6, 7]]
+    members = [
+        Conditioning({name: np.concatenate([single[row][name] for row in mine]) for name in single[0].arrays})
+        for mine in rows
+    ]
+    kept, random = ort.OrtDenoiser(path), np.random.default_rng(0)
+    for turn in range(20):
+        some = random.permutation(len(members))[: random.integers(1, len(members) + 1)]
+        given = sample[mine := np.concatenate([rows[k] for k in some])], timestep[mine], [members[k] for k in some]
+        np.testing.assert_array_equal(kept.predict(*given), ort.OrtDenoiser(path).predict(*given))
+        if turn % 3 == 2:
+            kept.release(members[some[0]])
+    for one in members:
+        kept.release(one)
+    assert not kept._rows._arrays
