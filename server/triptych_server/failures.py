@@ -59,6 +59,11 @@ class Stalls:
         """Whether this process has stood still lately for so long that Triton may have given it up."""
         return model in self._stood_still and (self._looks - self._stood_still[model]) * LOOK_S <= RECENT_S
 
+    def begin_anew(self, model: str) -> None:
+        """Forget a model's process: the next one's signs begin where its own did."""
+        for known in (self._signs, self._works, self._stood_still):
+            known.pop(model, None)
+
     def look(self, counts: Mapping[str, Counts]) -> tuple[list[str], dict[str, str]]:
         """Look once more: what is to be told, and the models whose process is to be ended, each with the reason."""
         ended, late = {}, {}

@@ -7,7 +7,7 @@ import enum
 import sys
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -25,6 +25,8 @@ LOADING_POLL_S = 0.01
 EXIT_S = 3.0
 CUT_OFF_S = 5.0
 MAX_CRASHES, CRASH_WINDOW_S = 5, 60.0
+# Triton reaps no process that was killed, so one life of it has so many replacements.
+MOST_REPLACED = 1000
 
 
 class State(enum.Enum):
@@ -132,7 +134,7 @@ class Server:
         self._claims = contextlib.ExitStack()  # on the ports
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._in_vain = 0  # starts in a row after which it was not ready
-        self._deaths: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MAX_CRASHES))  # of single models
+        self._replaced = 0  # processes of single models in this life of Triton
         self._replacement: Replacement | None = None
         self._stopping = threading.Event()
         self._files = threading.Lock()  # held while the run's folder is written to or removed
@@ -286,6 +288,7 @@ class Server:
         if self._stopping.is_set():
             return ""
         self._in_vain += 1
+        self._replaced = 0
         write = partial(self._write, log)
         triton = Triton(run, self.addresses, self._grace_s, self._cache_mb, write, self._adapters)
         with ThreadPoolExecutor(1, "replacement") as pool:
@@ -335,10 +338,14 @@ class Server:
         return self._replace(triton, pool, found.broken)
 
     def _replace(self, triton: Triton, pool: ThreadPoolExecutor, broken: Mapping[str, str]) -> str:
-        """Begin with one of these models; the others are found again."""
+        """Begin with one of these models; the others are found again.
+
+        However often one dies, the others go on: a picture that kills its reader must not end what strangers wait for.
+        """
         for model, why in broken.items():
-            if _too_often(self._deaths[model]):
-                return f"{why}, {MAX_CRASHES} times within {CRASH_WINDOW_S:.0f} s"
+            if self._replaced == MOST_REPLACED:
+                return f"{why}, the last of {MOST_REPLACED} that can be replaced alone"
+            self._replaced += 1
             loading = pool.submit(triton.replace, model, self._load_timeout_s)
             self._replacement = Replacement(model, time.monotonic(), loading)
             self._move(State.REPLACING, f"{why}; loading this model anew")
@@ -398,12 +405,6 @@ class Server:
             raise CannotServe(f"{death}; not ready after {MAX_CRASHES} starts, giving up")
         self._crashes.append(time.monotonic())
         self._stopping.wait(0.5 * (2 ** (len(_recent(self._crashes)) - 1) - 1))
-
-
-def _too_often(times: deque[float]) -> bool:
-    """Whether this time is the last of as many as may be in a row."""
-    times.append(time.monotonic())
-    return len(_recent(times)) == MAX_CRASHES
 
 
 def _recent(times: deque[float]) -> list[float]:

@@ -253,6 +253,7 @@ class Triton:
                 stub.kill()
         self._control(model, "unload", timeout_s)
         self._answers.begin_anew(model, self._get(self._addresses.metrics_port, "/metrics") or "")
+        self._stalls.begin_anew(model)
         self._control(model, "load", timeout_s)
         self._take_note_of(model)
         remove_shm(self._prefix, used_by=[stub.pid for _, stub in self._stubs])  # Triton leaves that of the dead

@@ -15,7 +15,7 @@ from PIL import Image
 
 from triptych import AsyncClient
 from triptych_demo import demo_builds
-from triptych_server import Server, State
+from triptych_server import Server, State, supervisor
 from triptych_server.layout import RECORDS, RUN_PREFIX, SHM
 from triptych_serving import record
 
@@ -170,3 +170,15 @@ def test_a_reader_that_is_killed_over_a_picture_loses_no_caller_and_restarts_not
     assert asyncio.run(draw(kill=True)) == alone
     next_event(run.told, State.REPLACING)
     next_event(run.told, State.READY)
+
+
+def test_one_that_dies_again_and_again_is_replaced_alone_until_triton_keeps_too_many_dead(run, monkeypatch):
+    for _ in range(6):
+        stub("image_encoder").kill()
+        next_event(run.told, State.REPLACING)
+        next_event(run.told, State.READY)
+    monkeypatch.setattr(supervisor, "MOST_REPLACED", run.server._replaced)
+    stub("image_encoder").kill()
+    assert "can be replaced alone" in run.told.get(timeout=60).text
+    next_event(run.told, State.READY)
+    assert run.server._replaced == 0
