@@ -234,7 +234,8 @@ def one_stage(
     facts = workshop.stage(name, family.stages(tokens)[name])
     report(f"max difference {facts['max_difference']:.1e}, batch invariant {facts['batch_invariant']}", 1.0)
     if options.target in TARGETS:
-        engines, card = engines_of(options, build), family.card((), {}, {})
+        tokenizers = tuple(workshop.tokenizer(folder, part) for part, folder in family.tokenizers.items())
+        engines, card = engines_of(options, build), family.card(tokenizers, {}, {})
         made = workshop.ledger.part(
             f"engines of {name}",
             facts["sha256"],
