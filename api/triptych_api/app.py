@@ -39,7 +39,7 @@ from .metrics import Metrics
 from .models import Models, read_presets
 from .openapi import document
 from .record import JsonLines, Recorded
-from .store import SqliteStore
+from .store import URLS, store
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Options:
         max_body_mb, body_s: largest body, and the seconds in which it has to come.
         under_way, a_minute: pictures at once, and begun in a minute, where no keys are asked for.
         grace_s: seconds that requests under way have at a stop.
-        jobs: the file that keeps jobs; None for one that goes with this process.
+        jobs: the file, or the URL of PostgreSQL, that keeps jobs; None for a file that goes with this process.
         bounds: how much is kept of them.
         private_webhooks: whether webhooks may go to loopback and to private networks, and without TLS.
     """
@@ -80,9 +80,14 @@ class Options:
     under_way: int = 256
     a_minute: float = 6000
     grace_s: int = 30
-    jobs: Path | None = None
+    jobs: str | None = None
     bounds: Bounds = field(default_factory=Bounds)
     private_webhooks: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Whether several fronts may have these jobs."""
+        return self.jobs is not None and self.jobs.startswith(URLS)
 
     def check(self) -> None:
         """Raise InvalidRequest where the options contradict each other, or a file is none."""
@@ -122,7 +127,7 @@ def build(options: Options) -> Starlette:
     metrics = Metrics()
     models = Models(options.client, read_presets(options.config) if options.config else {}, options.timeout_s)
     operations = Operations(models, metrics)
-    jobs = Jobs(models, lambda: SqliteStore(options.jobs), metrics, options.bounds, private=options.private_webhooks)
+    jobs = Jobs(models, lambda: store(options.jobs), metrics, options.bounds, private=options.private_webhooks)
     routes = [*Images(models).routes, *jobs.routes, *A1111(models).routes, *operations.routes]
 
     @contextlib.asynccontextmanager

@@ -11,10 +11,11 @@ import itertools
 import json
 import logging
 import random
+import re
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,10 +24,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from triptych.async_client import AsyncJob
+from triptych.async_client import AsyncClient, AsyncJob, event_of
 from triptych.errors import Overloaded, RequestCancelled, ServerUnavailable, TriptychError, invalid
 from triptych.transport import TRACE
-from triptych.types import Completed, GeneratedImage, InProgress
+from triptych.types import Completed, Event, GeneratedImage, InProgress
 from triptych_contract.errors import shown
 
 from .asked import Asked, asked, body_of
@@ -41,10 +42,13 @@ from .store import OPEN, Job, Store
 from .webhooks import Webhooks, resolved, webhook
 
 LOG = logging.getLogger("triptych_api.jobs")
+ID = re.compile("[0-9a-f-]{36}")
 # How long a job waits for a server that is away or full, in seconds; and how many it may lose.
 PATIENCE_S, MAX_BREAKS = 900.0, 2
 HOUSEKEEPING_S = 60.0
 STATUS_S = 2.0
+# How often a front says that it is there and looks for jobs of a lost one, and looks at one that another front draws.
+BEAT_S, ELSEWHERE_S = 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Bounds:
 
 @dataclass
 class Live:
-    """A job that has not ended: its requests under way, and whether somebody stopped it."""
+    """A job that this front draws: its requests under way, and whether somebody stopped it, here or at another front."""
 
     job: Job
     trace: Mapping[str, str] | None = None
@@ -73,6 +77,8 @@ class Live:
     requests: list[AsyncJob] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     stopped: bool = False
+    lost: bool = False
+    ending: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -159,15 +165,20 @@ class Jobs:
         """Stop a job; one that has ended is forgotten with its pictures."""
         job = await self._own(request)
         live = self._live.get(job.id)
-        if live is None:
+        if live is not None:
+            live.stopped = True
+            if live.task is not None:
+                live.task.cancel()
+            else:
+                await self._end(live, status="cancelled")
+            await live.ended.wait()
+        elif await self._ask(
+            self._store.end, _over(job, status="cancelled")
+        ):  # the front that draws it stops at its next beat
+            self.webhooks.wake()
+        else:
             await self._ask(self._store.delete, job.id)
             return Json({"id": job.id, "object": "job", "deleted": True})
-        live.stopped = True
-        if live.task is not None:
-            live.task.cancel()
-        else:
-            await self._end(live, status="cancelled")
-        await live.ended.wait()
         return Json(await self._state(await self._own(request)))
 
     async def events(self, request: Request) -> Response:
@@ -182,25 +193,41 @@ class Jobs:
                 live.changed.clear()
                 followed = list(live.requests)
                 for index, one in enumerate(followed):
-                    async for told in _told_of(one):
+                    async for told in _progress(one.iter_events(previews=True)):
                         yield {"id": job.id, "image_index": index, **told}
                 await live.changed.wait()
+        async for event in self._elsewhere(job):
+            yield event
         ended = await self._ask(self._store.get, job.tenant, job.id)
         if ended is not None:
             yield {"type": f"job.{ended.status}", **(await self._state(ended))}
 
+    async def _elsewhere(self, job: Job) -> AsyncIterator[Mapping[str, Any]]:
+        """Follow a job that another front draws, by the ids of its requests, until it has ended."""
+        followed, now = None, await self._ask(self._store.get, job.tenant, job.id)
+        while now is not None and now.status == OPEN:
+            if now.sent != followed:
+                followed = now.sent
+                for index, id in enumerate(_sent(now)):
+                    async for told in _progress(_watched(self._models.client, id, job.tenant)):
+                        yield {"id": job.id, "image_index": index, **told}
+            await asyncio.sleep(ELSEWHERE_S)
+            now = await self._ask(self._store.get, job.tenant, job.id)
+
     async def _own(self, request: Request) -> Job:
         id = request.path_params["id"]
-        found: Job | None = await self._ask(self._store.get, record_of(request).caller.tenant, id[:64])
+        known = ID.fullmatch(id)  # no database is asked for what no job is called
+        found: Job | None = known and await self._ask(self._store.get, record_of(request).caller.tenant, id)
         if found is None:
             raise Refusal(404, f"id: {shown(id)[:60]} given; legal: a job of yours", "job_not_found", param="id")
         return found
 
     async def _state(self, job: Job) -> dict[str, Any]:
         state = self._told(job)
-        live = self._live.get(job.id)
-        if live is not None:
-            state |= {"queue_position": self._position(live), **(await _at_server(live))}
+        if live := self._live.get(job.id):
+            state |= {"queue_position": self._position(live), **(await _at_server(live.requests))}
+        elif job.status == OPEN:
+            state |= await _first_word(self._models.client.watch(id, tenant=job.tenant) for id in _sent(job))
         return {**state, "result": json.loads(job.result) if job.result else None}
 
     def _told(self, job: Job) -> dict[str, Any]:
@@ -218,16 +245,35 @@ class Jobs:
     # Those who draw.
 
     async def run(self) -> None:
-        """Take up what was not ended before, and draw until cancelled; what is then under way is drawn after the next start."""
-        for job in await self._ask(self._store.unended):
-            await self._enter(Live(job))
+        """Draw until cancelled; what is then under way is drawn by another front, or after the next start."""
         workers = [self._work] * self._bounds.at_once
-        await asyncio.gather(*map(_always, [self._keep_house, self.webhooks.run, *workers]))
+        await asyncio.gather(*map(_always, [self._hold, self._keep_house, self.webhooks.run, *workers]))
 
     def close(self) -> None:
-        """Close the store, once `run` has ended."""
+        """Leave what has not ended to others and close the store, once `run` has ended."""
+        with contextlib.suppress(TriptychError):  # a database that is away
+            self._thread.submit(self._store.free).result()
         self._thread.submit(self._store.close).result()
         self._thread.shutdown()
+
+    async def _hold(self) -> None:
+        """Keep what is this front's, leave what was ended or taken elsewhere, take up what nobody has."""
+        while True:
+            mine = [id for id, live in self._live.items() if not live.ending]
+            for id in {*mine} - await self._ask(self._store.hold, mine):
+                if (live := self._live.get(id)) and not live.ending:
+                    self._lose(live)
+            for job in await self._ask(self._store.take, self._bounds.waiting - len(self._live)):
+                if job.id not in self._live:
+                    await self._enter(Live(job))
+            await asyncio.sleep(BEAT_S)
+
+    def _lose(self, live: Live) -> None:
+        live.stopped = live.lost = True
+        if live.task is not None:
+            live.task.cancel()
+        else:
+            self._leave(live)
 
     async def _enter(self, live: Live) -> None:
         self._live[live.job.id] = live
@@ -290,6 +336,7 @@ class Jobs:
     async def _attempt(self, live: Live, wanted: Asked) -> list[GeneratedImage]:
         live.requests = wanted.model.client.submit_many(n=wanted.n, **wanted.settings)
         live.changed.set()
+        await self._ask(self._store.sent, live.job.id, [one.id for one in live.requests])
         try:
             with wanted.told(self._models):
                 return list(await asyncio.gather(*(one.get() for one in live.requests)))
@@ -298,20 +345,22 @@ class Jobs:
             raise
 
     async def _end(self, live: Live, **changes: Any) -> None:
-        now = time.time()
-        due = now if live.job.webhook else None
-        ended = replace(live.job, ended=now, request=None, due=due, **changes)
+        live.ending = True
+        ended = _over(live.job, **changes)
         try:
-            await self._ask(self._store.save, ended)
+            if not live.lost and await self._ask(self._store.end, ended):
+                self._metrics.jobs.labels(ended.status).inc()
         finally:  # a full disk keeps nobody waiting
-            self._metrics.jobs.labels(ended.status).inc()
-            self._live.pop(live.job.id, None)
-            self._waiting = [entry for entry in self._waiting if entry[2] != live.job.id]
-            heapq.heapify(self._waiting)
-            live.end()
-            live.ended.set()
-            live.changed.set()
+            self._leave(live)
         self.webhooks.wake()
+
+    def _leave(self, live: Live) -> None:
+        self._live.pop(live.job.id, None)
+        self._waiting = [entry for entry in self._waiting if entry[2] != live.job.id]
+        heapq.heapify(self._waiting)
+        live.end()
+        live.ended.set()
+        live.changed.set()
 
     async def _wanted(self, body: Mapping[str, Any], caller: Caller) -> Asked:
         wanted = await asked(body, self._models, caller, edit=bool({"image", "images"} & body.keys()))
@@ -339,23 +388,48 @@ async def _always(work: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(1)
 
 
-async def _at_server(live: Live) -> dict[str, Any]:
-    """Give the server's word on a job's first picture that has not ended, in the words of a job."""
-    for one in live.requests:
-        if not one.task.done():
-            with contextlib.suppress(TriptychError, asyncio.TimeoutError):
-                told = await asyncio.wait_for(one.status(), STATUS_S)
-                status = "generating" if told["status"] == "running" else OPEN
-                facts = {name: told[name] for name in ("stage", "step", "num_steps", "remaining_s")}
-                return {"status": status, "queue_position": told["position"], **facts}
-            break
+def _over(job: Job, **changes: Any) -> Job:
+    now = time.time()
+    return replace(job, ended=now, request=None, due=now if job.webhook else None, **changes)
+
+
+def _sent(job: Job) -> list[str]:
+    """Give the ids of the requests that draw a job."""
+    return list(json.loads(job.sent or "[]"))
+
+
+async def _at_server(requests: Sequence[AsyncJob]) -> dict[str, Any]:
+    """Give the server's word on the first picture that has not ended, in the words of a job."""
+    return await _first_word(one.status() for one in requests if not one.task.done())
+
+
+async def _first_word(words: Iterable[Awaitable[Mapping[str, Any]]]) -> dict[str, Any]:
+    for word in words:
+        with contextlib.suppress(TriptychError, asyncio.TimeoutError):
+            told = await asyncio.wait_for(word, STATUS_S)
+            status = "generating" if told["status"] == "running" else OPEN
+            facts = {name: told[name] for name in ("stage", "step", "num_steps", "remaining_s")}
+            return {"status": status, "queue_position": told["position"], **facts}
+        break
     return {}
 
 
-async def _told_of(one: AsyncJob) -> AsyncIterator[dict[str, Any]]:
-    """Give a picture's events; how it failed is told by its job's end."""
+async def _watched(client: AsyncClient, id: str, tenant: str) -> AsyncIterator[Event]:
+    """Give the events of a request that another front sent."""
+    since = -1
+    while True:
+        state = await client.watch(id, since=since, previews=True, tenant=tenant)
+        if (event := event_of(state)) is None:
+            return
+        if state["seq"] > since:
+            yield event
+        since = state["seq"]
+
+
+async def _progress(events: AsyncIterator[Event]) -> AsyncIterator[dict[str, Any]]:
+    """Give a picture's events in the words of a job; how it failed is told by its job's end."""
     with contextlib.suppress(TriptychError):
-        async for event in one.iter_events(previews=True):
+        async for event in events:
             if isinstance(event, InProgress):
                 preview = base64.b64encode(event.preview).decode() if event.preview else None
                 steps = {"step": event.step, "num_steps": event.total, "stage": event.stage}

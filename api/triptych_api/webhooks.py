@@ -13,7 +13,6 @@ import json
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +28,8 @@ from .store import Job, Store
 BACK_OFF_S = (5, 30, 120, 600, 1800, 4500)
 TIMEOUT_S = 15.0
 AT_ONCE = 8
+# How often to look for what a front that is gone has left, in seconds.
+LOOK_S = 30.0
 LEGAL = "an object with url, https://…, and secret, a text of 16 … 256 characters"
 
 
@@ -122,25 +123,21 @@ class Webhooks:
     async def run(self) -> None:
         """Send until cancelled."""
         async with httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False) as client:
-            room = asyncio.Semaphore(AT_ONCE)
             while True:
                 self._woken.clear()
-                due = await self._ask(self._store.due, time.time())
-                await asyncio.gather(*(self._tell(client, room, job) for job in due))
+                due = await self._ask(self._store.due, time.time(), AT_ONCE)
+                await asyncio.gather(*(self._tell(client, job) for job in due))
                 following = await self._ask(self._store.next_due)
-                left = None if following is None else max(0.0, following - time.time())
+                left = LOOK_S if following is None else max(0.0, following - time.time())
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), left)
+                    await asyncio.wait_for(self._woken.wait(), min(LOOK_S, left))
 
-    async def _tell(self, client: httpx2.AsyncClient, room: asyncio.Semaphore, job: Job) -> None:
-        async with room:
-            done = await self._sent(client, job)
+    async def _tell(self, client: httpx2.AsyncClient, job: Job) -> None:
+        done = await self._sent(client, job)
         self._metrics.webhooks.labels("sent" if done else "failed").inc()
         again = not done and job.tries < len(BACK_OFF_S)
         due = time.time() + BACK_OFF_S[job.tries] if again else None
-        kept = await self._ask(self._store.get, job.tenant, job.id)
-        if kept is not None:
-            await self._ask(self._store.save, replace(kept, due=due, tries=job.tries + 1))
+        await self._ask(self._store.told, job.id, due, job.tries + 1)
 
     async def _sent(self, client: httpx2.AsyncClient, job: Job) -> bool:
         asked = json.loads(job.webhook or "{}")

@@ -182,6 +182,23 @@ class AsyncClient:
         """The loop's figures."""
         return await _verb(self._transport, action="stats")
 
+    async def watch(
+        self, id: str, *, since: int = -1, previews: bool = False, tenant: str | None = None
+    ) -> dict[str, Any]:
+        """The server's word on a request, whoever sent it, as soon as its `seq` exceeds `since`: what `AsyncJob.status` gives.
+
+        Raises:
+            InvalidRequest: no server has it.
+        """
+        whose = tenant or self.tenant
+        asked = {
+            "id": id,
+            "since": since,
+            **({"tenant": whose} if whose else {}),
+            **({"preview": True} if previews else {}),
+        }
+        return await _verb(self._transport, WATCH_S, action="watch", **asked)
+
     async def models(self) -> dict[str, Any]:
         """All that the server serves, by ensemble; each as `describe` has it."""
         report = await self._patiently("describe", CANCEL_S)
@@ -336,7 +353,7 @@ class AsyncJob:
                 if self.task.done():
                     break
                 state = watch.result()
-                since, event = state["seq"], _event(state)
+                since, event = state["seq"], event_of(state)
             except Exception:  # whatever it is
                 event = None
                 await asyncio.wait([self.task], timeout=random.uniform(0.2, 0.5))  # noqa: S311 - no secret
@@ -415,7 +432,7 @@ async def _verb(transport: Transport, timeout_s: float = CANCEL_S, **inputs: Any
     return report
 
 
-def _event(state: dict[str, Any]) -> Queued | InProgress | None:
+def event_of(state: Mapping[str, Any]) -> Queued | InProgress | None:
     if state["status"] == "queued":
         return Queued(state["position"] or 0)
     if state["status"] == "running":

@@ -55,7 +55,14 @@ def serve(
     under_way: Annotated[int, _limit(min=1, help="Pictures at once, without --keys.")] = 256,
     a_minute: Annotated[float, _limit(min=1, help="Pictures begun in a minute, without --keys.")] = 6000,
     grace: Annotated[int, _limit(min=0, help="Seconds that requests under way have at a stop.")] = 30,
-    jobs: Annotated[Path | None, _jobs(metavar="FILE", help="Keeps jobs; default: they go with this process.")] = None,
+    jobs: Annotated[
+        str | None,
+        _jobs(
+            metavar="FILE|URL",
+            envvar="TRIPTYCH_API_JOBS",
+            help="Keeps jobs: a file, or postgresql://… for several fronts; default: they go with this process.",
+        ),
+    ] = None,
     kept_hours: Annotated[float, _jobs(min=0.01, help="Hours that a job is kept after its end.")] = 24,
     kept_mb: Annotated[int, _jobs(min=1, help="Most that results take; the oldest go first.")] = 1024,
     waiting: Annotated[int, _jobs(min=1, help="Jobs that may be unended.")] = 1000,
