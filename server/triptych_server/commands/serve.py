@@ -15,6 +15,7 @@ from rich.status import Status
 
 from triptych_demo import demo_builds
 from triptych_server import Addresses, CannotServe, Event, Server, State
+from triptych_server.builds import STORE, local
 from triptych_server.layout import TRITON_HOME
 
 WAITING = {
@@ -27,10 +28,15 @@ WAITING = {
 
 def serve(
     builds: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            metavar="[BUILD]…", help="Folders made by `triptych export`, one of each family; default: the demo."
+            metavar="[BUILD]…",
+            help="Folders made by `triptych export`, or their URLs, one of each family; default: the demo.",
         ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", envvar=STORE, help="Keeps builds that were fetched; default: in ~/.cache."),
     ] = None,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
@@ -64,7 +70,7 @@ def serve(
 
     try:
         server = Server(
-            builds or demo_builds(),
+            [local(build, store, console.print) for build in builds] if builds else demo_builds(),
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
