@@ -29,6 +29,7 @@ COPY server server
 COPY web web
 COPY page page
 COPY api api
+COPY cluster cluster
 COPY export export
 COPY lab lab
 COPY demo demo

@@ -19,6 +19,7 @@ COPY server server
 COPY web web
 COPY page page
 COPY api api
+COPY cluster cluster
 COPY export export
 COPY lab lab
 RUN pip --python /opt/build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./server \

@@ -17,12 +17,11 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from triptych.errors import invalid
 from triptych_api.app import Options as FrontOptions
 
-from .deployments import Doors, Fronts, Servers, Serving, doors_options
-from .directory import DOOR, SERVER, Facts, directory
+from .deployments import SERVERS, Doors, Fronts, Servers, Serving, doors_options, fronts_options
+from .directory import DOOR, FRONT, SERVER, Facts, directory
 from .scaling import ByWork
 
-# Applications of their own, so that each can be deployed alone; each has one deployment of the same name.
-SERVERS, DOORS, FRONTS = "triptych-servers", "triptych-doors", "triptych-fronts"
+DOORS, FRONTS = "triptych-doors", "triptych-fronts"
 # A server is asked this often whether it lives, and its work this often for the autoscaler.
 HEALTH_S, METRICS_S = 2.0, 1.0
 STOP_S = 30.0
@@ -35,9 +34,10 @@ class Options:
     Args:
         serving: how each server serves.
         address: of a running Ray cluster, as "auto"; None starts one on this machine.
-        host, port: of the doors' gRPC.
+        host, port, metrics_port: of the doors' gRPC, and of the page with all servers' metrics that each door has.
         front: the HTTP front's options, whose host and port Ray Serve's proxies take; None for none.
         doors: how many, at most one a machine.
+        fronts: how many; more than one ask for a database that they share.
         servers: fewest and most; where they differ Ray Serve scales. None: one for each GPU, or one.
         target_s: as `ByWork`'s.
         pause_s: seconds for which fewer servers must have been enough before one goes.
@@ -48,8 +48,10 @@ class Options:
     address: str | None = None
     host: str = "127.0.0.1"
     port: int = 8001
+    metrics_port: int = 8002
     front: FrontOptions | None = None
     doors: int = 1
+    fronts: int = 1
     servers: tuple[int, int] | None = None
     target_s: float = 20.0
     pause_s: float = 60.0
@@ -61,6 +63,9 @@ class Options:
             raise invalid("servers", f"{self.servers[0]} … {self.servers[1]}", "fewest ≤ most, and most at least 1")
         if self.front:
             self.front.check()
+        if self.front and (self.front.jobs or self.fronts > 1) and not self.front.shared:
+            given = self.front.jobs or f"none, with {self.fronts} fronts"
+            raise invalid("jobs", given, "postgresql://…, which fronts share wherever they run")
 
 
 def start(options: Options) -> None:
@@ -78,12 +83,12 @@ def start(options: Options) -> None:
         http_options={"host": front.host, "port": front.port} if front else None,
     )
     serve.run(_servers(options), name=SERVERS, route_prefix=None)
-    # Ray Serve begins anew whatever is deployed again: other servers are no reason for other doors.
-    told = {door["options"] for door in status().doors.values()}
-    if told != {doors_options(options.host, options.port)} or len(status().doors) != options.doors:
+    # Ray Serve begins anew whatever is deployed again: other servers are no reason for other doors and fronts.
+    there = status()
+    if _differ(there.doors, options.doors, doors_options(*_door(options))):
         serve.run(_doors(options), name=DOORS, route_prefix=None)
-    if front:
-        serve.run(_fronts(front), name=FRONTS, route_prefix="/")
+    if front and _differ(there.fronts, options.fronts, fronts_options(front)):
+        serve.run(_fronts(front, options.fronts), name=FRONTS, route_prefix="/")
 
 
 def connect(address: str | None) -> None:
@@ -102,16 +107,25 @@ def stop() -> None:
 
 
 class Status(NamedTuple):
-    """Every server and every door as it last spoke, by name."""
+    """Every server, door and front as it last spoke, by name."""
 
     servers: Mapping[str, Facts]
     doors: Mapping[str, Facts]
+    fronts: Mapping[str, Facts]
 
 
 def status() -> Status:
     """Ask the directory who is there."""
     members = directory()
-    return Status(*ray.get([members.all.remote(kind) for kind in (SERVER, DOOR)]))
+    return Status(*ray.get([members.all.remote(kind) for kind in (SERVER, DOOR, FRONT)]))
+
+
+def _differ(there: Mapping[str, Facts], number: int, asked: str) -> bool:
+    return len(there) != number or {one["options"] for one in there.values()} != {asked}
+
+
+def _door(options: Options) -> tuple[str, int, int]:
+    return options.host, options.port, options.metrics_port
 
 
 def _servers(options: Options) -> Any:
@@ -149,8 +163,9 @@ def _doors(options: Options) -> Any:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=2 * STOP_S + 5,
     )
-    return made.bind(options.host, options.port, serve.get_deployment_handle(SERVERS, SERVERS))
+    return made.bind(*_door(options))
 
 
-def _fronts(options: FrontOptions) -> Any:
-    return serve.deployment(Fronts, name=FRONTS, ray_actor_options={"num_cpus": 0}).bind(options)
+def _fronts(options: FrontOptions, number: int) -> Any:
+    made = serve.deployment(Fronts, name=FRONTS, num_replicas=number, ray_actor_options={"num_cpus": 0})
+    return made.bind(options)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,20 +17,25 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
 
 from triptych import __version__
 from triptych.async_client import AsyncClient
 from triptych.errors import TriptychError
 from triptych_api.app import Options as FrontOptions
 from triptych_api.app import build
+from triptych_server.builds import local
 from triptych_server.layout import CannotServe
 from triptych_server.supervisor import Server, State
 
 from .book import Book
-from .directory import DOOR, SERVER, Facts, directory
-from .door import Door
+from .directory import DOOR, FRONT, SERVER, Facts, directory
+from .door import BIND_S, LOOK_S, Door
+from .metrics import application
 from .scaling import SECONDS
 
+# An application of Ray Serve's, so that it can be deployed alone, and its one deployment.
+SERVERS = "triptych-servers"
 TELL_S = 0.25
 
 
@@ -35,13 +44,15 @@ class Serving:
     """How each server serves.
 
     Args:
-        builds: folders of `triptych export`, on every machine; none for the demo's.
+        builds: folders of `triptych export` on every machine, or URLs of such; none for the demo's.
+        store: folder for what is fetched; None for the user's cache.
         loopback: whether Triton listens for this machine alone; else on its address in the cluster.
         adapters: folder of LoRAs, on every machine.
         cache_mb, adapters_mb, reproducible, grace_s: as `triptych_server.Server`'s.
     """
 
     builds: tuple[str, ...] = ()
+    store: str | None = None
     loopback: bool = False
     adapters: str | None = None
     cache_mb: float = 256
@@ -50,11 +61,12 @@ class Serving:
     grace_s: float = 30
 
     def server(self) -> Server:
-        """Make a server on free ports of this machine."""
+        """Make a server on free ports of this machine, once its builds are here."""
         from triptych_demo import demo_builds
 
+        store = Path(self.store) if self.store else None
         return Server(
-            [Path(folder) for folder in self.builds] or demo_builds(),
+            [local(build, store) for build in self.builds] or demo_builds(),
             host="127.0.0.1" if self.loopback else ray.util.get_node_ip_address(),
             http_port=0,
             grpc_port=0,
@@ -67,9 +79,14 @@ class Serving:
         )
 
 
-def doors_options(host: str, port: int) -> str:
+def doors_options(host: str, port: int, metrics_port: int) -> str:
     """Tell doors that were deployed from those that are asked for."""
-    return f"{__version__} {host}:{port}"
+    return f"{__version__} {host}:{port}:{metrics_port}"
+
+
+def fronts_options(options: FrontOptions) -> str:
+    """Tell fronts that were deployed from those that are asked for, without what they hold: a database's password, say."""
+    return hashlib.sha256(f"{__version__} {options}".encode()).hexdigest()
 
 
 class Membership:
@@ -103,7 +120,7 @@ class Servers:
     """One replica is one Triton, watched and restarted by its supervisor, drained when Ray Serve takes it away."""
 
     async def __init__(self, serving: Serving) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        self._server = serving.server()
+        self._server = await asyncio.to_thread(serving.server)
         await asyncio.to_thread(self._server.start)
         self._client = AsyncClient(self._server.addresses.grpc)
         self._seconds = 0.0
@@ -142,45 +159,98 @@ class Servers:
         await asyncio.to_thread(self._server.stop)
 
 
+class Followed:
+    """A door in this replica, told of the servers four times a second."""
+
+    async def listen(self, host: str, port: int) -> int:
+        """Answer at an address, whose port it gives."""
+        book, servers = Book(), DeploymentHandle(SERVERS, SERVERS)
+        self._server, bound = await Door(book, servers.wake.remote).listen(host, port)
+        self._looking = asyncio.ensure_future(self._look(book))
+        return bound
+
+    async def close(self) -> None:
+        """Take no new calls, finish those under way."""
+        await self._server.stop(grace=60)
+        self._looking.cancel()
+
+    async def _look(self, book: Book) -> None:
+        members = directory()
+        while True:
+            with contextlib.suppress(RayError):
+                book.tell(await members.all.remote(SERVER))
+            await asyncio.sleep(TELL_S)
+
+
+class Page:
+    """A web application at an address of its own, in this replica's event loop."""
+
+    async def listen(self, host: str, port: int, app: Any) -> int:
+        """Answer at an address, whose port it gives; 0 takes a free one."""
+        import uvicorn
+
+        family, ends = socket.AF_INET6 if ":" in host else socket.AF_INET, time.monotonic() + BIND_S
+        while True:
+            try:
+                taken = socket.create_server((host, port), family=family)
+                break
+            except OSError:  # as a door's that goes
+                if time.monotonic() > ends:
+                    raise
+                await asyncio.sleep(LOOK_S)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+        self._serving = asyncio.ensure_future(self._server.serve(sockets=[taken]))
+        return int(taken.getsockname()[1])
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        self._server.should_exit = True
+        await self._serving
+
+
 class Doors:
     """One replica is one address of Triton's gRPC."""
 
-    async def __init__(self, host: str, port: int, servers: Any) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        self._book, self._directory = Book(), directory()
-        self._door = Door(self._book, servers.wake.remote)
-        self._server, bound = await self._door.listen(host, port)
+    async def __init__(self, host: str, port: int, metrics_port: int) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        self._door, self._metrics, members = Followed(), Page(), directory()
+        bound = await self._door.listen(host, port)
+        page = await self._metrics.listen(host, metrics_port, application(partial(members.all.remote, SERVER)))
         reached = ray.util.get_node_ip_address() if ip_address(host).is_unspecified else host
-        self._looking = asyncio.ensure_future(self._look())
-        self._told = {"address": f"{reached}:{bound}", "options": doors_options(host, port)}
+        self._told = {
+            "address": f"{reached}:{bound}",
+            "metrics": f"http://{reached}:{page}/metrics",
+            "options": doors_options(host, port, metrics_port),
+        }
         self._member = Membership(DOOR, self._facts)
 
     async def _facts(self) -> Facts:
         return self._told
 
-    async def _look(self) -> None:
-        while True:
-            with contextlib.suppress(RayError):
-                self._book.tell(await self._directory.all.remote(SERVER))
-            await asyncio.sleep(TELL_S)
-
     async def __del__(self) -> None:
-        """Take no new calls, finish those under way."""
+        """Let people see no more of it, and finish what is under way."""
         await self._member.leave()
-        await self._server.stop(grace=60)
-        self._looking.cancel()
+        await asyncio.gather(self._door.close(), self._metrics.close())
 
 
 @serve.ingress()
 class Fronts:
-    """One replica is the HTTP front of any door, behind Ray Serve's proxies."""
+    """One replica is an HTTP front behind Ray Serve's proxies, with a door of its own: it outlives every other."""
 
     async def __init__(self, options: FrontOptions) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        while not (doors := await directory().all.remote(DOOR)):
-            await asyncio.sleep(TELL_S)
-        here = ray.get_runtime_context().get_node_id()
-        near = sorted(doors.values(), key=lambda door: door["node"] != here)
-        self._options = replace(options, client={"url": near[0]["address"]})
+        self._door = Followed()
+        bound = await self._door.listen("127.0.0.1", 0)
+        self._options = replace(options, client={"url": f"127.0.0.1:{bound}"})
+        self._told = {"options": fronts_options(options)}
+        self._member = Membership(FRONT, self._facts)
 
     def __serve_build_asgi_app__(self) -> Any:
-        """Make the front's application, once the door is known."""
+        """Make the front's application, once its door is open."""
         return build(self._options)
+
+    async def _facts(self) -> Facts:
+        return self._told
+
+    async def __del__(self) -> None:
+        """Close the door, after the application has ended."""
+        await self._member.leave()
+        await self._door.close()

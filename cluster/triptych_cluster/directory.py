@@ -1,4 +1,4 @@
-"""Who is there: every server and door says so, twice a second or more, and every door asks."""
+"""Who is there: every server, door and front says so, twice a second or more, and every door asks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 NAME = "triptych"
-SERVER, DOOR = "server", "door"
+SERVER, DOOR, FRONT = "server", "door", "front"
 # Without a word for so long, one is gone.
 STALE_S = 3.0
 
@@ -23,7 +23,7 @@ class Members:
         self._said: dict[tuple[str, str], tuple[float, Facts]] = {}
 
     def say(self, kind: str, name: str, facts: Facts) -> None:
-        """Take what one of a kind ("server", "door") says of itself."""
+        """Take what one of a kind ("server", "door", "front") says of itself."""
         self._said[kind, name] = time.monotonic(), facts
 
     def leave(self, kind: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import contextmanager
 
 import pytest
@@ -39,10 +40,17 @@ def cluster():
         yield cluster
 
 
+def free_port():
+    """A port that nobody has: Ray Serve's proxies, one a node, take one port together."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
 @contextmanager
 def deployed(cluster, **options):
     """The demo on a cluster; doors take free ports, since all nodes are one machine here."""
-    app.start(Options(**{"address": cluster.address, "port": 0, **options}))
+    app.start(Options(**{"address": cluster.address, "port": 0, "metrics_port": 0, **options}))
     try:
         yield app.status
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import socket
 import subprocess
 from itertools import islice
 
@@ -14,19 +13,13 @@ import pytest
 
 from .. import plain
 from ..fronts import SMALL, TRIPTYCH
+from .conftest import free_port
 
 pytestmark = pytest.mark.serial
 
 
-@pytest.fixture
-def port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def test_it_serves_over_grpc_and_http_until_it_is_stopped(port, url, tmp_path):
-    options = ["--grpc-port", "0", "--http-port", str(port), "--cpus", "0.5"]
+def test_it_serves_over_grpc_and_http_until_it_is_stopped(url, tmp_path):
+    options = ["--grpc-port", "0", "--metrics-port", "0", "--http-port", str(free_port()), "--cpus", "0.5"]
     environment = {**os.environ, "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
     with (tmp_path / "errors").open("w") as errors:
         command = subprocess.Popen(
@@ -34,16 +27,17 @@ def test_it_serves_over_grpc_and_http_until_it_is_stopped(port, url, tmp_path):
         )
     # Ray may have something to say before them.
     told = (line.split() for line in command.stdout)
-    addresses = dict(islice((words for words in told if words[:1] in (["gRPC"], ["HTTP"])), 2))
-    grpc, http = addresses["gRPC"], addresses["HTTP"]
+    addresses = dict(islice((words for words in told if words[:1] in (["gRPC"], ["metrics"], ["HTTP"])), 3))
+    grpc, http, metrics = (addresses[name] for name in ("gRPC", "HTTP", "metrics"))
     below = psutil.Process(command.pid).children(recursive=True)
     listening = [one.laddr for one in psutil.net_connections("inet") if one.status == "LISTEN"]
-    ours = {int(address.rpartition(":")[2]) for address in (grpc, http)}
+    ours = {int(address.rpartition(":")[2]) for address in (grpc, http, metrics.removesuffix("/metrics"))}
     assert {at.ip.removeprefix("::ffff:") for at in listening if at.port in ours} == {"127.0.0.1"}
     over_http = httpx2.post(f"{http}/v1/images/generations", json=SMALL, timeout=120).json()["data"][0]["b64_json"]
     direct = {name: SMALL[name] for name in ("prompt", "seed", "num_inference_steps")} | {"width": 128, "height": 128}
     pictures = [base64.b64decode(over_http), *(plain.grpc(at, **direct)["image"] for at in (grpc, url))]
     assert pictures[0] == pictures[1] == pictures[2]
+    assert 'triptych_completed_total{instance="' in httpx2.get(metrics).text
     told = subprocess.run(
         [*TRIPTYCH, "cluster", "status"], capture_output=True, text=True, check=True, timeout=120
     ).stdout

@@ -71,7 +71,7 @@ def test_an_update_under_load_loses_nothing(cluster):
         with ThreadPoolExecutor(6) as pool:
             drawing = [pool.submit(draw, door, [seed]) for seed in range(40)]
             updated = Serving(builds=(str(demo_build()),), cache_mb=1)
-            app.start(Options(address=cluster.address, port=0, servers=(2, 2), serving=updated))
+            app.start(Options(address=cluster.address, port=0, metrics_port=0, servers=(2, 2), serving=updated))
             until(lambda: len(status().servers) == 2 and not old & {*status().servers}, 240)
             assert len({data for one in drawing for data in one.result()}) == 40
         assert {one["builds"] for one in status().servers.values()} == {str(demo_build())}

@@ -21,6 +21,7 @@ import yaml
 
 from triptych import Client
 from triptych_api.metrics import Metrics
+from triptych_cluster.metrics import ANSWERED
 from triptych_serving.metrics import METRICS
 
 tomllib = pytest.importorskip("tomllib", reason="the images have Python 3.12")
@@ -96,6 +97,13 @@ def test_what_is_copied_exists_and_is_sent_to_the_engine(dockerfile):
         for source in [] if sources[0].startswith("--from") else sources:
             files = [path for path in (ROOT / source).rglob("*") if path.is_file()] or [ROOT / source]
             assert any(path.exists() and sent(path.relative_to(ROOT)) for path in files), source
+
+
+def test_all_that_a_wheel_includes_is_copied(dockerfile):
+    server = tomllib.loads((ROOT / "server/pyproject.toml").read_text())
+    included = server["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["include"]
+    copied = {line.split()[0] for line in of(dockerfile, "COPY")}
+    assert {Path(name).parts[1] for name in included} <= copied
 
 
 def sent(path):
@@ -340,7 +348,7 @@ def test_queries_ask_for_metrics_that_a_running_server_has(served):
     assert {f"triptych_{name}" for name in METRICS} <= published
     for query in queries():
         assert names(query), query
-        assert names(query) <= published | GPU_METRICS | FRONT_METRICS | {"up"}, query
+        assert names(query) <= published | GPU_METRICS | FRONT_METRICS | {"up", ANSWERED}, query
 
 
 def test_panels_are_unique_and_do_not_overlap():
@@ -356,6 +364,7 @@ def test_panels_are_unique_and_do_not_overlap():
         "Cache",
         "Machine",
         "HTTP front",
+        "Cluster",
     ]
     for one, other in combinations((panel["gridPos"] for panel in panels), 2):
         assert not (_crosses(one, other, "x", "w") and _crosses(one, other, "y", "h"))

@@ -33,8 +33,15 @@ def up(
     context: typer.Context,
     ray: Ray = None,
     build: Annotated[
-        list[Path] | None,
-        _servers(metavar="FOLDER", help="A folder of `triptych export`, on every machine (repeat); default: the demo."),
+        list[str] | None,
+        _servers(
+            metavar="FOLDER|URL",
+            help="A folder of `triptych export` on every machine, or its URL (repeat); default: the demo.",
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        _servers(metavar="FOLDER", envvar="TRIPTYCH_STORE", help="Keeps fetched builds; default: in ~/.cache."),
     ] = None,
     adapters: Annotated[Path | None, _servers(metavar="FOLDER", help="LoRAs that requests may name.")] = None,
     adapters_mb: Annotated[float, _servers(min=1, help="Megabytes of LoRAs in use that each keeps.")] = 4096,
@@ -48,6 +55,7 @@ def up(
     pause: Annotated[float, _scale(min=0, help="Seconds of less work before one goes.")] = 60,
     host: Annotated[str, _doors(help="Address that the doors listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, _doors(min=0, max=65535, help="Triton's gRPC; 0 takes a free one.")] = 8001,
+    metrics_port: Annotated[int, _doors(min=0, max=65535, help="All servers' metrics; 0 takes a free one.")] = 8002,
     doors: Annotated[int, _doors(min=1, help="How many, one a machine.")] = 1,
     http_port: Annotated[
         int | None, _doors(min=1, max=65535, help="The HTTP front as well, on this port of every machine.")
@@ -55,6 +63,11 @@ def up(
     keys: Annotated[
         Path | None, _doors(metavar="FILE", help="Who may ask over HTTP; as `triptych api` has it.")
     ] = None,
+    jobs: Annotated[
+        str | None,
+        _doors(metavar="URL", envvar="TRIPTYCH_API_JOBS", help="postgresql://…: the HTTP jobs of all machines."),
+    ] = None,
+    fronts: Annotated[int, _doors(min=1, help="HTTP fronts, wherever there is room.")] = 1,
 ) -> None:
     """Serve on all GPUs of this machine until Ctrl-C, or deploy to a Ray cluster."""
     if context.invoked_subcommand:
@@ -63,10 +76,11 @@ def up(
     from triptych_cluster import app
     from triptych_cluster.deployments import Serving
 
-    front = None if http_port is None else Front(host=host, port=http_port, keys=_whole(keys))
+    front = None if http_port is None else Front(host=host, port=http_port, keys=_whole(keys), jobs=jobs)
     least = servers if servers is not None else 1 if most else None
     serving = Serving(
-        builds=tuple(str(folder.resolve()) for folder in build or ()),
+        builds=tuple(one if "://" in one else str(Path(one).resolve()) for one in build or ()),
+        store=str(store.resolve()) if store else None,
         adapters=str(adapters.resolve()) if adapters else None,
         adapters_mb=adapters_mb,
         cache_mb=cache_mb,
@@ -78,8 +92,10 @@ def up(
         address=ray,
         host=host,
         port=grpc_port,
+        metrics_port=metrics_port,
         front=front,
         doors=doors,
+        fronts=fronts,
         servers=None if least is None else (least, most or least),
         target_s=target_seconds,
         pause_s=pause,
@@ -90,7 +106,7 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):  # which Ray has taken for itself, to end at once
         signal.signal(number, lambda *_: stopped.set())
     for door in app.status().doors.values():
-        sys.stdout.write(f"gRPC     {door['address']}\n")
+        sys.stdout.write(f"gRPC     {door['address']}\nmetrics  {door['metrics']}\n")
     if front:
         sys.stdout.write(f"HTTP     http://{host}:{http_port}\n")
     sys.stdout.flush()
@@ -101,7 +117,7 @@ def up(
 
 @cluster.command()
 def status(ray: Ray = "auto") -> None:
-    """Print every server with its work, and every door."""
+    """Print every server with its work, every door and every front."""
     from triptych_cluster import app
 
     app.connect(ray)
@@ -117,7 +133,9 @@ def status(ray: Ray = "auto") -> None:
     console = Console(highlight=False, soft_wrap=True, width=WIDE)
     console.print(table)
     for name, one in sorted(found.doors.items()):
-        console.print(f"door {name}  node {one['node'][:8]}  gRPC {one['address']}")
+        console.print(f"door {name}  node {one['node'][:8]}  gRPC {one['address']}  metrics {one['metrics']}")
+    for name, one in sorted(found.fronts.items()):
+        console.print(f"front {name}  node {one['node'][:8]}")
 
 
 def _whole(path: Path | None) -> Path | None:
