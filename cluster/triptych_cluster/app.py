@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported:
 
 import ray
 from ray import serve
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from triptych.errors import invalid
@@ -25,6 +28,7 @@ DOORS, FRONTS = "triptych-doors", "triptych-fronts"
 # A server is asked this often whether it lives, and its work this often for the autoscaler.
 HEALTH_S, METRICS_S = 2.0, 1.0
 STOP_S = 30.0
+LOOK_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Options:
         servers: fewest and most; where they differ Ray Serve scales. None: one for each GPU, or one.
         target_s: as `ByWork`'s.
         pause_s: seconds for which fewer servers must have been enough before one goes.
-        cpus: a server's share of a machine without GPUs.
+        gpus: of each server; None: one where the cluster has any.
+        cpus: a server's share of a machine where it has no GPU.
+        on: a Ray resource that the machines for doors and fronts have; "" for any machine.
     """
 
     serving: Serving = field(default_factory=Serving)
@@ -55,7 +61,9 @@ class Options:
     servers: tuple[int, int] | None = None
     target_s: float = 20.0
     pause_s: float = 60.0
+    gpus: int | None = None
     cpus: float = 1.0
+    on: str = ""
 
     def check(self) -> None:
         """Raise InvalidRequest where the options contradict each other."""
@@ -82,13 +90,13 @@ def start(options: Options) -> None:
         proxy_location="EveryNode" if front else "Disabled",
         http_options={"host": front.host, "port": front.port} if front else None,
     )
-    serve.run(_servers(options), name=SERVERS, route_prefix=None)
+    serve.run(servers(options), name=SERVERS, route_prefix=None)
     # Ray Serve begins anew whatever is deployed again: other servers are no reason for other doors and fronts.
     there = status()
     if _differ(there.doors, options.doors, doors_options(*_door(options))):
-        serve.run(_doors(options), name=DOORS, route_prefix=None)
+        serve.run(doors(options), name=DOORS, route_prefix=None)
     if front and _differ(there.fronts, options.fronts, fronts_options(front)):
-        serve.run(_fronts(front, options.fronts), name=FRONTS, route_prefix="/")
+        serve.run(fronts(options), name=FRONTS, route_prefix="/")
 
 
 def connect(address: str | None) -> None:
@@ -104,6 +112,28 @@ def stop() -> None:
     for name in (FRONTS, DOORS, SERVERS):
         serve.delete(name)
     ray.kill(directory())
+
+
+def leave(address: str, within_s: float) -> bool:
+    """Have what runs on this machine moved to others before the machine goes.
+
+    Args:
+        within_s: how long that may take; what is still here is then stopped.
+
+    Returns:
+        Whether nothing of ours is left here.
+    """
+    connect(address)
+    here, ends = ray.get_runtime_context(), time.time() + within_s
+    node, going = here.get_node_id(), DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = GcsClient(address=here.gcs_address).drain_node(node, going, "it leaves", int(ends * 1000))
+    if not accepted:
+        raise RuntimeError(f"Ray does not let this machine go: {why}")
+    while any(one["node"] == node for kind in status() for one in kind.values()):
+        if time.time() > ends:
+            return False
+        time.sleep(LOOK_S)
+    return True
 
 
 class Status(NamedTuple):
@@ -128,9 +158,11 @@ def _door(options: Options) -> tuple[str, int, int]:
     return options.host, options.port, options.metrics_port
 
 
-def _servers(options: Options) -> Any:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    least, most = options.servers or (max(1, gpus),) * 2
+def servers(options: Options) -> Any:
+    """Make the application of the servers."""
+    there = int(ray.cluster_resources().get("GPU", 0))
+    gpus = min(1, there) if options.gpus is None else options.gpus
+    least, most = options.servers or (max(1, there),) * 2
     several: Mapping[str, Any] = {"num_replicas": least}
     if least != most:
         scaling = AutoscalingConfig(
@@ -146,7 +178,7 @@ def _servers(options: Options) -> Any:
     made = serve.deployment(
         Servers,
         name=SERVERS,
-        ray_actor_options={"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": options.cpus},
+        ray_actor_options={"num_gpus": gpus, "num_cpus": 0} if gpus else {"num_cpus": options.cpus},
         health_check_period_s=HEALTH_S,
         graceful_shutdown_timeout_s=options.serving.grace_s + STOP_S,
         **several,
@@ -154,18 +186,25 @@ def _servers(options: Options) -> Any:
     return made.bind(replace(options.serving, loopback=options.address is None))
 
 
-def _doors(options: Options) -> Any:
+def doors(options: Options) -> Any:
+    """Make the application of the doors."""
     made = serve.deployment(
         Doors,
         name=DOORS,
         num_replicas=options.doors,
         max_replicas_per_node=1,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=_beside(options),
         graceful_shutdown_timeout_s=2 * STOP_S + 5,
     )
     return made.bind(*_door(options))
 
 
-def _fronts(options: FrontOptions, number: int) -> Any:
-    made = serve.deployment(Fronts, name=FRONTS, num_replicas=number, ray_actor_options={"num_cpus": 0})
-    return made.bind(options)
+def fronts(options: Options) -> Any:
+    """Make the application of the HTTP fronts."""
+    made = serve.deployment(Fronts, name=FRONTS, num_replicas=options.fronts, ray_actor_options=_beside(options))
+    return made.bind(options.front)
+
+
+def _beside(options: Options) -> Mapping[str, Any]:
+    """What has no GPU, and hardly a share of the processors."""
+    return {"num_cpus": 0, **({"resources": {options.on: 0.001}} if options.on else {})}

@@ -138,5 +138,16 @@ def status(ray: Ray = "auto") -> None:
         console.print(f"front {name}  node {one['node'][:8]}")
 
 
+@cluster.command()
+def leave(
+    ray: Ray = "auto",
+    within: Annotated[float, typer.Option(min=0, help="Seconds that this may take.")] = 60,
+) -> None:
+    """Have all that runs on this machine moved to others, and wait for it: before the machine is turned off."""
+    from triptych_cluster import app
+
+    raise typer.Exit(0 if app.leave(ray or "auto", within) else 1)
+
+
 def _whole(path: Path | None) -> Path | None:
     return path.resolve() if path else None
