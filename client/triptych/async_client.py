@@ -53,7 +53,8 @@ class AsyncClient:
     """A client of one Triptych server, for one event loop.
 
     Args:
-        url: host:port of the server's gRPC endpoint; `dns:///name:port` balances over all addresses of a name.
+        url: host:port of the server's gRPC endpoint; `dns:///name:port` balances over all addresses of a name, and
+            keeps what is about a job to the server that has it.
         timeout: seconds that a request may take in all, queue and retries included; None waits as long as it takes.
         tenant: whom the requests belong to; tenants are served in turn and cannot see each other's jobs.
         model: the ensemble to ask: a family's name, as `triptych_contract.families` has it, or one of your own that takes
@@ -285,6 +286,7 @@ class AsyncJob:
         self.id = str(uuid.uuid4())
         self.seed: int = inputs["seed"]
         self._transport, self._model, self._inputs = transport, model, inputs
+        self._server, self._stays = transport, False
         self._tenant = {"tenant": inputs["tenant"]} if "tenant" in inputs else {}
         self._ends, self._patience = _end(timeout), patience
         self._sent = False
@@ -335,7 +337,7 @@ class AsyncJob:
         with contextlib.suppress(TriptychError):  # the server may be gone, which ends the job as well
             while not self.task.done() and (left := ends - time.monotonic()) > 0:
                 with contextlib.suppress(InvalidRequest):
-                    answer = await _verb(self._transport, left, action="cancel", id=self.id, **self._tenant)
+                    answer = await _verb(self._server, left, action="cancel", id=self.id, **self._tenant)
                     return bool(answer["cancelled"])
                 await asyncio.sleep(0.05)
         return False
@@ -377,9 +379,11 @@ class AsyncJob:
             if left <= 0:
                 raise DeadlineExceeded("timeout: passed before the request could be sent", self.id)
             inputs.setdefault("deadline_ms", min(MAX_DEADLINE_MS, max(1, round(left * 1000))))
+        if not self._stays:
+            self._server = await self._transport.one()
         self._sent = True
         try:
-            answer = await self._transport.infer(
+            answer = await self._server.infer(
                 self._model,
                 inputs,
                 ("image", "resolved_seed", "receipt"),
@@ -388,6 +392,7 @@ class AsyncJob:
             )
         except ServerUnavailable as error:
             self._sent = not error.nothing_accepted
+            self._stays = error.lost  # a server that replaces a model knows the job
             raise
         return _picture(answer, self.id)
 
@@ -396,7 +401,7 @@ class AsyncJob:
 
     async def _watch(self, since: int, *, previews: bool = False) -> dict[str, Any]:
         asked = {"id": self.id, "since": since, **self._tenant, **({"preview": True} if previews else {})}
-        return await _verb(self._transport, WATCH_S, action="watch", **asked)
+        return await _verb(self._server, WATCH_S, action="watch", **asked)
 
 
 def _end(timeout: float | None) -> float | None:

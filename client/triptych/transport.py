@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import os
 import re
-from collections.abc import Mapping, Sequence
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from ipaddress import ip_address
@@ -12,10 +17,13 @@ from urllib.parse import urlsplit
 
 from triptych_contract.verbs import DATATYPES
 
-from .errors import translate
+from .errors import Overloaded, ServerUnavailable, translate
 
 KEEPALIVE_MS = 60_000
 MAX_BACKOFF_MS = 2_000
+# A name is resolved anew after so many seconds, and a server that was away left out for so many.
+LOOK_S, AWAY_S = 5.0, 2.0
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 # Headers that go along with every call of whoever sets it, as `traceparent`: Triton's traces then join the caller's.
 TRACE: ContextVar[Mapping[str, str] | None] = ContextVar("trace", default=None)
 
@@ -44,6 +52,10 @@ class Transport(Protocol):
         """Call `model` with scalars (text, bytes, int, float, bool) or tuples of them; its outputs by name, as scalars."""
         ...
 
+    async def one(self) -> Transport:
+        """Give the same to one server, for the calls of one job: those about it must find it."""
+        ...
+
     async def ready(self) -> bool: ...
 
     async def close(self) -> None: ...
@@ -51,6 +63,8 @@ class Transport(Protocol):
 
 class TritonTransport:
     """tritonclient over gRPC. Belongs to the event loop that first uses it. A certificate asks for TLS."""
+
+    _options: Sequence[tuple[str, Any]] = ()
 
     def __init__(
         self,
@@ -68,6 +82,13 @@ class TritonTransport:
             "certificate_chain": certificate_chain,
         }
         self._tls = tls or any(self._certificates.values())
+        self._servers = _Servers(*name, self._to) if (name := _name(url)) else None
+
+    async def one(self) -> Transport:
+        return self if self._servers is None else await self._servers.next()
+
+    def _to(self, address: str) -> TritonTransport:
+        return _OneServer(address, self._url, tls=self._tls, **self._certificates)
 
     @cached_property
     def _triton(self) -> Any:
@@ -89,6 +110,7 @@ class TritonTransport:
             ("grpc.max_reconnect_backoff_ms", MAX_BACKOFF_MS),
             # A proxy's own loopback is another machine's.
             *([("grpc.enable_http_proxy", 0)] if is_loopback(self._url) else []),
+            *self._options,
         ]
         return self._triton.InferenceServerClient(self._url, ssl=self._tls, channel_args=options, **self._certificates)
 
@@ -125,6 +147,8 @@ class TritonTransport:
             return False
 
     async def close(self) -> None:
+        if self._servers is not None:
+            await self._servers.close()
         if "_client" in vars(self):
             await self._client.close()
 
@@ -137,3 +161,78 @@ class TritonTransport:
         tensor = self._triton.InferInput(name, list(values.shape), datatype)
         tensor.set_data_from_numpy(values)
         return tensor
+
+
+class _OneServer(TritonTransport):
+    """One of several servers that a name stands for.
+
+    Args:
+        address: of it.
+        name: URL of all, whose host its certificate is for.
+    """
+
+    def __init__(self, address: str, name: str, **options: Any) -> None:
+        super().__init__(address, **options)
+        host = _name(name)
+        self.away_until = 0.0
+        self._options = [("grpc.ssl_target_name_override", host[0])] if host and self._tls else []
+
+    async def infer(self, *args: Any, **options: Any) -> dict[str, Any]:
+        try:
+            return await super().infer(*args, **options)
+        except Overloaded:
+            raise
+        except ServerUnavailable:
+            self.away_until = time.monotonic() + AWAY_S
+            raise
+
+
+class _Servers:
+    """The servers that a name stands for, in turn; those that were away a moment ago are left out while there are others."""
+
+    def __init__(self, host: str, port: int, make: Callable[[str], TritonTransport]) -> None:
+        self._host, self._port, self._make = host, port, make
+        self._found: dict[str, Any] = {}
+        self._turns, self._looked_at = itertools.count(), float("-inf")
+
+    async def next(self) -> Transport:
+        if time.monotonic() - self._looked_at > LOOK_S:
+            await self._look()
+        there = [one for one in self._found.values() if one.away_until < time.monotonic()]
+        among = there or [*self._found.values()]
+        chosen: Transport = among[next(self._turns) % len(among)]
+        return chosen
+
+    async def _look(self) -> None:
+        """Resolve the name anew. Whoever still speaks with a server that it has no more ends that in peace."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            if self._found:
+                return
+            raise ServerUnavailable(
+                f"no server is ready there ({self._host}: {error})", nothing_accepted=True
+            ) from None
+        self._looked_at = time.monotonic()
+        addresses = [_address(*one[4][:2]) for one in found]
+        self._found = {one: self._found.get(one) or self._make(one) for one in dict.fromkeys(addresses)}
+
+    async def close(self) -> None:
+        await asyncio.gather(*(one.close() for one in self._found.values()))
+
+
+def _address(host: object, port: object) -> str:
+    """Write what a name led to as gRPC takes it, with nothing left to resolve."""
+    return f"ipv6:[{host}]:{port}" if ":" in str(host) else f"ipv4:{host}:{port}"
+
+
+def _name(url: str) -> tuple[str, int] | None:
+    """Give host and port of a URL that stands for several servers; None for one server, or where a proxy finds it."""
+    found = re.fullmatch(r"dns:(?:///)?([^/]+)", url)
+    if found is None or (not is_loopback(url) and any(os.environ.get(proxy) for proxy in PROXIES)):
+        return None
+    try:
+        parts = urlsplit(f"//{found[1]}")
+        return (parts.hostname, parts.port) if parts.hostname and parts.port else None
+    except ValueError:
+        return None

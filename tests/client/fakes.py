@@ -73,6 +73,9 @@ class FakeTransport:
             self.hold.set()
         return state
 
+    async def one(self):
+        return self
+
     async def ready(self):
         return True
 
