@@ -13,7 +13,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported:
 
 import ray
 from ray import serve
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # which its stub leaves out
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
@@ -114,18 +114,28 @@ def stop() -> None:
     ray.kill(directory())
 
 
-def leave(address: str, within_s: float) -> bool:
-    """Have what runs on this machine moved to others before the machine goes.
+def leave(address: str, within_s: float, node: str = "") -> bool:
+    """Have what runs on a machine moved to others before the machine goes.
 
     Args:
-        within_s: how long that may take; what is still here is then stopped.
+        within_s: how long that may take; what is still there is then stopped.
+        node: the beginning of its id, as `triptych cluster status` prints it; "" for this machine's.
 
     Returns:
-        Whether nothing of ours is left here.
+        Whether nothing of ours is left there.
+
+    Raises:
+        InvalidRequest: there is no such node, or several.
+        RuntimeError: Ray does not let it go; the reason is in the message.
     """
     connect(address)
     here, ends = ray.get_runtime_context(), time.time() + within_s
-    node, going = here.get_node_id(), DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    nodes = [
+        one["NodeID"] for one in ray.nodes() if one["Alive"] and one["NodeID"].startswith(node or here.get_node_id())
+    ]
+    if len(nodes) != 1:
+        raise invalid("node", node, "the beginning of one node's id, as `triptych cluster status` prints it")
+    node, going = nodes[0], DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     accepted, why = GcsClient(address=here.gcs_address).drain_node(node, going, "it leaves", int(ends * 1000))
     if not accepted:
         raise RuntimeError(f"Ray does not let this machine go: {why}")

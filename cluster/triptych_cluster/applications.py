@@ -39,7 +39,8 @@ def _options(args: Mapping[str, Any]) -> app.Options:
     made: dict[str, Any] = {"address": "auto", **given, "serving": Serving(**_tuples(given.get("serving", {})))}
     if (front := given.get("front")) is not None:
         read: dict[str, Any] = {"jobs": os.environ.get(JOBS) or None, **_tuples(front)}
-        made["front"] = FrontOptions(**{name: Path(one) if name in PATHS else one for name, one in read.items()})
+        read |= {name: Path(read[name]) for name in PATHS if read.get(name)}
+        made["front"] = FrontOptions(**read)
     options = app.Options(**made)
     options.check()
     return options

@@ -87,8 +87,13 @@ class Book:
     def sent(self, name: str, asked: Asked) -> None:
         """Count a request that is on its way to a server."""
         if server := self.servers.get(name):
-            seconds = (asked.steps if asked.steps is not None else STEPS) * ROWS * server.row_s
+            seconds = (asked.steps if asked.steps is not None else STEPS) * ROWS * self._row_s(server)
             server.sent.append((self._clock(), seconds))
+
+    def _row_s(self, server: Server) -> float:
+        """A new server's is not known: it is thought to be as quick as the others, or it would get all that comes at once."""
+        others = [one.row_s for one in self.servers.values() if one.row_s]
+        return server.row_s or (sum(others) / len(others) if others else 0.0)
 
 
 def _affinity(name: str, kin: bytes) -> bytes:

@@ -9,17 +9,16 @@ from typing import Any
 SECONDS = "estimate_seconds"
 
 
-def wanted(now: int, seconds: float, asked: float, target_s: float, least: int, most: int) -> int:
+def wanted(seconds: float, asked: float, target_s: float, least: int, most: int) -> int:
     """Give the servers that the work is for.
 
     Args:
-        now: servers that there are.
-        seconds: of work that wait for all of them.
-        asked: requests that wait for a first server.
+        seconds: of work that wait for all servers.
+        asked: requests that wait for a first server, which is wanted for as long as it takes to start.
         target_s: seconds of work that may wait for each.
         least, most: servers.
     """
-    count = math.ceil(seconds / target_s) if now else min(1, math.ceil(asked))
+    count = max(math.ceil(seconds / target_s), min(1, math.ceil(asked)))
     return max(least, min(most, count))
 
 
@@ -36,6 +35,5 @@ class ByWork:
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Answer the autoscaler: how many, and nothing to remember."""
         newest = (series[-1].value for series in (context.raw_metrics or {}).get(SECONDS, {}).values() if series)
-        now, asked = context.target_num_replicas, float(context.total_num_requests or 0)
         least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-        return wanted(now, sum(newest), asked, self._target_s, least, most), {}
+        return wanted(sum(newest), float(context.total_num_requests or 0), self._target_s, least, most), {}

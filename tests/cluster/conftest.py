@@ -24,7 +24,7 @@ def nodes(number):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(number - 1):
-            cluster.add_node(num_cpus=1)
+            cluster.add_node(num_cpus=1, resources={"door": 1})
         cluster.wait_for_nodes()
         yield cluster
     finally:

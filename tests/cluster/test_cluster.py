@@ -218,5 +218,5 @@ def test_a_node_that_is_lost_takes_no_request_with_it(cluster, status, http, url
         load.more(REQUESTS // 6)
         cluster.remove_node(lost, allow_graceful=False)
         load.more(12)
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1, resources={"door": 1})
     until(lambda: len(status().servers) == 3, 180)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Event
 
 import pytest
+from ray import serve
+from ray.serve.schema import ServeDeploySchema
 
 from triptych import Client
 from triptych_cluster import app
@@ -14,7 +17,8 @@ from triptych_cluster.app import Options
 from triptych_cluster.deployments import Serving
 from triptych_demo import demo_build
 
-from ..fronts import until
+from .. import plain
+from ..fronts import TRIPTYCH, until
 from .conftest import deployed
 
 pytestmark = pytest.mark.serial
@@ -75,3 +79,49 @@ def test_an_update_under_load_loses_nothing(cluster):
             until(lambda: len(status().servers) == 2 and not old & {*status().servers}, 240)
             assert len({data for one in drawing for data in one.result()}) == 40
         assert {one["builds"] for one in status().servers.values()} == {str(demo_build())}
+
+
+def test_a_machine_that_leaves_has_its_servers_moved_first(cluster):
+    with deployed(cluster, servers=(2, 2)) as status:
+        until(lambda: len(status().servers) == 2 and len(status().doors) == 1, 240)
+        (door,) = status().doors.values()
+        busy = {server["node"] for server in status().servers.values()} - {door["node"]}
+        leaving = next(one for one in cluster.list_all_nodes() if one.node_id in busy and one is not cluster.head_node)
+        leave = [
+            *TRIPTYCH,
+            "cluster",
+            "leave",
+            "--ray",
+            cluster.address,
+            "--within",
+            "300",
+            "--node",
+            leaving.node_id[:8],
+        ]
+        with ThreadPoolExecutor(6) as pool:
+            drawing = [pool.submit(draw, door["address"], [seed]) for seed in range(40)]
+            assert subprocess.run(leave, timeout=320).returncode == 0
+            assert all(server["node"] != leaving.node_id for server in status().servers.values())
+            cluster.remove_node(leaving)
+            assert len({data for one in drawing for data in one.result()}) == 40
+        cluster.add_node(num_cpus=1, resources={"door": 1})
+        until(lambda: len(status().servers) == 2, 180)
+
+
+def test_a_configuration_file_of_ray_serves_deploys_the_same(cluster, url):
+    args = {"gpus": 0, "servers": [1, 1], "doors": 1, "port": 0, "metrics_port": 0, "on": "door"}
+    names = {"triptych-servers": "servers", "triptych-doors": "doors"}
+    applications = [
+        {"name": name, "route_prefix": None, "import_path": f"triptych_cluster.applications:{one}", "args": args}
+        for name, one in names.items()
+    ]
+    app.connect(cluster.address)
+    serve.start(proxy_location="Disabled")
+    serve.context._get_global_client().deploy_apps(ServeDeploySchema(applications=applications))
+    try:
+        until(lambda: app.status().doors and app.status().servers, 300)
+        (door,) = app.status().doors.values()
+        assert door["node"] != cluster.head_node.node_id  # which has no place for doors
+        assert draw(door["address"], [1]) == [plain.grpc(url, seed=1, **WORK)["image"]]
+    finally:
+        app.stop()

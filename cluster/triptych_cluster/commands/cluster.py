@@ -142,11 +142,12 @@ def status(ray: Ray = "auto") -> None:
 def leave(
     ray: Ray = "auto",
     within: Annotated[float, typer.Option(min=0, help="Seconds that this may take.")] = 60,
+    node: Annotated[str, typer.Option(help="Another machine's, as `status` prints it.")] = "",
 ) -> None:
     """Have all that runs on this machine moved to others, and wait for it: before the machine is turned off."""
     from triptych_cluster import app
 
-    raise typer.Exit(0 if app.leave(ray or "auto", within) else 1)
+    raise typer.Exit(0 if app.leave(ray or "auto", within, node) else 1)
 
 
 def _whole(path: Path | None) -> Path | None:

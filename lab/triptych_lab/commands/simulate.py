@@ -25,12 +25,16 @@ def simulate(
     max_size: Annotated[
         int | None, typer.Option(min=1, help="Plan for sizes up to this, whatever the build says.")
     ] = None,
-    servers: Annotated[int, typer.Option(min=1, max=64, help="Servers, alike.")] = 1,
+    servers: Annotated[int, typer.Option(min=0, max=64, help="Servers, alike; with --most the fewest.")] = 1,
+    most: Annotated[int | None, typer.Option(min=1, max=64, help="Scale up to so many, as `triptych cluster`.")] = None,
+    target_seconds: Annotated[float, typer.Option(min=0.1, help="With --most: work that may wait for each.")] = 20,
+    pause: Annotated[float, typer.Option(min=0, help="With --most: seconds of less work before one goes.")] = 60,
+    start_seconds: Annotated[float, typer.Option(min=0, help="With --most: until a new server can be asked.")] = 30,
     balancer: Annotated[
         str,
         typer.Option(
-            metavar="[round-robin|two-choices|least-requests|least-seconds]",
-            help="Who gets a request: gRPC's, Ray Serve's, the fewest requests, `triptych cluster`'s.",
+            metavar="[round-robin|two-choices|least-requests|least-seconds|one-queue]",
+            help="Who gets a request: gRPC's, Ray Serve's, the fewest requests, `triptych cluster`'s, one queue's.",
         ),
     ] = "round-robin",
     max_batch_rows: Annotated[int, typer.Option(min=1, help="As in denoise/config.pbtxt.")] = 16,
@@ -46,7 +50,7 @@ def simulate(
     from triptych.errors import invalid
     from triptych_demo import demo_build
     from triptych_lab.bench.policies import POLICIES
-    from triptych_lab.simulator import CostModel, Farm, Planner, ServerSpec
+    from triptych_lab.simulator import CostModel, Farm, Planner, Scaling, ServerSpec
     from triptych_lab.simulator import simulate as run
     from triptych_lab.workload import Mix, load, make
 
@@ -55,7 +59,9 @@ def simulate(
     spec = ServerSpec(CostModel.load(cost), max_batch_rows, max_queue_seconds)
     planner = Planner(build or demo_build(), max_size=max_size)
     arrivals = load(workload, planner.model) if workload else make(Mix(), rate=rate, count=n, seed=seed)
-    report = run(arrivals, planner, Farm(spec, servers, balancer, POLICIES[policy]), slo=slo, warmup_s=warmup)
+    scaling = Scaling(most, target_seconds, pause, start_seconds) if most else None
+    farm = Farm(spec, servers, balancer, POLICIES[policy], scaling)
+    report = run(arrivals, planner, farm, slo=slo, warmup_s=warmup)
     sys.stdout.write((json.dumps(report) if as_json else _words(report)) + "\n")
 
 
@@ -66,6 +72,8 @@ def _words(report: Mapping[str, Any]) -> str:
         "goodput": "{goodput_per_s:.3f}/s, {within_slo:.1%} within {slo:g} times their time alone",
         "utilisation": "{utilisation:.1%} of {servers} server(s), {rows_per_batch:.2f} rows a batch",
     }
+    if "mean_servers" in report:
+        rows["scaling"] = "{mean_servers:.2f} servers in the mean, {most_servers} at most, {starts} started"
     lines = [f"{name:12}{row.format(**report)}" for name, row in rows.items()]
     return "\n".join([*lines, _spread("latency", report["latency_s"]), _spread("wait", report["wait_s"])])
 

@@ -8,6 +8,16 @@ from triptych_lab.simulator.cost import CostModel
 from triptych_lab.simulator.outcome import Outcome
 from triptych_lab.simulator.plan import Planner
 from triptych_lab.simulator.server import ServerSpec, SimulatedServer
-from triptych_lab.simulator.simulation import Farm, simulate
+from triptych_lab.simulator.simulation import Farm, Scaling, simulate
 
-__all__ = ["BALANCERS", "CostModel", "Farm", "Outcome", "Planner", "ServerSpec", "SimulatedServer", "simulate"]
+__all__ = [
+    "BALANCERS",
+    "CostModel",
+    "Farm",
+    "Outcome",
+    "Planner",
+    "Scaling",
+    "ServerSpec",
+    "SimulatedServer",
+    "simulate",
+]

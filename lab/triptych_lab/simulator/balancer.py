@@ -18,6 +18,11 @@ class Loaded(Protocol):
     """A server as a balancer sees it."""
 
     @property
+    def name(self) -> str:
+        """What no other server is called, before or after."""
+        ...
+
+    @property
     def seconds(self) -> float:
         """The work in its queue, as it estimates it."""
         ...
@@ -69,17 +74,23 @@ def two_choices() -> Balancer:
 def least_seconds() -> Balancer:
     """Make the balancer of `triptych cluster`: a door's own book, to which servers publish their work four times a second."""
     now = told = float("-inf")
+    known: dict[str, Mapping[str, Any]] = {}
     book = Book(lambda: now)
 
     def choose(servers: Sequence[Loaded], steps: int, at: float) -> int:
-        nonlocal now, told
+        nonlocal now, told, known
         now = at
         if now >= told + TELL_S:
             told = now - now % TELL_S
-            book.tell({str(k): _facts(server, now - told) for k, server in enumerate(servers)})
-        chosen = book.choose(Asked(steps=steps)) or "0"  # there is always one
+            known = {server.name: _facts(server, now - told) for server in servers}
+            book.tell(known)
+        here = [server.name for server in servers]
+        # One that came since is told of with the next words, as doors are; one that went is asked no more.
+        chosen = book.choose(Asked(steps=steps), but=known.keys() - {*here})
+        if chosen is None:
+            return 0
         book.sent(chosen, Asked(steps=steps))
-        return int(chosen)
+        return here.index(chosen)
 
     return choose
 
@@ -88,9 +99,16 @@ def _facts(server: Loaded, age_s: float) -> Mapping[str, Any]:
     return {"address": "", "seconds": server.seconds, "row_s": server.row_s, "age_s": age_s}
 
 
+def one_queue() -> Balancer:
+    """Make what no balancer can be: requests wait in one queue, and each server takes one as soon as a batch of it has room."""
+    return lambda _servers, _steps, _now: 0  # the fleet gives them out
+
+
+ONE_QUEUE = "one-queue"
 BALANCERS: Mapping[str, Callable[[], Balancer]] = {
     "round-robin": round_robin,
     "two-choices": two_choices,
     "least-requests": least_requests,
     "least-seconds": least_seconds,
+    ONE_QUEUE: one_queue,
 }

@@ -85,8 +85,8 @@ class Stretch(NamedTuple):
 class SimulatedServer:
     """A server whose clock jumps from event to event. All times are in seconds since the start of the simulation."""
 
-    def __init__(self, spec: ServerSpec, policy: Policy, outcome: Outcome) -> None:
-        self.spec, self.outcome = spec, outcome
+    def __init__(self, spec: ServerSpec, policy: Policy, outcome: Outcome, name: str = "") -> None:
+        self.spec, self.outcome, self.name = spec, outcome, name
         self.books = Books(policy, spec.max_queue_seconds)
         self.busy_s, self.rows = 0.0, 0
         self.stretch: Stretch | None = None  # what runs now
@@ -106,16 +106,23 @@ class SimulatedServer:
         """The seconds that a row of a step took it in the mean."""
         return self.busy_s / self.rows if self.rows else 0.0
 
+    @property
+    def wanted_rows(self) -> int:
+        """The rows that its next step would have if it could have all."""
+        return sum(job.rows for job in (*self.books.jobs.values(), *self._encoding))
+
     def outstanding(self, now: float) -> int:
         """Count the requests that arrived here and are not answered at `now`."""
         self._forget_answered(now)
         return len(self.books.jobs) + len(self._encoding) + len(self._answers)
 
-    def arrive(self, id: str, request: PlannedRequest, now: float) -> None:
-        """Take a request at `now`. It will be at the loop once it is encoded."""
+    def arrive(self, id: str, request: PlannedRequest, now: float, came: float | None = None) -> None:
+        """Take a request at `now`, which came at `came` and waited somewhere else. It will be at the loop once it is encoded."""
         self._owe(self.spec.cost.encode_s, now)
         at = now + self.spec.cost.encode_s
-        self._encoding.append(Job(id, request.settings, request.phases, NO_REPLY, arrived=now, submitted=at))
+        self._encoding.append(
+            Job(id, request.settings, request.phases, NO_REPLY, arrived=now if came is None else came, submitted=at)
+        )
         self._solo_s[id] = self.spec.solo(request)
         if self.stretch is not None:
             self.stretch = self.stretch.until(at)
