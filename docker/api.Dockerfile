@@ -8,7 +8,7 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/triptych
 COPY pyproject.toml constraints.txt docker/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 requirements.py pyproject.toml api > requirements.txt \
+    python3 requirements.py pyproject.toml postgres > requirements.txt \
     && pip --python /opt/build/bin/python3 install -c constraints.txt hatchling \
     && pip --python /opt/triptych/bin/python3 install -c constraints.txt -r requirements.txt
 COPY README.md LICENSE NOTICE ./

@@ -286,11 +286,12 @@ class AsyncJob:
         self.id = str(uuid.uuid4())
         self.seed: int = inputs["seed"]
         self._transport, self._model, self._inputs = transport, model, inputs
-        self._server, self._stays = transport, False
+        self._server, self._stays, self._bound = transport, False, asyncio.Event()
         self._tenant = {"tenant": inputs["tenant"]} if "tenant" in inputs else {}
         self._ends, self._patience = _end(timeout), patience
         self._sent = False
         self.task = asyncio.ensure_future(self._run())
+        self.task.add_done_callback(lambda _: self._bound.set())
 
     async def get(self) -> GeneratedImage:
         """The picture, once it is there. A caller that stops waiting cancels the job."""
@@ -381,6 +382,7 @@ class AsyncJob:
             inputs.setdefault("deadline_ms", min(MAX_DEADLINE_MS, max(1, round(left * 1000))))
         if not self._stays:
             self._server = await self._transport.one()
+        self._bound.set()
         self._sent = True
         try:
             answer = await self._server.infer(
@@ -401,6 +403,7 @@ class AsyncJob:
 
     async def _watch(self, since: int, *, previews: bool = False) -> dict[str, Any]:
         asked = {"id": self.id, "since": since, **self._tenant, **({"preview": True} if previews else {})}
+        await self._bound.wait()
         return await _verb(self._server, WATCH_S, action="watch", **asked)
 
 

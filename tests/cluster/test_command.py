@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 from itertools import islice
 
 import httpx2
 import psutil
 import pytest
+
+from triptych_demo import demo_build
 
 from .. import plain
 from ..fronts import SMALL, TRIPTYCH
@@ -18,13 +21,26 @@ from .conftest import free_port
 pytestmark = pytest.mark.serial
 
 
-def test_it_serves_over_grpc_and_http_until_it_is_stopped(url, tmp_path):
-    options = ["--grpc-port", "0", "--metrics-port", "0", "--http-port", str(free_port()), "--cpus", "0.5"]
+@pytest.fixture
+def command(tmp_path):
+    """The command with a build by URL, and what it and everything below it left at the end."""
+    builds = ["--build", demo_build().as_uri(), "--store", str(tmp_path / "store")]
+    ports = ["--grpc-port", "0", "--metrics-port", "0", "--http-port", str(free_port())]
     environment = {**os.environ, "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
     with (tmp_path / "errors").open("w") as errors:
-        command = subprocess.Popen(
-            [*TRIPTYCH, "cluster", *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        process = subprocess.Popen(
+            [*TRIPTYCH, "cluster", "--cpus", "0.5", *builds, *ports],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
         )
+    yield process
+    process.terminate()
+    assert process.wait(120) == 0, (tmp_path / "errors").read_text()
+
+
+def test_it_serves_over_grpc_and_http_until_it_is_stopped(command, url):
     # Ray may have something to say before them.
     told = (line.split() for line in command.stdout)
     addresses = dict(islice((words for words in told if words[:1] in (["gRPC"], ["metrics"], ["HTTP"])), 3))
@@ -37,12 +53,14 @@ def test_it_serves_over_grpc_and_http_until_it_is_stopped(url, tmp_path):
     direct = {name: SMALL[name] for name in ("prompt", "seed", "num_inference_steps")} | {"width": 128, "height": 128}
     pictures = [base64.b64decode(over_http), *(plain.grpc(at, **direct)["image"] for at in (grpc, url))]
     assert pictures[0] == pictures[1] == pictures[2]
-    assert 'triptych_completed_total{instance="' in httpx2.get(metrics).text
+    page = httpx2.get(metrics).text
+    assert re.search(r'^triptych_completed_total\{.*node="\w+",replica="\w+"\} [1-9]', page, re.MULTILINE)
     told = subprocess.run(
         [*TRIPTYCH, "cluster", "status"], capture_output=True, text=True, check=True, timeout=120
     ).stdout
     assert told.splitlines()[0].split()[:3] == ["server", "node", "GPU"]
+    assert demo_build().as_uri() in told
     assert f"gRPC {grpc}" in told
     command.terminate()
-    assert command.wait(120) == 0, (tmp_path / "errors").read_text()
+    assert command.wait(120) == 0
     assert psutil.wait_procs(below, timeout=60)[1] == []

@@ -20,6 +20,9 @@ from triptych_server import CannotServe
 from triptych_server.builds import default_store, local
 from triptych_serving.manifest import Manifest
 
+from .. import plain
+from ..fronts import TRIPTYCH
+
 PARTS = 1 << 16
 
 
@@ -221,3 +224,18 @@ def test_a_build_comes_from_s3(bucket, build, store):
     assert whole(local(bucket, store)) == whole(build)
     with pytest.raises(CannotServe, match="s3://models/none"):
         local("s3://models/none", store)
+
+
+def test_the_command_serves_what_a_url_leads_to(url, store):
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    command = [*TRIPTYCH, "serve", demo_build().as_uri(), "--store", str(store), *ports]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+        try:
+            address = next(line.split()[1] for line in serving.stdout if line.startswith("gRPC"))
+            given = {"prompt": "a fox", "seed": 3, "num_inference_steps": 2}
+            assert plain.grpc(address, **given)["image"] == plain.grpc(url, **given)["image"]
+        finally:
+            serving.terminate()
+            told = serving.stderr.read()
+    assert f"fetching {demo_build().as_uri()}" in told
+    assert serving.returncode == 0
