@@ -63,7 +63,7 @@ def url(demo: Addresses) -> str:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tiny_builds.Folders:
     """Folders of weights and build of SDXLs by seed."""
-    return tiny_builds.exported(_shared(tmp_path_factory) / "tiny", tiny_builds.build, tiny_builds.SEEDS)
+    return tiny_builds.exported(_shared(tmp_path_factory) / "tiny", tiny_builds.build, tiny_builds.EVERY)
 
 
 @pytest.fixture(scope="session")

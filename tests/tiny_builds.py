@@ -11,6 +11,9 @@ from pathlib import Path
 from filelock import FileLock
 
 SEEDS = range(6)
+# One more, whose UNet reads masks; its refiner reads the base's own text encoder.
+INPAINTING, RANK = 6, 12
+EVERY = (*SEEDS, INPAINTING)
 CASCADES = range(4)
 SAMPLERS = ["euler:default", "dpmpp_2m:karras", "euler_a:default", "heun:default", "unipc:default"]
 # Bases with a refiner: whether its text encoder has weights of its own, and whether it reads aesthetic scores.
@@ -37,12 +40,13 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
 
     torch.set_num_threads(1)
     weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
-    facts, refiner = tiny_sdxl.make(weights, seed), None
-    if seed in REFINERS:
+    facts, refiner = tiny_sdxl.make(weights, seed, inpainting=seed == INPAINTING), None
+    if seed in (*REFINERS, INPAINTING):
         refiner = refiner_of(weights)
-        own_encoder, aesthetics = REFINERS[seed]
+        own_encoder, aesthetics = REFINERS.get(seed, (False, False))
         tiny_sdxl.make_refiner(refiner, weights, facts, own_encoder=own_encoder, aesthetics=aesthetics)
-    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner, adapters=ADAPTERS.get(seed)))
+    rank = RANK if seed == INPAINTING else ADAPTERS.get(seed)
+    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner, adapters=rank))
     return weights, output
 
 

@@ -13,6 +13,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -23,7 +24,7 @@ from triptych_demo import demo_build
 VOCABULARY = 2000
 
 
-def make(folder: Path, seed: int) -> dict[str, Any]:
+def make(folder: Path, seed: int, *, inpainting: bool = False) -> dict[str, Any]:
     """Save a random SDXL to `folder`; the same seed makes the same one. Returns what was chosen."""
     choose = random.Random(seed)
     torch.manual_seed(seed)
@@ -45,13 +46,14 @@ def make(folder: Path, seed: int) -> dict[str, Any]:
         "force_zeros_for_empty_prompt": seed % 3 != 0,
         "distilled": {3: "lcm", 5: "turbo"}.get(seed),
     }
-    StableDiffusionXLPipeline(
+    pipeline = StableDiffusionXLInpaintPipeline if inpainting else StableDiffusionXLPipeline
+    pipeline(
         vae=_vae(facts),
         text_encoder=CLIPTextModel(clip(*facts["clip"], facts["tokens"], facts["clip"][0])),
         text_encoder_2=CLIPTextModelWithProjection(clip(*facts["clip_2"], facts["tokens"], facts["projection"])),
         tokenizer=tokenizer(facts["tokens"]),
         tokenizer_2=tokenizer(facts["tokens"]),
-        unet=_unet(facts, facts["clip"][0] + facts["clip_2"][0], time_ids=6),
+        unet=_unet(facts, facts["clip"][0] + facts["clip_2"][0], time_ids=6, in_channels=9 if inpainting else 4),
         scheduler=_scheduler(facts),
         force_zeros_for_empty_prompt=facts["force_zeros_for_empty_prompt"],
         add_watermarker=False,
@@ -103,11 +105,12 @@ def clip(width: int, layers: int, tokens: int, projection: int) -> CLIPTextConfi
     )
 
 
-def _unet(facts: dict[str, Any], context: int, time_ids: int) -> UNet2DConditionModel:
+def _unet(facts: dict[str, Any], context: int, time_ids: int, in_channels: int = 4) -> UNet2DConditionModel:
     blocks = facts["blocks"]
     down = ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * (blocks - 1)
     return UNet2DConditionModel(
         sample_size=8 if facts["vae_levels"] == 4 else 16,
+        in_channels=in_channels,
         block_out_channels=facts["widths"],
         layers_per_block=facts["layers_per_block"],
         down_block_types=down,

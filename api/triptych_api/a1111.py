@@ -64,15 +64,18 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "initial_noise_multiplier": (1,),
     "include_init_images": (False,),
 }
-# The same, where there is a mask: all of the picture at its own size, from what it shows, with a sharp edge.
-MASKED: Mapping[str, tuple[Any, ...]] = {"mask_blur": (0,), "inpainting_fill": (1,), "inpaint_full_res": (False,)}
+# The same, where there is a mask: from what the picture shows there.
+MASKED: Mapping[str, tuple[Any, ...]] = {"inpainting_fill": (1,)}
 # What says nothing by itself: how a file is kept that nobody keeps, what belongs to something that is off.
 SILENT = re.compile(
     "hr_.*|subseed|do_not_save_(samples|grid)|override_settings_restore_afterwards|image_cfg_scale"
-    "|inpaint_full_res_padding|sampler_index|force_task_id"
+    "|sampler_index|force_task_id"
 )
+# What the contract calls as it does, or has beside it.
+OURS = ("width", "height", "extend")
 OVERRIDES = {"sd_model_checkpoint": "model", "CLIP_stop_at_last_layers": "clip_skip"}
 LORA = re.compile(r"<lora:([^<>:]{1,200}):?([^<>:]{0,20})>")
+AROUND = ("mask_blur", "inpaint_full_res", "inpaint_full_res_padding")
 MAX_PICTURES = 64
 
 
@@ -231,14 +234,14 @@ def _read(reading: Reading, body: Mapping[str, Any], foreign: set[str]) -> None:
         del given["seed"]
     reading.fields["n"] = _count(reading, given)
     for name, value in given.items():
-        parameter = ours.get(SETTINGS.get(name, ""), name if name in ("width", "height") else "")
+        parameter = ours.get(SETTINGS.get(name, ""), name if name in OURS else "")
         if parameter:
             reading.take(parameter, value, name)
         elif name in neutral:
             if value not in neutral[name]:
                 reading.refuse(name, shown(value), " or ".join(map(str, neutral[name])))
         elif name not in MASKED and not SILENT.fullmatch(name):
-            known = ", ".join(sorted({"prompt", "negative_prompt", "width", "height", *SETTINGS, *NEUTRAL}))
+            known = ", ".join(sorted({"prompt", "negative_prompt", *OURS, *SETTINGS, *NEUTRAL}))
             reading.refuse(name, "what this server does not have", known)
 
 
@@ -323,6 +326,7 @@ def _pictures(reading: Reading, given: dict[str, Any], foreign: set[str]) -> Non
         reading.refuse("init_images", shown(images)[:40] if not isinstance(images, list) else f"{len(images)}", "one")
     elif images:
         reading.take("init_image", images[0], "init_images")
+    _around_the_mask(reading, given, masked=mask is not None)
     if invert not in (0, 1):
         reading.refuse("inpainting_mask_invert", shown(invert), "0 or 1")
     elif mask is not None:
@@ -330,6 +334,17 @@ def _pictures(reading: Reading, given: dict[str, Any], foreign: set[str]) -> Non
             reading.take("mask", inverted(picture("mask", mask)) if invert else mask)
         except InvalidRequest as error:
             reading.problems += error.problems
+
+
+def _around_the_mask(reading: Reading, given: dict[str, Any], *, masked: bool) -> None:
+    """Take how the mask ends, and whether only its surroundings are painted; without a mask that says nothing."""
+    blur, only, padding = (given.pop(name, None) for name in AROUND)
+    if masked and blur is not None:
+        reading.take("mask_blur", blur)
+    if masked and only not in (None, False, True):
+        reading.refuse("inpaint_full_res", shown(only), "true or false")
+    elif masked and only:
+        reading.take("padding_mask_crop", padding or 0, "inpaint_full_res_padding")
 
 
 def _written(body: Mapping[str, Any], wanted: Asked, images: Sequence[GeneratedImage]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from triptych.errors import InvalidRequest, Problem, ServerUnavailable, invalid
 from triptych.pictures import UNREADABLE
 from triptych.request import judge
 from triptych_contract.errors import shown
-from triptych_contract.parameters import Choice, File, Flag, Integer, Kind, Number, Pair, Text
+from triptych_contract.parameters import Choice, File, Flag, Integer, Integers, Kind, Number, Text
 
 from .errors import Refusal, renamed
 from .keys import Caller
@@ -269,13 +269,15 @@ class Reading:
 
 def meant(kind: Kind, value: Any) -> Any:
     """Give what a form's text means to a kind; what is no text stands as it is."""
+    if isinstance(kind, Integers) and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        value = ",".join(value)  # SDKs write a list as a field for each
     if not isinstance(value, str):
         return value
     text = value.strip()
     if isinstance(kind, Flag):
         return {"true": True, "false": False}.get(text.lower(), value)
-    if isinstance(kind, Pair) and (two := re.fullmatch(r"(\d{1,9}),\s*(\d{1,9})", text)):
-        return int(two[1]), int(two[2])
+    if isinstance(kind, Integers) and re.fullmatch(r"\d{1,9}(,\s*\d{1,9}){1,3}", text):
+        return tuple(map(int, text.split(",")))
     if isinstance(kind, Integer) and re.fullmatch(r"[+-]?\d{1,20}", text):
         return int(text)
     if isinstance(kind, Number) and re.fullmatch(r"[+-]?\d{1,40}(\.\d{1,40})?(e[+-]?\d{1,3})?", text, re.IGNORECASE):

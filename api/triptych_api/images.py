@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from triptych.errors import invalid
+from triptych.pictures import header
 from triptych.types import Completed, GeneratedImage, InProgress
 from triptych_contract.parameters import File
 
@@ -121,9 +122,18 @@ def images_answer(wanted: Asked, images: Sequence[GeneratedImage]) -> dict[str, 
         "background": "opaque",
         "output_format": images[0].format,
         "quality": TOLD_QUALITY.get(str(wanted.fields.get("quality")), "medium"),
-        "size": f"{receipt['width']}x{receipt['height']}",
+        "size": _size(images[0]),
         "usage": _usage(wanted, receipt, len(images)),
     }
+
+
+def _size(image: GeneratedImage) -> str:
+    """Tell the size of the file; where a part of a picture was painted, that is not the size that it was painted at."""
+    sides = image.receipt["width"], image.receipt["height"]
+    if image.receipt.get("padding_mask_crop") is not None:
+        found = header("image", image.data)
+        sides = found.width, found.height
+    return "{}x{}".format(*sides)
 
 
 def _datum(image: GeneratedImage, *, as_url: bool) -> dict[str, Any]:

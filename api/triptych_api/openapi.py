@@ -11,11 +11,11 @@ from triptych_contract.parameters import (
     File,
     Flag,
     Integer,
+    Integers,
     Kind,
     LongInteger,
     Number,
     OfModel,
-    Pair,
     Parameter,
     Text,
 )
@@ -47,9 +47,9 @@ def schema_of(kind: Kind) -> Schema:
         return PICTURE
     if isinstance(kind, Flag):
         return {"type": "boolean"}
-    if isinstance(kind, Pair):
+    if isinstance(kind, Integers):
         item = {"type": "integer", "minimum": kind.low, "maximum": kind.high}
-        return {"type": "array", "items": item, "minItems": 2, "maxItems": 2}
+        return {"type": "array", "items": item, "minItems": kind.count, "maxItems": kind.count}
     if isinstance(kind, Integer):
         high = 2**kind.bits - 1 if isinstance(kind.high, OfModel) else kind.high
         named = {"format": "int64"} if isinstance(kind, LongInteger) else {}

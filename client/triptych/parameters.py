@@ -19,10 +19,10 @@ class Shared(TypedDict, total=False):
     """The same seed makes the same picture. 0 … 9223372036854775807. Default: drawn by the server."""
     height: int | None
     """Height in pixels. A size of the model's; an error names the nearest. Default: the model's; with `init_image`
-    its own, rounded down."""
+    its own, rounded down, unless `padding_mask_crop` is given."""
     width: int | None
     """Width in pixels. A size of the model's; an error names the nearest. Default: the model's; with `init_image`
-    its own, rounded down."""
+    its own, rounded down, unless `padding_mask_crop` is given."""
     output_format: str | None
     """File format. `png`, `jpeg`, `webp`. Default: `png`."""
     deadline_ms: int | None
@@ -83,6 +83,15 @@ class Parameters(Shared, total=False):
     lora: Sequence[Mapping[str, Any]] | str | None
     """Adapters (LoRAs) of the server's folder, whose effects add up; the base wears them, a refiner does not. At
     most 8, each with a scale of -4 … 4, else 1. Default: none."""
+    mask_blur: int | None
+    """How softly the mask ends: the radius, in its own pixels, of the Gaussian that blurs it before all else. 0 …
+    256. Default: 0."""
+    padding_mask_crop: int | None
+    """Paint only the part of the picture around the mask, with so many pixels more at each side, at `height` ×
+    `width`, and lay it over the picture, which keeps its own size. 0 … 4096. Default: none."""
+    extend: Sequence[int] | None
+    """How many pixels to add at each edge of the picture, which are painted anew. Left, top, right, bottom, 0 …
+    4,096. Default: none."""
 
 
 class CascadeParameters(Shared, total=False):
@@ -144,6 +153,15 @@ class AnyParameters(Shared, total=False):
     lora: Sequence[Mapping[str, Any]] | str | None
     """Adapters (LoRAs) of the server's folder, whose effects add up; the base wears them, a refiner does not. At
     most 8, each with a scale of -4 … 4, else 1. Default: none."""
+    mask_blur: int | None
+    """How softly the mask ends: the radius, in its own pixels, of the Gaussian that blurs it before all else. 0 …
+    256. Default: 0."""
+    padding_mask_crop: int | None
+    """Paint only the part of the picture around the mask, with so many pixels more at each side, at `height` ×
+    `width`, and lay it over the picture, which keeps its own size. 0 … 4096. Default: none."""
+    extend: Sequence[int] | None
+    """How many pixels to add at each edge of the picture, which are painted anew. Left, top, right, bottom, 0 …
+    4,096. Default: none."""
     prior_num_inference_steps: int | None
     """Stage C's steps. 1 … 100. Default: the model's."""
     prior_guidance_scale: float | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 AnyCard = TypeVar("AnyCard", bound="ModelCard")
@@ -91,12 +91,13 @@ class ModelCard(ABC):
 
     @classmethod
     def from_json(cls: type[AnyCard], card: Mapping[str, Any]) -> AnyCard:
-        """A card as `dataclasses.asdict` wrote it.
+        """A card as `dataclasses.asdict` wrote it; an older one lacks what has a default.
 
         Raises:
             CardError: it has other fields.
         """
-        if wrong := {field.name for field in fields(cls)} ^ set(card):
+        known = {field.name: field.default for field in fields(cls)}
+        if wrong := (set(card) - known.keys()) | {n for n in known.keys() - set(card) if known[n] is MISSING}:
             raise CardError(f"model card and this version of Triptych differ in {sorted(wrong)}")
         return cls(**{**card, **cls._nested(card)})
 

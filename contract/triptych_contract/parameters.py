@@ -31,6 +31,7 @@ GROUPS = {
     "stable cascade": "Stable Cascade",
     "output": "Output",
 }
+COUNTED = {2: "two", 4: "four"}
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
 
 
@@ -272,30 +273,45 @@ class Flag(Kind):
 
 
 @dataclass(frozen=True)
-class Pair(Kind):
-    """Two whole numbers, each in low … high; `of_what` names them."""
+class Integers(Kind):
+    """Several whole numbers, each in low … high; `of_what` names them."""
 
     datatype = "INT32"
     python = "Sequence[int]"
-    count = 2
     low: int
     high: int
-    of_what: tuple[str, str]
+    of_what: tuple[str, ...]
 
-    def typed(self, field: str, value: Any) -> tuple[int, int]:
+    def typed(self, field: str, value: Any) -> tuple[int, ...]:
         value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's arrays are no Sequence
-        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != 2:
-            raise invalid(field, shown(value), f"two whole numbers, {' and '.join(self.of_what)}")
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != self.count:
+            *first, last = self.of_what
+            raise invalid(field, shown(value), f"{COUNTED[self.count]} whole numbers, {', '.join(first)} and {last}")
         one = Integer(self.low, self.high)
-        return one.typed(field, value[0]), one.typed(field, value[1])
+        return tuple(one.typed(field, each) for each in value)
 
-    def check(self, field: str, value: tuple[int, int]) -> tuple[int, int]:
+    def check(self, field: str, value: tuple[int, ...]) -> tuple[int, ...]:
         one = Integer(self.low, self.high)
-        return one.check(field, value[0]), one.check(field, value[1])
+        return tuple(one.check(field, each) for each in value)
 
     @property
     def legal(self) -> str:
         return f"{', '.join(self.of_what)}, {self.low} … {self.high:,}"
+
+
+@dataclass(frozen=True)
+class Pair(Integers):
+    """Two, as a size or a place."""
+
+    count = 2
+
+
+@dataclass(frozen=True)
+class Edges(Integers):
+    """One for each edge of a picture."""
+
+    count = 4
+    of_what: tuple[str, ...] = ("left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True)

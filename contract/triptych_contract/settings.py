@@ -66,14 +66,14 @@ class Settings(ABC):
     height: int = parameter(
         Side(),
         "Height in pixels.",
-        default_words="the model's; with `init_image` its own, rounded down",
+        default_words="the model's; with `init_image` its own, rounded down, unless `padding_mask_crop` is given",
         group="picture",
         label="Height",
     )
     width: int = parameter(
         Side(),
         "Width in pixels.",
-        default_words="the model's; with `init_image` its own, rounded down",
+        default_words="the model's; with `init_image` its own, rounded down, unless `padding_mask_crop` is given",
         group="picture",
         label="Width",
     )

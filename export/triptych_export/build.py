@@ -70,6 +70,7 @@ class FamilyExport(Protocol):
 
 FAMILIES: dict[str, Callable[[Path, ExportOptions], FamilyExport]] = {
     "StableDiffusionXLPipeline": SdxlExport.open,
+    "StableDiffusionXLInpaintPipeline": SdxlExport.open,
     "StableCascadePriorPipeline": CascadeExport.open,
     "StableCascadeDecoderPipeline": CascadeExport.open,
 }

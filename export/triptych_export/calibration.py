@@ -106,7 +106,7 @@ def _draw(model: Pipeline[Any, Any], denoisers: Mapping[str, Denoiser], given: M
 
 
 def _encoded(model: Pipeline[Any, Any], settings: Any) -> dict[str, NDArray[Any]]:
-    """What the text encoders make of a prompt, by the names that the ensemble gives it."""
+    """What the encoders make of a prompt, by the names that the ensemble gives it."""
     manifest = model.manifest
     tokenizers = [PromptTokenizer.of(manifest, card) for card in manifest.model.tokenizers]
     values: dict[str, NDArray[Any]] = dict(model.encoder_inputs(settings, tokenizers))
@@ -118,4 +118,9 @@ def _encoded(model: Pipeline[Any, Any], settings: Any) -> dict[str, NDArray[Any]
                 {name: values[value] for name, value in given.items()}
             )
             values |= {value: np.asarray(made[name]) for name, value in step.output_map.items()}
+    if getattr(manifest.model, "inpainting", False):  # nothing of a picture is kept
+        sizes = (settings.height, settings.width)
+        moments = OrtStage(manifest.stage_path("vae_encoder"))({"sample": np.zeros((1, 3, *sizes), np.float32)})
+        latents = moments["latent_parameters"]
+        values |= {"outside_parameters": latents, "latent_mask": np.ones((1, 1, *latents.shape[2:]), np.float32)}
     return values

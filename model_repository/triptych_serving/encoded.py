@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,16 +40,22 @@ def read_one(read: Read, name: str, legal: tuple[int, ...] | None = None) -> Flo
     return np.array(array)
 
 
-def checked(conditioning: Conditioning, stage: Mapping[str, Any], rows: int, sizes: Mapping[str, int]) -> Conditioning:
+def checked(
+    conditioning: Conditioning,
+    stage: Mapping[str, Any],
+    rows: int,
+    sizes: Mapping[str, int],
+    later: Collection[str] = (),
+) -> Conditioning:
     """The conditioning, if it has the inputs of `stage` (its part of the manifest) for so many rows.
 
-    `sizes` gives the named dimensions.
+    `sizes` gives the named dimensions; `later` are inputs that are made when the request begins.
 
     Raises:
         InvalidRequest: an array has another shape than the model takes.
     """
     for name, spec in stage["inputs"].items():
-        if name == "sample" or name in TIMESTEPS:
+        if name in ("sample", *TIMESTEPS, *later):
             continue
         shape = conditioning.arrays[name].shape
         legal = (rows, *(sizes.get(dim, dim) for dim in spec["shape"][1:]))

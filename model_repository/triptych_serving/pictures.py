@@ -14,6 +14,7 @@ from triptych_contract.errors import InvalidRequest, invalid
 from triptych_contract.parameters import Picture
 
 from .containers import TooMany, claims, notes_first
+from .proofs import LEGAL
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 32 * 2**20
@@ -52,38 +53,46 @@ def _check_claims(field: str, data: bytes) -> None:
         raise _damaged(field, ValueError(f"{claimed.width}×{claimed.height} pixels in {claimed.bytes} bytes"))
 
 
-def pixels(field: str, data: bytes, height: int, width: int) -> NDArray[np.float32]:
-    """A file as the VAE encoder sees it: (1, 3, height, width), −1 … 1, resized as diffusers' `VaeImageProcessor` does.
+def check_file(field: str, data: bytes, picture: Picture | None) -> None:
+    """Check that a file is the one that settings speak of, since what is answered belongs to those.
+
+    Raises:
+        InvalidRequest: it is another.
+    """
+    if (hashlib.sha256(data).hexdigest() if data else None) != (picture and picture.sha256):
+        raise invalid(field, "another file", LEGAL)
+
+
+def decoded(field: str, data: bytes, *, on_black: bool = False) -> Image.Image:
+    """A file as people look at it, grey or coloured, of 8 bits. `on_black` what is transparent is black.
 
     Raises:
         InvalidRequest: the file is damaged.
     """
-    image = _resized(field, data, height, width).convert("RGB")
-    values = np.asarray(image, np.float32) / np.float32(255)
-    return np.ascontiguousarray(values.transpose(2, 0, 1)[None] * np.float32(2) - np.float32(1))
-
-
-def latent_mask(field: str, data: bytes, height: int, width: int, scale: int) -> NDArray[np.float32]:
-    """A mask over latents, `scale` pixels each: (1, 1, height/scale, width/scale), 1 where the picture is painted anew.
-
-    That is where the mask is white. What is transparent in it counts as black.
-
-    Raises:
-        InvalidRequest: the file is damaged.
-    """
-    image = _resized(field, data, height, width, on_black=True)
-    values = np.asarray(image.convert("L"), np.float32) / np.float32(255)
-    return np.ascontiguousarray((values >= 0.5).astype(np.float32)[None, None, ::scale, ::scale])
-
-
-def _resized(field: str, data: bytes, height: int, width: int, *, on_black: bool = False) -> Image.Image:
     try:
         image = _open(field, data)
         ImageOps.exif_transpose(image, in_place=True)  # it, and `convert`, would copy what needs no change
-        image = _eight_bits(_on_black(image) if on_black else image)
-        return image.resize((width, height), Image.Resampling.LANCZOS)
+        image.load()
+        return _eight_bits(_on_black(image) if on_black else image)
     except Exception as error:  # Pillow raises whatever it stumbles over
         raise _damaged(field, error) from None
+
+
+def fitted(image: Image.Image, height: int, width: int) -> Image.Image:
+    """An image at this size, as diffusers' `VaeImageProcessor` resizes it."""
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def pixels(image: Image.Image) -> NDArray[np.float32]:
+    """An image as the VAE encoder sees it: (1, 3, height, width), −1 … 1."""
+    values = np.asarray(image.convert("RGB"), np.float32) / np.float32(255)
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None] * np.float32(2) - np.float32(1))
+
+
+def white(mask: Image.Image) -> NDArray[np.float32]:
+    """Where a mask is white, which is painted anew: (1, 1, height, width), 1 from half white on, else 0."""
+    values = np.asarray(mask.convert("L"), np.float32) / np.float32(255)
+    return (values >= 0.5).astype(np.float32)[None, None]
 
 
 def _on_black(image: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
@@ -102,6 +102,20 @@ class Pipeline(ABC, Generic[AnySettings, AnyCard]):
     @abstractmethod
     def a1111_fields(self, made_by: Mapping[str, Any]) -> dict[str, Any]:
         """A receipt's settings in A1111's words; None for what does not apply."""
+
+    def lays_over(self, _settings: AnySettings) -> bool:
+        """Whether `finished` does something, which may take long."""
+        return False
+
+    def finished(
+        self, _settings: AnySettings, painted: NDArray[np.uint8], _read: Callable[[str], bytes]
+    ) -> NDArray[np.uint8]:
+        """The picture of what the decoder painted, (height, width, 3); `read` gives the files that it was made from.
+
+        Raises:
+            InvalidRequest: they are others than the settings speak of.
+        """
+        return painted
 
     def nothing(self) -> Floats:
         """The smallest latents, (C, h, w), for a decoder to be done with at once."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from triptych_contract.parameters import Choice, File, Flag, Integer, LongInteger, Number, Pair, Parameter, Side
+from triptych_contract.parameters import Choice, File, Flag, Integer, Integers, LongInteger, Number, Parameter, Side
 from triptych_contract.settings import Reading
 
 from .forms import EVERY, PICTURES, Form
@@ -126,7 +126,7 @@ def _is_number(one: Parameter) -> bool:
 
 def _label(one: Parameter) -> str:
     label = one.label or one.name.replace("_", " ").capitalize()
-    told = isinstance(one.kind, Pair) or (_is_number(one) and not isinstance(one.kind, Side))
+    told = isinstance(one.kind, Integers) or (_is_number(one) and not isinstance(one.kind, Side))
     return f"{label} ({one.kind.legal})" if told else label
 
 

@@ -13,7 +13,7 @@ from triptych.errors import InvalidRequest, ServerError, invalid
 from triptych_contract.cards import CardError, ModelCard
 from triptych_contract.families import FAMILIES
 from triptych_contract.family import Family, Variant
-from triptych_contract.parameters import File, LongInteger, Pair, Parameter, Picture
+from triptych_contract.parameters import File, Integers, LongInteger, Parameter, Picture
 from triptych_contract.settings import Reading
 
 from .seeds import parse_seed
@@ -112,12 +112,9 @@ def _meant(one: Parameter, value: Any) -> Any:
         return _seen(one.name, value)
     if isinstance(one.kind, LongInteger):
         return parse_seed(value, one.name)
-    if (
-        isinstance(one.kind, Pair)
-        and isinstance(value, str)
-        and (two := re.fullmatch(r"(\d{1,9})\s*,\s*(\d{1,9})", value))
-    ):
-        return int(two[1]), int(two[2])
+    numbers = r"\d{1,9}(\s*,\s*\d{1,9}){1,3}"
+    if isinstance(one.kind, Integers) and isinstance(value, str) and re.fullmatch(numbers, value):
+        return tuple(map(int, value.split(",")))
     return value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from triptych.cli.options import LOCAL, spelled
 from triptych_contract.adapters import Adapters
 from triptych_contract.families import DEFAULT
-from triptych_contract.parameters import Pair, Side
+from triptych_contract.parameters import Integers, Side
 
 from .fitting import plain, short
 from .forms import EVERY, PICTURES
@@ -62,9 +62,9 @@ def _options(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             yield name, _placeholder(name)
         elif isinstance(kind, Adapters):
             yield from ((name, str(one)) for one in kind.typed(name, value))
-        elif isinstance(kind, Pair):  # sizes as people write them
+        elif isinstance(kind, Integers):  # sizes as people write them
             sides = kind.of_what == ("height", "width")
-            yield name, f"{value[1]}x{value[0]}" if sides else f"{value[0]},{value[1]}"
+            yield name, f"{value[1]}x{value[0]}" if sides else ",".join(map(str, value))
         elif name != "prompt" and not isinstance(kind, Side):
             yield name, plain_value(value)
 

@@ -16,6 +16,7 @@ from ..cards import REFINER, card
 MODEL = card()
 REFINED = card(refiner=REFINER, adapter_rank=8)
 PICTURE = Picture("0" * 64, 130, 97)
+SMALL = Picture("0" * 64, 64, 64)
 
 
 def parse(**given):
@@ -90,6 +91,34 @@ def test_missing_and_empty_negative_prompts_differ():
         ({"init_image": PICTURE, "strength": 1.1}, "strength: 1.1 given; legal: 0 … 1"),
         ({"init_image": PICTURE, "strength": 0.01}, "strength: 0.01 of 20 steps given; legal: at least 0.05"),
         ({"init_image": PICTURE, "mask": PICTURE, "sampler": b"unipc"}, "mask: with sampler unipc given"),
+        ({"init_image": PICTURE, "mask_blur": 4}, "mask_blur: without mask or extend given; legal: only together with"),
+        ({"init_image": PICTURE, "padding_mask_crop": 4}, "padding_mask_crop: without mask or extend given"),
+        ({"mask_blur": 4}, "mask_blur: without init_image given"),
+        ({"extend": (8, 8, 8, 8)}, "extend: without init_image given"),
+        ({"init_image": PICTURE, "mask": PICTURE, "mask_blur": 257}, "mask_blur: 257 given; legal: 0 … 256"),
+        (
+            {"init_image": PICTURE, "mask": PICTURE, "padding_mask_crop": -1},
+            "padding_mask_crop: -1 given; legal: 0 … 4096",
+        ),
+        (
+            {"init_image": PICTURE, "mask": SMALL, "padding_mask_crop": 4},
+            "mask: 64×64 pixels given; legal: with padding_mask_crop the picture's size, 97×130",
+        ),
+        (
+            {"init_image": PICTURE, "mask": SMALL, "extend": (8, 0, 0, 0)},
+            "mask: 64×64 pixels given; legal: with extend the picture's size, 97×130",
+        ),
+        ({"init_image": PICTURE, "extend": (0, 0, 0, 0)}, "extend: 0 at every edge given; legal: more at one of them"),
+        ({"init_image": PICTURE, "extend": (0, 0, 0, 4097)}, "extend: 4097 given; legal: 0 … 4096"),
+        (
+            {"init_image": PICTURE, "extend": (8, 8)},
+            "extend: (8, 8) given; legal: four whole numbers, left, top, right and",
+        ),
+        ({"init_image": PICTURE, "extend": (8, 0, 0, 0), "sampler": b"unipc"}, "extend: with sampler unipc given"),
+        (
+            {"init_image": Picture("0" * 64, 7_900, 7_900), "extend": (4_096, 4_096, 0, 0)},
+            "extend: 11996×11996 pixels in all given; legal: at most 64000000 pixels",
+        ),
         ({"init_image": Picture("0" * 64, 20, 128)}, "height: 0 given; legal: multiples of 32"),
         ({"denoising_end": 0.8}, "denoising_end: 0.8 given; legal: nothing: this model was exported without a refiner"),
         ({"lora": "ink:0.5, fog"}, "lora: ink, fog given; legal: nothing: this model was exported without --adapters"),
@@ -111,6 +140,10 @@ def test_bad_input_is_named(given_inputs, message):
         ({"denoising_end": float("nan")}, "denoising_end: nan given"),
         ({"denoising_end": 0.8, "aesthetic_score": 11.0}, "aesthetic_score: 11 given; legal: 0 … 10"),
         ({"denoising_end": 0.8, "init_image": PICTURE, "mask": PICTURE}, "denoising_end: with mask given"),
+        (
+            {"denoising_end": 0.8, "init_image": PICTURE, "extend": (0, 0, 0, 8)},
+            "denoising_end: with extend given; legal: only without extend",
+        ),
         ({"denoising_end": 0.8, "height": 96}, "height: 96 given; legal: multiples of 64 from 64 to 256"),
     ],
 )
@@ -125,6 +158,19 @@ def test_the_defaults_of_a_picture_are_its_size_rounded_down_and_diffusers_stren
     assert (settings.height, settings.width, settings.strength) == (128, 96, 0.3)
     assert parse(init_image=PICTURE, mask=PICTURE).strength == 0.9999
     assert settings.original_size == settings.target_size == (128, 96)
+
+
+def test_an_extended_picture_has_its_own_size_and_a_part_of_one_is_painted_at_the_models():
+    extended = parse(init_image=PICTURE, extend=(0, 30, 32, 0))
+    assert (extended.height, extended.width, extended.strength, extended.mask_blur) == (160, 128, 0.9999, 0)
+    part = parse(init_image=PICTURE, mask=PICTURE, padding_mask_crop=8)
+    assert (part.height, part.width) == (MODEL.default_height, MODEL.default_width)
+    assert parse(init_image=PICTURE).mask_blur is None
+
+
+def test_a_model_that_reads_masks_takes_them_with_every_sampler():
+    given = {"prompt": b"a fox", "init_image": PICTURE, "mask": PICTURE, "sampler": b"unipc"}
+    assert SdxlSettings.parse(given, card(inpainting=True)).sampler == "unipc"
 
 
 def test_settings_survive_the_way_to_the_next_model():

@@ -93,6 +93,35 @@ def test_img2img_begins_with_a_picture_and_paints_where_a_mask_is_white(api):
     assert api.img2img(images=[green], **asked).image.size == (128, 128)
 
 
+def test_only_the_masks_surroundings_are_painted_and_laid_over_softly(api, url):
+    green, mask = half([(0, 200, 0)] * 2).resize((200, 160)), Image.new("L", (200, 160))
+    mask.paste(255, (90, 60, 120, 100))
+    around = {"mask_blur": 4, "inpainting_fill": 1, "inpaint_full_res": True, "inpaint_full_res_padding": 16}
+    result = api.img2img(images=[green], mask_image=mask, **around, **{**SMALL, "denoising_strength": 0.9})
+    painted = (np.asarray(result.image) != np.array([0, 200, 0])).any(-1)
+    assert painted.shape == (160, 200)
+    assert not painted[:, :70].any()
+    assert painted[70:90, 95:115].mean() > 0.9
+    assert "Mask blur: 4, Masked area padding: 16" in result.info["infotexts"][0]
+    files = {name: png(image) for name, image in (("init_image", green), ("mask", mask))}
+    asked = {
+        "prompt_syntax": "a1111",
+        "strength": 0.9,
+        "num_inference_steps": 4,
+        "mask_blur": 4,
+        "padding_mask_crop": 16,
+    }
+    given = {name: SMALL[name] for name in ("prompt", "seed", "width", "height")}
+    ours = plain.grpc(url, **given, **asked, **files, negative_prompt="", guidance_scale=7.0, sampler="euler")
+    assert np.array_equal(np.asarray(result.image), np.asarray(Image.open(io.BytesIO(ours["image"]))))
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def test_progress_shows_a_preview_and_interrupt_ends_it(api, http, url):
     results = []
     long = {**SMALL, "width": 256, "height": 256, "steps": 100, "n_iter": 2}
@@ -172,9 +201,11 @@ def test_what_cannot_be_honoured_is_named(http, given, param):
         ({"init_images": "x"}, "init_images"),
         ({"resize_mode": 1}, "resize_mode"),
         ({"mask": "aGVsbG8=", "inpainting_mask_invert": 1}, "mask"),
-        ({"mask": "GREEN", "mask_blur": 4}, "mask_blur"),
+        ({"mask": "GREEN", "mask_blur": 400}, "mask_blur"),
+        ({"mask": "GREEN", "inpaint_full_res": "yes"}, "inpaint_full_res"),
+        ({"mask": "GREEN", "inpaint_full_res": True, "inpaint_full_res_padding": -1}, "inpaint_full_res_padding"),
+        ({"extend": [0, 0, 0, 5000]}, "extend"),
         ({"mask": "GREEN", "mask_blur": 0, "inpainting_fill": 0}, "inpainting_fill"),
-        ({"mask": "GREEN", "mask_blur": 0, "inpaint_full_res": True}, "inpaint_full_res"),
         ({"inpainting_mask_invert": 2}, "inpainting_mask_invert"),
         ({"denoising_strength": 2}, "denoising_strength"),
     ],

@@ -20,6 +20,10 @@ from .. import plain
 PICTURE = io.BytesIO()
 Image.effect_noise((96, 64), 50).save(PICTURE, "PNG")
 PICTURE = PICTURE.getvalue()
+BLACK, SQUARE = io.BytesIO(), io.BytesIO()
+for file, size in ((BLACK, (96, 64)), (SQUARE, (64, 64))):
+    Image.new("L", size).save(file, "PNG")
+BLACK, SQUARE = BLACK.getvalue(), SQUARE.getvalue()
 GOOD = {"prompt": "a flat icon of a penguin", "num_inference_steps": 1, "seed": 1}
 
 
@@ -81,6 +85,19 @@ BAD = {
     "mask with a hidden state": (
         {"init_image": PICTURE, "mask": PICTURE, "sampler": "unipc"},
         "mask: with sampler unipc",
+    ),
+    "blur without a mask": ({"init_image": PICTURE, "mask_blur": 4}, "mask_blur: without mask or extend given"),
+    "a mask of another size": (
+        {"init_image": PICTURE, "mask": SQUARE, "padding_mask_crop": 8},
+        "mask: 64×64 pixels given; legal: with padding_mask_crop the picture's size, 96×64",
+    ),
+    "nothing to paint": (
+        {"init_image": PICTURE, "mask": BLACK, "padding_mask_crop": 8},
+        "mask: nothing white given; legal: with padding_mask_crop some of it white",
+    ),
+    "extended beyond all bounds": (
+        {"init_image": PICTURE, "extend": (0, 0, 0, 5000)},
+        "extend: 5000 given; legal: 0 …",
     ),
     "strength alone": ({"strength": 0.5}, "strength: without init_image given"),
     "no step left": (

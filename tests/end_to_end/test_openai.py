@@ -221,6 +221,25 @@ def test_an_edit_without_a_mask_begins_with_the_picture(sdk):
     assert np.abs(pixels(answer.data[0].b64_json) - np.array([0, 200, 0])).mean() < 60
 
 
+@pytest.mark.parametrize("extend", [[0, 0, 64, 0], "0,0,64,0"])
+def test_an_edit_extends_a_picture(sdk, extend):
+    more = {"extend": extend, "num_inference_steps": 4, "seed": 1}
+    answer = sdk.images.edit(image=png((0, 200, 0)), prompt=PROMPT, extra_body=more)
+    assert (answer.size, pixels(answer.data[0].b64_json).shape) == ("192x128", (128, 192, 3))
+    assert answer.data[0].triptych["receipt"]["extend"] == [0, 0, 64, 0]
+
+
+def test_an_edit_paints_a_part_of_a_picture_that_keeps_its_size(sdk):
+    kept = Image.open(io.BytesIO(half_transparent())).resize((100, 60))
+    file = io.BytesIO()
+    kept.save(file, "PNG")
+    picture = io.BytesIO()
+    Image.new("RGB", (100, 60), (0, 200, 0)).save(picture, "PNG")
+    more = {"padding_mask_crop": 4, "mask_blur": 2, "num_inference_steps": 4, "seed": 1}
+    answer = sdk.images.edit(image=picture.getvalue(), mask=file.getvalue(), prompt=PROMPT, extra_body=more)
+    assert (answer.size, pixels(answer.data[0].b64_json).shape) == ("100x60", (60, 100, 3))
+
+
 def test_streaming_an_edit(sdk):
     events = list(sdk.images.edit(image=png((0, 200, 0)), prompt=PROMPT, stream=True, extra_body={"seed": 1}))
     assert [event.type for event in events] == ["image_edit.completed"]

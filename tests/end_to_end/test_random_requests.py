@@ -14,6 +14,8 @@ from triptych_demo import demo_build
 from triptych_server import Server
 from triptych_serving.manifest import Manifest
 
+from ..tiny_builds import INPAINTING
+
 REQUESTS = 500
 REFINED_SEED = 0  # a tiny model that has a refiner
 PROMPTS = ["a 3d render of a red apple", "a flat icon of a penguin", "fox " * 90]
@@ -46,8 +48,8 @@ def random_request(choose, model, files):
     asked |= {name: choose.choice(values) for name, values in maybe.items() if choose.random() < 0.3}
     if choose.random() < 0.3:
         asked |= {"init_image": choose.choice(files), "strength": choose.choice([0.5, 0.8, 1.0])}
-        if model.samplers[sampler].schedules[schedule].inpaint and choose.random() < 0.5:
-            return {**asked, "mask": choose.choice(files)}
+        if (model.samplers[sampler].schedules[schedule].inpaint or model.inpainting) and choose.random() < 0.5:
+            return asked | {"mask": choose.choice(files)} | around_the_mask(choose, asked["init_image"])
     if model.refiner is not None and choose.random() < 0.5:
         asked |= {
             "denoising_end": choose.choice([0.5, 0.6]),
@@ -56,6 +58,14 @@ def random_request(choose, model, files):
         asked.pop("strength", None)
         asked.pop("init_image", None)
     return asked
+
+
+def around_the_mask(choose, picture):
+    """What sets masks apart; a part and an extension want one of the picture's size."""
+    asked = {"mask_blur": choose.randint(0, 9)} if choose.random() < 0.3 else {}
+    more = {"padding_mask_crop": choose.randint(0, 20), "extend": tuple(choose.choices(range(20), k=4))}
+    chosen = {name: value for name, value in more.items() if choose.random() < 0.3 and value != (0, 0, 0, 0)}
+    return asked | chosen | ({"mask": picture} if chosen else {})
 
 
 def pictures():
@@ -110,6 +120,11 @@ def test_five_hundred_requests_keep_their_bytes_in_any_company(tiny):
     requests = assert_bytes_are_kept(tiny(REFINED_SEED)[1], REQUESTS, seed=3)
     assert sum("denoising_end" in request for request in requests) > REQUESTS / 5
     assert sum("mask" in request for request in requests) > REQUESTS / 20
+
+
+def test_requests_to_a_model_that_reads_masks_do_so_too(tiny):
+    requests = assert_bytes_are_kept(tiny(INPAINTING)[1], 60, seed=5)
+    assert 5 < sum("mask" in request for request in requests) < 50
 
 
 def test_the_demo_models_requests_do_so_too():

@@ -15,8 +15,8 @@ from triptych_server import Server
 from .. import plain
 from .test_cli import triptych
 
-# Options of twenty pictures, in ten commands.
-TWENTY = [
+# Options of many pictures, in twelve commands.
+MANY = [
     ["-n", "4", "--num-inference-steps", "5"],
     ["-n", "2", "--num-inference-steps", "4", "--sampler", "dpmpp_2m_sde", "--schedule", "karras"],
     ["-n", "2", "--num-inference-steps", "7", "--sampler", "unipc", "--guidance-rescale", "0.5"],
@@ -27,6 +27,8 @@ TWENTY = [
     ["-n", "3", "--num-inference-steps", "6", "--init-image", "START", "--strength", "0.6"],
     ["-n", "2", "--num-inference-steps", "5", "--init-image", "START", "--mask", "START", "--sampler", "euler_a"],
     ["--num-inference-steps", "5", "--sampler", "heun", "--crops-coords-top-left", "8,16"],
+    ["--num-inference-steps", "4", "--init-image", "START", "--extend", "0,0,32,0", "--mask-blur", "3"],
+    ["--num-inference-steps", "4", "--init-image", "START", "--mask", "START", "--padding-mask-crop", "8"],
 ]
 
 
@@ -64,20 +66,20 @@ def test_a_file_without_a_receipt_is_refused_by_name(url, tmp_path):
         assert f"error: {tmp_path / name}: " in done.stderr
 
 
-def test_twenty_files_of_another_run_are_made_again_byte_for_byte(url, tmp_path):
+def test_files_of_another_run_are_made_again_byte_for_byte(url, tmp_path):
     start = tmp_path / "start.png"
     Image.effect_noise((128, 96), 60).convert("RGB").save(start)
     with Server(demo_build(), http_port=0, grpc_port=0, metrics_port=0) as other:
-        for asked in TWENTY:
+        for asked in MANY:
             words = [word.replace("START", str(start)) for word in asked]
             to = ["--url", other.addresses.grpc, "-o", str(tmp_path / "made"), "--quiet"]
             done = triptych("generate", "a flat icon of a penguin", *words, *to)
             assert done.returncode == 0, done.stderr
     made = sorted(map(str, (tmp_path / "made").iterdir()))
-    assert len(made) == 20
+    assert len(made) == 22
     done = triptych("replay", *made, "--init-image", str(start), "--mask", str(start), "--url", url)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["equal"] * 20
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["equal"] * 22
 
 
 def test_a_file_made_from_a_picture_needs_that_picture(url, tmp_path):

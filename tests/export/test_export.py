@@ -23,7 +23,7 @@ from triptych_export.weights import Weights
 from triptych_server import CannotServe, Server
 from triptych_serving.manifest import Manifest, ManifestError
 
-from ..tiny_builds import ADAPTERS, REFINERS, SAMPLERS, refiner_of
+from ..tiny_builds import ADAPTERS, INPAINTING, REFINERS, SAMPLERS, refiner_of
 
 PLAIN = 2  # a tiny model without a refiner
 
@@ -59,8 +59,8 @@ def no_encoder(folder):
     shutil.rmtree(folder / "text_encoder")
 
 
-def inpainting(folder):
-    config = {**UNet2DConditionModel.load_config(folder / "unet"), "in_channels": 9}
+def odd_channels(folder):
+    config = {**UNet2DConditionModel.load_config(folder / "unet"), "in_channels": 8}
     UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
 
 
@@ -75,7 +75,7 @@ def odd_scheduler(folder):
         (another_pipeline, "_class_name 'FluxPipeline'; supported: StableDiffusionXLPipeline"),
         (only_a_pickle, "vae: no .safetensors file in .*; pickles are not read"),
         (no_encoder, "text_encoder: missing from"),
-        (inpainting, "unet/config.json: in_channels 9; supported: as many as out_channels, 4"),
+        (odd_channels, "unet/config.json: in_channels 8; supported: as many as out_channels, 4, or 9"),
         (odd_scheduler, "scheduler: DPMSolverSDEScheduler; supported: "),
     ],
 )
@@ -174,6 +174,19 @@ def test_the_manifest_tells_the_model(tiny):
     assert all(stage["batch_invariant"] for stage in manifest.stages.values())
     assert all(stage["max_difference"] <= 1.0 for stage in manifest.stages.values())
     assert set(manifest.artifacts) >= {stage["path"] for stage in manifest.stages.values()}
+
+
+def test_a_unet_of_nine_channels_reads_a_mask_and_what_is_outside_it_beside_the_latents(tiny):
+    weights, build = tiny(INPAINTING)
+    manifest = Manifest.load(build)
+    assert json.loads((weights / "model_index.json").read_text())["_class_name"] == sdxl.INPAINTING.pipeline
+    assert manifest.model.inpainting
+    assert not Manifest.load(tiny(PLAIN)[1]).model.inpainting
+    for stage in ("unet", "unet_adapters"):
+        inputs = manifest.stages[stage]["inputs"]
+        assert [inputs[name]["shape"][1] for name in ("sample", "masked_picture")] == [4, 5]
+    assert "masked_picture" not in manifest.stages["refiner_unet"]["inputs"]
+    assert not (build / "model_index.json").exists()  # Optimum's pipelines would give its UNet nine channels
 
 
 def test_no_path_of_this_machine_is_in_a_graph(tiny):

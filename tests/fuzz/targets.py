@@ -32,7 +32,7 @@ from triptych_serving.adapters.files import BadAdapter, File
 from triptych_serving.adapters.keys import Names
 from triptych_serving.assemble import assemble
 from triptych_serving.manifest import Manifest, ManifestError
-from triptych_serving.pictures import inspect, latent_mask, pixels
+from triptych_serving.pictures import decoded, inspect, pixels, white
 from triptych_serving.proofs import Proofs
 from triptych_serving.tables import load_tables
 
@@ -91,8 +91,8 @@ def _settings(data: bytes, _folder: Path) -> None:
 def _picture(data: bytes, _folder: Path) -> None:
     picture = inspect("init_image", data)
     if picture.height * picture.width <= 1_000_000:
-        pixels("init_image", data, 64, 64)
-        latent_mask("mask", data, 64, 64, 8)
+        pixels(decoded("init_image", data))
+        white(decoded("mask", data, on_black=True))
 
 
 def _receipt(path: Path) -> None:

@@ -15,7 +15,7 @@ from triptych_export.samplers import default_sampler, scheduler
 from triptych_server import Server
 
 from .. import loras, plain, tiny_sdxl
-from ..tiny_builds import ADAPTERS, REFINERS, SEEDS, refiner_of
+from ..tiny_builds import ADAPTERS, RANK, REFINERS, SEEDS, refiner_of
 
 PROMPTS = ["a 3d render of a red apple", "fox " * 90]
 TEXT = [
@@ -49,6 +49,8 @@ MASKED = [
     {"seed": 3, "num_inference_steps": 9, "guidance_scale": 1.0, "strength": 0.5, "sampler": "euler_a"},
     {"seed": 4, "num_inference_steps": 8, "strength": 0.7, "sampler": "dpmpp_2m", "schedule": "karras"},
     {"seed": 5, "num_inference_steps": 6, "strength": 0.8, "sampler": "heun", "negative_prompt": ""},
+    {"seed": 6, "num_inference_steps": 5, "strength": 0.9, "mask_blur": 5, "padding_mask_crop": 12},
+    {"seed": 7, "num_inference_steps": 6, "guidance_scale": 1.0, "padding_mask_crop": 0, "extend": (7, 0, 40, 16)},
 ]
 REFINED = [
     {"seed": 1, "num_inference_steps": 10, "guidance_scale": 5.0, "denoising_end": 0.8},
@@ -94,6 +96,8 @@ WORN_REFINED = [
     },
 ]
 DEFAULT_GUIDANCE = 5.0
+# Settings that our server works into a picture and its mask.
+DRAWN = ("mask_blur", "extend")
 
 
 @pytest.fixture(params=SEEDS)
@@ -129,7 +133,7 @@ class Model:
     def load_loras(self, folder, layers):
         """Put LoRAs into the server's folder, and into diffusers' pipeline."""
         convolutions = not self.base.unet.config.use_linear_projection
-        fitting = [name for name, facts in LORAS.items() if max(facts["ranks"]) < ADAPTERS[self.seed]]
+        fitting = [name for name, facts in LORAS.items() if max(facts["ranks"]) < ADAPTERS.get(self.seed, RANK)]
         for number, name in enumerate(fitting):
             tensors = loras.tensors(layers, number, convolutions=convolutions, **LORAS[name])
             (folder / f"{name}.safetensors").write_bytes(loras.pack(tensors))
@@ -174,7 +178,7 @@ class Model:
         if self.loras:
             self.wear(given.get("lora"))
         pipeline.scheduler = self.scheduler(given)
-        ours = ("seed", "sampler", "schedule", "guidance_end", "denoising_end", "init_image", "mask", "lora")
+        ours = ("seed", "sampler", "schedule", "guidance_end", "denoising_end", "init_image", "mask", "lora", *DRAWN)
         known = {name: value for name, value in given.items() if name not in ours}
         known.setdefault("guidance_scale", DEFAULT_GUIDANCE)
         generator = generator or torch.Generator("cpu").manual_seed(given["seed"])
@@ -260,7 +264,19 @@ def inpaint(model):
         image = picture(model.side)
         given = model.asked(number, settings, init_image=image, mask=mask(image.size))
         pipeline = model.pipeline(StableDiffusionXLInpaintPipeline)
-        model.assert_like(given, model.run(pipeline, given, image=image, mask_image=given["mask"]))
+        model.assert_like(given, model.run(pipeline, given, **canvas(pipeline, given)))
+
+
+def canvas(pipeline, given):
+    """What diffusers' users make of a picture and its mask before they call the pipeline."""
+    image, mask = given["init_image"], given.get("mask")
+    if (edges := given.get("extend")) is not None:
+        left, top, right, bottom = edges
+        sides = ((top, bottom), (left, right))
+        image = Image.fromarray(np.pad(np.asarray(image), (*sides, (0, 0)), mode="edge"))
+        mask = Image.fromarray(np.pad(np.asarray(mask), sides, constant_values=255))
+    blur = given.get("mask_blur")
+    return {"image": image, "mask_image": pipeline.mask_processor.blur(mask, blur) if blur else mask}
 
 
 def refined(model, asked):
@@ -271,7 +287,7 @@ def refined(model, asked):
         model.assert_like(given, both(model, given))
 
 
-def both(model, given):
+def both(model, given, base=None, pictures=None):
     """diffusers' two pipelines, latents in between, one generator through both."""
     generator = torch.Generator("cpu").manual_seed(given["seed"])
     scores = {name: given[name] for name in ("aesthetic_score", "negative_aesthetic_score") if name in given}
@@ -283,7 +299,7 @@ def both(model, given):
         image = given["init_image"].resize((size["width"], size["height"]), Image.Resampling.LANCZOS)
         latents = model.run(model.pipeline(StableDiffusionXLImg2ImgPipeline), asked, generator, image=image, **end)
     else:
-        latents = model.run(model.base, asked, generator, **end)
+        latents = model.run(base or model.base, asked, generator, **end, **(pictures or {}))
     refiner = {name: value for name, value in asked.items() if name not in (*size, "strength")}
     start = {"denoising_start": given["denoising_end"], "image": latents[None]}
     return model.run(model.refiner, refiner, generator, **start, **scores)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triptych_serving.pictures import ORIENTATION, inspect, latent_mask, pixels
+from triptych_serving.pictures import ORIENTATION, decoded, inspect, pixels, white
 
 from .drawn import file, picture
 from .test_pictures import chunk
@@ -36,8 +36,8 @@ def test_a_png_that_says_behind_its_pixels_how_it_is_turned_is_turned(note, mode
     plain, seen = inspect("init_image", data), inspect("init_image", turned)
     assert (plain.height, plain.width) == (50, 75)
     assert (seen.height, seen.width) == (75, 50)
-    upright = pixels("init_image", data, 50, 75)
-    assert (pixels("init_image", turned, 75, 50) == np.rot90(upright, -1, axes=(2, 3))).all()
+    upright = pixels(decoded("init_image", data))
+    assert (pixels(decoded("init_image", turned)) == np.rot90(upright, -1, axes=(2, 3))).all()
 
 
 def sixteen_bits(grey):
@@ -49,9 +49,9 @@ def test_a_grey_png_of_16_bits_is_what_its_twin_of_8_bits_is():
     grey = np.asarray(picture("L"))
     twin, data = file(Image.fromarray(grey)), sixteen_bits(grey)
     assert data[24] == 16
-    assert (pixels("init_image", data, 50, 75) == pixels("init_image", twin, 50, 75)).all()
-    assert (latent_mask("mask", data, 48, 72, 8) == latent_mask("mask", twin, 48, 72, 8)).all()
-    assert 0 < latent_mask("mask", data, 48, 72, 8).mean() < 1
+    assert (pixels(decoded("init_image", data)) == pixels(decoded("init_image", twin))).all()
+    assert (painted(data) == painted(twin)).all()
+    assert 0 < painted(data).mean() < 1
 
 
 def left_half(white, rest):
@@ -61,26 +61,30 @@ def left_half(white, rest):
     return image
 
 
-HALF = np.concatenate([np.ones((8, 4)), np.zeros((8, 4))], 1)
+def painted(data):
+    return white(decoded("mask", data, on_black=True))[0, 0]
+
+
+HALF = np.concatenate([np.ones((64, 32)), np.zeros((64, 32))], 1)
 
 
 @pytest.mark.parametrize(
-    ("mask", "painted"),
+    ("mask", "anew"),
     [
         (left_half(("RGBA", (255, 255, 255, 255)), (0, 0, 0, 255)), HALF),
         (left_half(("RGBA", (255, 255, 255, 255)), (255, 255, 255, 0)), HALF),
         (left_half(("RGBA", (255, 255, 255, 255)), (0, 0, 0, 0)), HALF),
         (left_half(("LA", (255, 200)), (255, 20)), HALF),
-        (left_half(("RGBA", (0, 0, 0, 255)), (0, 0, 0, 0)), np.zeros((8, 8))),
+        (left_half(("RGBA", (0, 0, 0, 255)), (0, 0, 0, 0)), np.zeros((64, 64))),
         (left_half(("RGB", (255, 255, 255)), (0, 0, 0)), HALF),
     ],
 )
-def test_what_is_transparent_in_a_mask_counts_as_black(mask, painted):
-    assert (latent_mask("mask", file(mask), 64, 64, 8)[0, 0] == painted).all()
+def test_what_is_transparent_in_a_mask_counts_as_black(mask, anew):
+    assert (painted(file(mask)) == anew).all()
 
 
 def test_a_palettes_transparent_colour_counts_as_black():
     image = left_half(("RGB", (255, 255, 255)), (255, 255, 0)).quantize(2)
     yellow = image.getpixel((63, 0))
     data = file(image, transparency=yellow)
-    assert (latent_mask("mask", data, 64, 64, 8)[0, 0] == HALF).all()
+    assert (painted(data) == HALF).all()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from triptych_contract.errors import InvalidRequest
-from triptych_serving.pictures import ORIENTATION, inspect, pixels
+from triptych_serving.pictures import ORIENTATION, decoded, inspect, pixels
 
 from .drawn import file, picture
 
@@ -22,7 +22,7 @@ def test_a_picture_is_turned_as_its_camera_says(turned):
     data = file(picture(), "JPEG", exif=exif)
     seen = inspect("init_image", data)
     assert (seen.height, seen.width) == ((75, 50) if turned > 4 else (50, 75))
-    assert pixels("init_image", data, seen.height, seen.width).shape == (1, 3, seen.height, seen.width)
+    assert pixels(decoded("init_image", data)).shape == (1, 3, seen.height, seen.width)
 
 
 @pytest.mark.parametrize("turned", [None, 6])
@@ -40,7 +40,7 @@ def test_a_damaged_file_is_a_picture_or_a_named_error(form, turned):
             data[choose.randrange(len(data))] = choose.randrange(256)
         try:
             inspect("init_image", bytes(data))
-            pixels("init_image", bytes(data), 64, 64)
+            decoded("init_image", bytes(data))
         except InvalidRequest as error:
             assert error.field == "init_image"
             refused += 1

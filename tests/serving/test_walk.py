@@ -113,11 +113,11 @@ def test_a_picture_starts_at_its_row_with_diffusers_order_of_draws():
     moments = np.concatenate([np.full(SHAPE, 2.0), np.zeros(SHAPE)]).astype(np.float32)
     table = tables().steps(STEPS, 4)
     scale = LatentScale(0.5, (1.0,) * 4, (2.0,) * 4)
-    latents, blend = initial(table, SHAPE, TorchGenerator(7), EncodedPicture(moments, None), 0.6, scale)
+    begun = initial(table, SHAPE, TorchGenerator(7), EncodedPicture(moments, None), 0.6, scale)
     generator = TorchGenerator(7)
     clean = (2.0 + generator.randn(SHAPE) - 1.0) / 2.0 * 0.5
-    np.testing.assert_allclose(latents, 0.6 * clean + 0.4 * generator.randn(SHAPE), rtol=1e-5, atol=1e-6)
-    assert blend is None
+    np.testing.assert_allclose(begun.latents, 0.6 * clean + 0.4 * generator.randn(SHAPE), rtol=1e-5, atol=1e-6)
+    assert begun.blend is None
 
 
 def test_a_mask_keeps_the_picture_as_noisy_as_each_row_wants_it_and_clean_at_the_end():
@@ -126,7 +126,7 @@ def test_a_mask_keeps_the_picture_as_noisy_as_each_row_wants_it_and_clean_at_the
     mask[:, :8] = 1
     table, generator = tables().steps(STEPS), TorchGenerator(7)
     scale = LatentScale(1.0, None, None)
-    latents, blend = initial(table, SHAPE, generator, EncodedPicture(moments, mask), 1.0, scale)
+    latents, blend, _ = initial(table, SHAPE, generator, EncodedPicture(moments, mask), 1.0, scale)
     assert blend is not None
     np.testing.assert_array_equal(latents, blend.noise * np.float32(3))
     painted = np.full(SHAPE, 9, np.float32)
@@ -138,3 +138,18 @@ def test_a_mask_keeps_the_picture_as_noisy_as_each_row_wants_it_and_clean_at_the
     for _ in range(3):
         fourth.randn(SHAPE)
     np.testing.assert_array_equal(generator.randn(SHAPE), fourth.randn(SHAPE))
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_a_model_that_reads_masks_is_told_what_is_outside_and_keeps_nothing(strength):
+    outside = np.concatenate([np.full(SHAPE, 3.0), np.zeros(SHAPE)]).astype(np.float32)
+    moments = None if strength == 1.0 else np.zeros((8, 16, 16), np.float32)
+    mask, table, generator = np.ones((1, 16, 16), np.float32), tables().steps(STEPS), TorchGenerator(7)
+    scale, given = LatentScale(1.0, None, None), EncodedPicture(moments, mask, outside)
+    latents, blend, masked_picture = initial(table, SHAPE, TorchGenerator(7), given, strength, scale)
+    assert blend is None
+    clean = None if moments is None else generator.randn(SHAPE)
+    noise = generator.randn(SHAPE)
+    first = noise * np.float32(3) if clean is None else table.noised(clean, noise, 0)
+    np.testing.assert_array_equal(latents, first)
+    np.testing.assert_array_equal(masked_picture, np.concatenate([mask, 3 + generator.randn(SHAPE)])[None])

@@ -23,6 +23,7 @@ from triptych_contract.parameters import (
     File,
     Flag,
     Integer,
+    Integers,
     Kind,
     Number,
     OfModel,
@@ -145,7 +146,7 @@ def _typed(kind: Kind) -> tuple[Any, str | None]:
             return bool, None
         case Side():
             return str, _form(SIDES)
-        case Pair(of_what=of_what):
+        case Integers(of_what=of_what):
             return str, _form(of_what)
         case Integer():
             return int, None
@@ -160,24 +161,26 @@ def _typed(kind: Kind) -> tuple[Any, str | None]:
     return str, None
 
 
-def _form(of_what: tuple[str, str]) -> str:
+def _form(of_what: tuple[str, ...]) -> str:
     return "WxH" if of_what == SIDES else ",".join(of_what).upper()
 
 
 def _parsed(one: Parameter, value: Any) -> dict[str, Any]:
     if isinstance(one.kind, Side):
-        return dict(zip(SIDES, _pair(SIZE, SIDES, value), strict=True))
+        return dict(zip(SIDES, _several(SIZE, SIDES, value), strict=True))
     if isinstance(one.kind, Adapters):
         return {one.name: [named(one.name, text) for text in value]}
-    return {one.name: _pair(one.name, one.kind.of_what, value) if isinstance(one.kind, Pair) else value}
+    return {one.name: _several(one.name, one.kind.of_what, value) if isinstance(one.kind, Integers) else value}
 
 
-def _pair(name: str, of_what: tuple[str, str], text: str) -> tuple[int, int]:
-    """Two numbers as the contract has them; of a size people write the width first."""
+def _several(name: str, of_what: tuple[str, ...], text: str) -> tuple[int, ...]:
+    """Several numbers as the contract has them; of a size people write the width first."""
     if of_what == SIDES:
         if found := re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text):
             return int(found[2]), int(found[1])
         raise invalid(name, repr(text), "WIDTHxHEIGHT in pixels, as 128x96")
-    if found := re.fullmatch(r"(\d{1,9}), ?(\d{1,9})", text):
-        return int(found[1]), int(found[2])
-    raise invalid(name, repr(text), f"{_form(of_what)} in pixels, as 0,64")
+    parts = text.split(",")
+    if len(parts) == len(of_what) and all(re.fullmatch(r" ?\d{1,9}", part) for part in parts):
+        return tuple(map(int, parts))
+    example = ",".join(str(64 * (k % 2)) for k in range(len(of_what)))
+    raise invalid(name, repr(text), f"{_form(of_what)} in pixels, as {example}")

@@ -74,6 +74,7 @@ class SdxlCard(ModelCard):
     adapter_rank: int  # the largest sum of the ranks of a request's adapters; 0 where it takes none
     samplers: Mapping[str, SamplerCard]
     merged: Sequence[MergedLora]
+    inpainting: bool = False  # its UNet reads a mask and what is outside it (nine channels), so that nothing is blended
 
     @property
     def largest_sizes(self) -> dict[str, int]:

@@ -10,12 +10,14 @@ from typing import Any
 from ..adapters import Adapter, Adapters
 from ..cards import TableCard
 from ..emphasis import Part, sections
-from ..parameters import Choice, File, Integer, Number, OfModel, Pair, Picture, parameter
+from ..parameters import Choice, Edges, File, Integer, Number, OfModel, Pair, Picture, parameter
 from ..settings import MAX_GUIDANCE_SCALE, Reading, Settings
 from .card import SdxlCard
 
 A1111 = "a1111"
 MAX_COORDINATE = 65_536
+MAX_BLUR, MAX_PADDING, MAX_EXTENSION = 256, 4_096, 4_096
+MAX_CANVAS = 64_000_000  # pixels, as of a picture's file
 MAX_AESTHETIC_SCORE = 10.0
 # The defaults of diffusers' pipelines for pictures and for pictures with a mask.
 STRENGTH, MASKED_STRENGTH = 0.3, 0.9999
@@ -192,10 +194,43 @@ class SdxlSettings(Settings):
         group="sampling",
         label="LoRAs",
     )
+    mask_blur: int | None = parameter(
+        Integer(0, MAX_BLUR),
+        "How softly the mask ends: the radius, in its own pixels, of the Gaussian that blurs it before all else.",
+        needs="init_image",
+        default_words="0",
+        note="only with `mask` or `extend`; painted is what is half white or more, and `padding_mask_crop` lays over softly",
+        group="start",
+        label="Mask blur",
+        a1111="Mask blur",
+    )
+    padding_mask_crop: int | None = parameter(
+        Integer(0, MAX_PADDING),
+        "Paint only the part of the picture around the mask, with so many pixels more at each side, at `height` × `width`, and "
+        "lay it over the picture, which keeps its own size.",
+        needs="init_image",
+        note="only with `mask`, of the picture's size, or `extend`; `height` and `width` are the model's unless they are given",
+        group="start",
+        label="Only around the mask, with a padding of",
+        a1111="Masked area padding",
+    )
+    extend: tuple[int, int, int, int] | None = parameter(
+        Edges(0, MAX_EXTENSION),
+        "How many pixels to add at each edge of the picture, which are painted anew.",
+        needs="init_image",
+        note="with `mask`, of the picture's size, what is white there as well; at most 64 megapixels in all",
+        group="start",
+        label="Extend the picture",
+    )
 
     def guided(self, model: SdxlCard) -> bool:
         """Tell whether there is an unconditional row beside the conditional one, as long as guidance is on."""
         return self.guidance_scale > 1.0 and model.guidance_embedding_dim is None
+
+    @property
+    def masked(self) -> bool:
+        """Whether a part of a picture is kept."""
+        return self.mask is not None or self.extend is not None
 
     @classmethod
     def complete(cls, reading: Reading) -> None:
@@ -203,6 +238,7 @@ class SdxlSettings(Settings):
         _tables(reading)
         _told_sizes(reading)
         _start(reading)
+        _mask(reading)
         _refiner(reading)
         _adapters(reading)
         if reading.values.get("prompt_syntax") == A1111:
@@ -216,15 +252,22 @@ class SdxlSettings(Settings):
     @classmethod
     def own_size(cls, reading: Reading) -> dict[str, int]:
         picture = reading.values.get("init_image")
-        if picture is None:
+        if picture is None or "padding_mask_crop" in reading.given:
             return super().own_size(reading)
+        height, width = canvas(picture, reading.values.get("extend"))
         multiple = _multiple(reading.card, reading.given)
-        return {"height": picture.height // multiple * multiple, "width": picture.width // multiple * multiple}
+        return {"height": height // multiple * multiple, "width": width // multiple * multiple}
 
     @classmethod
     def sides(cls, card: SdxlCard, given: Mapping[str, Any]) -> range:
         multiple = _multiple(card, given)
         return range(-(-card.min_size // multiple) * multiple, card.max_size + 1, multiple)
+
+
+def canvas(picture: Picture, extend: tuple[int, int, int, int] | None) -> tuple[int, int]:
+    """Give the height and width in pixels of a picture with what is added to it."""
+    left, top, right, bottom = extend or (0, 0, 0, 0)
+    return top + picture.height + bottom, left + picture.width + right
 
 
 def _readable(name: str, prompt: str) -> str:
@@ -250,9 +293,9 @@ def _tables(reading: Reading) -> None:
         return
     table = schedules[values["schedule"]]
     reading.narrow("num_inference_steps", Integer(1, table.max_steps))
-    if "mask" in reading.given and not table.inpaint:
+    if (masking := _masking(reading)) and not table.inpaint and not card.inpainting:
         legal = "any sampler without a hidden state, such as euler"
-        reading.refuse("mask", f"with sampler {values['sampler']}", legal)
+        reading.refuse(masking, f"with sampler {values['sampler']}", legal)
 
 
 def _told_sizes(reading: Reading) -> None:
@@ -265,11 +308,38 @@ def _told_sizes(reading: Reading) -> None:
 def _start(reading: Reading) -> None:
     if "init_image" not in reading.given:
         return
-    reading.default("strength", MASKED_STRENGTH if "mask" in reading.given else STRENGTH)
+    reading.default("strength", MASKED_STRENGTH if _masking(reading) else STRENGTH)
     steps, strength = reading.values.get("num_inference_steps"), reading.values.get("strength")
     if steps is not None and strength is not None and int(steps * strength) < 1:
         least = math.ceil(1000 / steps) / 1000
         reading.refuse("strength", f"{strength:g} of {steps} steps", f"at least {least}, for one step")
+
+
+def _masking(reading: Reading) -> str:
+    """What says that a part of the picture is kept, "" where nothing does."""
+    return next((name for name in ("mask", "extend") if name in reading.given), "")
+
+
+def _mask(reading: Reading) -> None:
+    """What hangs on a mask, and on the size that it and the picture have."""
+    given, values = reading.given, reading.values
+    if _masking(reading):
+        reading.default("mask_blur", 0)
+    else:
+        for name in given.keys() & {"mask_blur", "padding_mask_crop"}:
+            reading.refuse(name, "without mask or extend", "only together with one of them")
+    picture, mask = values.get("init_image"), values.get("mask")
+    if picture is None:
+        return
+    if "extend" in values and not any(values["extend"]):
+        reading.refuse("extend", "0 at every edge", "more at one of them")
+    height, width = canvas(picture, values.get("extend"))
+    if height * width > MAX_CANVAS:
+        reading.refuse("extend", f"{width}×{height} pixels in all", f"at most {MAX_CANVAS} pixels")
+    needs = next((name for name in ("extend", "padding_mask_crop") if name in given), "")
+    if needs and mask and (mask.height, mask.width) != (picture.height, picture.width):
+        legal = f"with {needs} the picture's size, {picture.width}×{picture.height}"
+        reading.refuse("mask", f"{mask.width}×{mask.height} pixels", legal)
 
 
 def _refiner(reading: Reading) -> None:
@@ -278,8 +348,8 @@ def _refiner(reading: Reading) -> None:
     if reading.card.refiner is None:
         given = reading.given["denoising_end"]
         reading.refuse("denoising_end", given, "nothing: this model was exported without a refiner")
-    elif "mask" in reading.given:
-        reading.refuse("denoising_end", "with mask", "only without mask")
+    elif masking := _masking(reading):
+        reading.refuse("denoising_end", f"with {masking}", f"only without {masking}")
     reading.default("aesthetic_score", 6.0)
     reading.default("negative_aesthetic_score", 2.5)
 

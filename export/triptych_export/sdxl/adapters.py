@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych_contract.sdxl import FAMILY
+from triptych_serving.sdxl.latents import MASKED_PICTURE
 
 from ..stages import StageSpec, TensorSpec
 from ..weights import Weights
@@ -64,9 +65,12 @@ class AdaptedUNetStage(UNetStage):
         lora_a: Tensor,
         lora_b: Tensor,
         timestep_cond: Tensor | None = None,
+        masked_picture: Tensor | None = None,
     ) -> Tensor:
         self.slabs.a, self.slabs.b = lora_a, lora_b
-        return super().forward(sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond)
+        return super().forward(
+            sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond, masked_picture
+        )
 
 
 class AdaptedClipStage(ClipStage):
@@ -113,7 +117,8 @@ def _with_slabs(spec: StageSpec, sizes: Mapping[str, tuple[int, int]], rank: int
         "lora_a": TensorSpec("float32", ("batch", width_in, rank)),
         "lora_b": TensorSpec("float32", ("batch", rank, width_out)),
     }
-    last = {name: spec.inputs[name] for name in spec.inputs if name == "timestep_cond"}  # as `forward` has them
+    # As `forward` has them.
+    last = {name: spec.inputs[name] for name in ("timestep_cond", MASKED_PICTURE) if name in spec.inputs}
     inputs = {**{name: one for name, one in spec.inputs.items() if name not in last}, **slabs, **last}
     return replace(spec, inputs=inputs, one_for_all={}, layers=sizes)
 

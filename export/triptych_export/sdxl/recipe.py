@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,10 @@ from ..options import ExportOptions
 from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from ..stages import StageSpec
 from ..tokenizers import alike
-from ..weights import Kind, Weights
+from ..weights import Kind, Weights, read_index
 from . import adapters
 from .loras import Lora, MergedWeights
-from .stages import MODULES, base_specs, refiner_specs
+from .stages import MODULES, base_specs, inpainting, refiner_specs
 
 CLASSES = {
     "text_encoder": "CLIPTextModel",
@@ -31,6 +32,7 @@ CLASSES = {
     "vae": "AutoencoderKL",
 }
 BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
+INPAINTING = replace(BASE, pipeline="StableDiffusionXLInpaintPipeline")
 REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
 REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
 OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled", "adapters")
@@ -62,8 +64,9 @@ class SdxlExport:
 
     def __init__(self, base: Weights, refiner: Weights | None, options: ExportOptions) -> None:
         self.base, self.refiner, self.options = base, refiner, options
-        for weights in self._folders.values():
-            _check_unet(weights)
+        _check_unet(base, masks=not isinstance(base, OptimumFolder))
+        if refiner is not None:
+            _check_unet(refiner, masks=False)
         samplers.check(base.config("scheduler"))
         if options.adapters is not None:
             _check_adapters(base, options)
@@ -88,7 +91,8 @@ class SdxlExport:
             raise ExportError(f"--distilled: {options.distilled!r} given; legal: {', '.join(DISTILLED)}")
         loras = [Lora.parse(given) for given in options.lora or ()]
         refiner = None if options.refiner is None else open_folder(options.refiner, REFINER)
-        base = open_folder(folder, BASE)
+        kind = INPAINTING if read_index(folder)["_class_name"] == INPAINTING.pipeline else BASE
+        base = open_folder(folder, kind)
         return cls(MergedWeights.of(base, loras) if loras else base, refiner, options)
 
     @property
@@ -157,11 +161,15 @@ class SdxlExport:
             samplers=_sampler_cards(tables),
             merged=tuple(lora.card for lora in base.loras) if isinstance(base, MergedWeights) else (),
             previews=previews,
+            inpainting=inpainting(base),
         )
 
     def layout(self) -> dict[str, bytes]:
-        """What Optimum's pipelines read beside the graphs. Graphs that Optimum made have their own folder."""
-        return {} if isinstance(self.base, OptimumFolder) else layout(self.base)
+        """What Optimum's pipelines read beside the graphs. Graphs that Optimum made have their own folder.
+
+        One with masks reads them among the latents, ours beside them.
+        """
+        return {} if isinstance(self.base, OptimumFolder) or inpainting(self.base) else layout(self.base)
 
     def sources(self) -> dict[str, str]:
         return {
@@ -296,16 +304,18 @@ def _sampler_cards(tables: Mapping[tuple[str, str], TableCard]) -> dict[str, Sam
     return {name: SamplerCard(known[name].scheduler, known[name].a1111, schedules[name]) for name in sorted(schedules)}
 
 
-def _check_unet(weights: Weights) -> None:
+def _check_unet(weights: Weights, *, masks: bool) -> None:
+    """A UNet must be of SDXL's kind, and read latents; where `masks`, it may read a mask and the latents outside it as well."""
     config = weights.config("unet")
     if config.get("addition_embed_type") != "text_time":
         raise ExportError(
             f"unet/config.json: addition_embed_type {config.get('addition_embed_type')!r}; supported: 'text_time'"
         )
-    if config["in_channels"] != config["out_channels"]:
+    if config["in_channels"] != config["out_channels"] and not (masks and inpainting(weights)):
+        more = f", or {2 * config['out_channels'] + 1} (with a mask and what is outside it)" if masks else ""
         raise ExportError(
             f"unet/config.json: in_channels {config['in_channels']}; supported: as many as out_channels, "
-            f"{config['out_channels']} (a mask is blended in, not concatenated)"
+            f"{config['out_channels']}{more}"
         )
 
 
@@ -330,5 +340,5 @@ def _check_refiner(base: Weights, refiner: Weights) -> None:
         require_equal(f"refiner scheduler: {name}", theirs.get(name), ours.get(name), "the base's")
     if not alike(base.load_tokenizer("tokenizer_2"), refiner.load_tokenizer("tokenizer_2")):
         raise ExportError("refiner tokenizer_2: differs from the base's; supported: the same")
-    channels = base.config("unet")["in_channels"], refiner.config("unet")["in_channels"]
-    require_equal("refiner unet: in_channels", channels[1], channels[0], "the base's")
+    channels = base.config("unet")["out_channels"], refiner.config("unet")["in_channels"]
+    require_equal("refiner unet: in_channels", channels[1], channels[0], "the base's latents")

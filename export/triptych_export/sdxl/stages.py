@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from triptych_serving.sdxl.latents import MASKED_PICTURE
 
 from ..stages import StageSpec, TensorSpec
 from ..weights import Weights
@@ -53,7 +56,10 @@ def _latent_scale(vae: Any) -> tuple[Tensor, Tensor]:
 
 
 class UNetStage(nn.Module):
-    """The UNet with one timestep per row, so that rows at different steps share a batch."""
+    """The UNet with one timestep per row, so that rows at different steps share a batch.
+
+    One of nine channels reads behind the latents those of `masked_picture`, (batch, 1 + C, h, w), which steps leave alone.
+    """
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
@@ -67,7 +73,10 @@ class UNetStage(nn.Module):
         text_embeds: Tensor,
         time_ids: Tensor,
         timestep_cond: Tensor | None = None,
+        masked_picture: Tensor | None = None,
     ) -> Tensor:
+        if masked_picture is not None:
+            sample = torch.cat([sample, masked_picture], dim=1)
         out_sample: Tensor = self.unet(
             sample,
             timestep,
@@ -129,6 +138,12 @@ MODULES: dict[str, type[nn.Module]] = {
 }
 
 
+def inpainting(weights: Weights) -> bool:
+    """Whether a folder's UNet reads latents, a mask and the latents outside it."""
+    config = weights.config("unet")
+    return bool(config["in_channels"] == 2 * config["out_channels"] + 1)
+
+
 def base_specs(weights: Weights, tokens: int) -> dict[str, StageSpec]:
     """Every stage of an SDXL folder; text encoders read `tokens` ids, UNets what they make of so many chunks.
 
@@ -183,7 +198,7 @@ def _clip(weights: Weights, component: str, tokens: int) -> StageSpec:
 
 def _unet(weights: Weights, time_ids: int) -> StageSpec:
     config, pooled = weights.config("unet"), weights.config("text_encoder_2")["projection_dim"]
-    latents = TensorSpec("float32", ("batch", config["in_channels"], "latent_height", "latent_width"))
+    latents = TensorSpec("float32", ("batch", config["out_channels"], "latent_height", "latent_width"))
     inputs = {
         "sample": latents,
         "timestep": TensorSpec("float32", ("batch",)),
@@ -193,4 +208,6 @@ def _unet(weights: Weights, time_ids: int) -> StageSpec:
     }
     if config.get("time_cond_proj_dim"):
         inputs["timestep_cond"] = TensorSpec("float32", ("batch", config["time_cond_proj_dim"]))
+    if inpainting(weights):
+        inputs[MASKED_PICTURE] = replace(latents, shape=("batch", 1 + config["out_channels"], *latents.shape[2:]))
     return StageSpec("unet", inputs, {"out_sample": latents}, one_for_all={"timestep": None})

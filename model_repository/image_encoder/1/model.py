@@ -12,6 +12,9 @@ from triptych_serving.images import encode
 from triptych_serving.proofs import LEGAL
 from triptych_serving.receipt import infotext, receipt, runtime
 
+# Inputs that a picture may be laid over.
+FILES = ("init_image", "mask")
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -22,6 +25,7 @@ class TritonPythonModel:
             for target in {pipeline.manifest.target for pipeline in self.pipelines.values()}
         }
         self.cache = ImageCache.of_server()
+        self.aside = triton.Aside(1)
 
     @triton.noted
     def execute(self, requests):
@@ -37,19 +41,31 @@ class TritonPythonModel:
         ran_on = self.ran_on[pipeline.manifest.target]
         made_by = receipt(settings, pipeline, ran_on, document["cut"])
         latents = timings.pop("latents")
+
+        def answer(image):
+            timings["total_ms"] = round((time.monotonic() - document["arrived"]) * 1e3, 3)
+            return triton.response(
+                image=triton.text(image),
+                resolved_seed=np.array([settings.seed], np.int64),
+                receipt=triton.text({**made_by, "timings": timings, "cached": document["cached"]}),
+            )
+
         if document["cached"]:
-            image = triton.data(request, "cached")
-        else:
-            pixels, proven = self._pixels(request, document["family"], settings, latents)
-            image = self._file(pixels, settings, made_by, pipeline)
+            return answer(triton.data(request, "cached"))
+        pixels, proven = self._pixels(request, document["family"], settings, latents)
+        files = {name: triton.data(request, name) for name in FILES}
+
+        def made():
+            finished = pipeline.finished(settings, pixels, files.get)
+            image = encode(finished, settings.output_format, made_by, infotext(made_by, pipeline))
             if self.cache and settings.use_cache and proven:
                 self.cache.put(ImageCache.key(settings, pipeline.manifest, ran_on), image)
-        timings["total_ms"] = round((time.monotonic() - document["arrived"]) * 1e3, 3)
-        return triton.response(
-            image=triton.text(image),
-            resolved_seed=np.array([settings.seed], np.int64),
-            receipt=triton.text({**made_by, "timings": timings, "cached": document["cached"]}),
-        )
+            return answer(image)
+
+        if not pipeline.lays_over(settings):
+            return made()
+        self.aside.answer(request, made)  # a stranger's picture may be large
+        return None
 
     def _pixels(self, request, family, settings, latents):
         """What the decoder made of these latents, and whether it proved that; Triton's own models cannot."""
@@ -58,9 +74,6 @@ class TritonPythonModel:
             raise invalid("sample", f"shape {sample.shape}", str(legal))
         if maker := self.made_by[family].get("sample"):
             triton.proven(request, "sample", maker, latents)
-        return sample[0], bool(maker)
-
-    def _file(self, pixels, settings, made_by, pipeline):
-        if pixels.min() == pixels.max():
+        if sample.min() == sample.max():
             raise StageFailed("the decoder: every pixel is the same; no image is made of it")
-        return encode(pixels, settings.output_format, made_by, infotext(made_by, pipeline))
+        return np.array(sample[0]), bool(maker)

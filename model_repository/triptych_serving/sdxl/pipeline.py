@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
@@ -19,6 +19,7 @@ from triptych_contract.sdxl.settings import A1111, SdxlSettings
 from ..adapters import WORN
 from ..adapters.graphs import worn
 from ..adapters.shelf import Shelf
+from ..canvas import Canvas
 from ..denoiser import Conditioning, Floats
 from ..encoded import Read, checked, read_one
 from ..noise import TorchGenerator
@@ -27,7 +28,7 @@ from ..pipeline import Pipeline
 from ..tokenizers import Chunks, PromptTokenizer
 from ..walk import Walk
 from .conditioning import conditionings, token_weights
-from .latents import EncodedPicture, initial
+from .latents import MASKED_PICTURE, EncodedPicture, initial
 from .walk import BASE, walk
 
 # Of both prompts; Triton gives a text encoder no more at once.
@@ -114,7 +115,7 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
         weights = token_weights(read, rows, card)
         sizes["tokens"] = weights.shape[-1]
         made = {
-            stage: checked(conditioning, self.manifest.stages[stage], rows, sizes)
+            stage: checked(conditioning, self.manifest.stages[stage], rows, sizes, later=(MASKED_PICTURE,))
             for stage, conditioning in conditionings(settings, card, read, weights).items()
         }
         if settings.lora and self.adapters:
@@ -136,13 +137,31 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
 
     def unused_stages(self, settings: SdxlSettings) -> set[str]:
         unused = set()
-        if settings.init_image is None:
+        if not self.encodes(settings):
             unused.add("vae_encoder")
         if settings.denoising_end is None:
             unused |= {"refiner_unet", "refiner_text_encoder_2"}
         if settings.lora is None:
             unused |= {*FAMILY.adapted.values()}
         return unused
+
+    def encodes(self, settings: SdxlSettings) -> bool:
+        """Whether the VAE's encoder has something to do; a model that reads masks is told of one by every request."""
+        return self.card.inpainting or settings.init_image is not None
+
+    def begins_with_picture(self, settings: SdxlSettings) -> bool:
+        """Whether the first latents are a picture's; of a model that reads masks not at full strength, as in diffusers."""
+        return settings.init_image is not None and not (self.card.inpainting and settings.strength == 1.0)
+
+    def lays_over(self, settings: SdxlSettings) -> bool:
+        return settings.padding_mask_crop is not None
+
+    def finished(
+        self, settings: SdxlSettings, painted: NDArray[np.uint8], read: Callable[[str], bytes]
+    ) -> NDArray[np.uint8]:
+        if not self.lays_over(settings):
+            return painted
+        return Canvas.of(read, settings).finished(painted)
 
     def a1111_fields(self, made_by: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -155,6 +174,8 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             "Model hash": made_by["stages"]["unet"][:10],
             "Model": made_by["model"],
             "Denoising strength": made_by["strength"],
+            "Mask blur": made_by["mask_blur"] or None,
+            "Masked area padding": made_by["padding_mask_crop"],
             "Clip skip": made_by["clip_skip"] + 1 if made_by["clip_skip"] else None,
             "Refiner switch at": made_by["denoising_end"],
             "Prompt syntax": made_by["prompt_syntax"] if made_by["prompt_syntax"] == A1111 else None,
@@ -173,17 +194,28 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
         generator: TorchGenerator,
         _previous: Floats | None,
     ) -> Start:
-        latents, blend = initial(way.table, shape, generator, picture, strength, self.card.latent_scale)
-        return Start(latents, made, blend)
+        begun = initial(way.table, shape, generator, picture, strength, self.card.latent_scale)
+        if begun.masked_picture is not None:
+            arrays = {**made[BASE].arrays, MASKED_PICTURE: begun.masked_picture}
+            made = {**made, BASE: replace(made[BASE], arrays=arrays)}
+        return Start(begun.latents, made, begun.blend)
 
     def _picture(self, settings: SdxlSettings, shape: tuple[int, int, int], read: Read) -> EncodedPicture | None:
         """What the VAE encoder made of the request's picture; None without one."""
-        if settings.init_image is None:
+        if not self.encodes(settings):
             return None
         channels, *sides = shape
-        moments = read_one(read, "latent_parameters", (1, 2 * channels, *sides))[0]
-        mask = None if settings.mask is None else read_one(read, "latent_mask", (1, 1, *sides))[0]
-        return EncodedPicture(moments, mask)
+        legal = {
+            "latent_parameters": (1, 2 * channels, *sides),
+            "latent_mask": (1, 1, *sides),
+            "outside_parameters": (1, 2 * channels, *sides),
+        }
+        wanted = {
+            "latent_parameters": self.begins_with_picture(settings),
+            "latent_mask": settings.masked or self.card.inpainting,
+            "outside_parameters": self.card.inpainting,
+        }
+        return EncodedPicture(*(read_one(read, name, legal[name])[0] if wanted[name] else None for name in legal))
 
 
 def _filled_up(chunks: Chunks, most: int, tokenizer: PromptTokenizer) -> tuple[NDArray[np.int64], Floats]:

@@ -1,20 +1,21 @@
 """The picture that a request starts from, as latents; nothing for a request without one."""
 
-import hashlib
+import functools
 import json
 import os
 import threading
 
 import numpy as np
 
-from triptych_contract.errors import InvalidRequest, invalid
+from triptych_contract.errors import InvalidRequest
 from triptych_serving import handover, runtimes, triton
-from triptych_serving.pictures import latent_mask, pixels
+from triptych_serving.canvas import Canvas
 from triptych_serving.pipelines import pipeline
-from triptych_serving.proofs import LEGAL
 
 # Each takes some hundred megabytes for a picture of the largest size, and most of a processor.
 THREADS = max(1, min(2, (os.cpu_count() or 1) // 2))
+# So many sizes of a grey picture are remembered, which is what a model that reads masks sees of a request without one.
+GREYS = 8
 
 
 class TritonPythonModel:
@@ -24,6 +25,7 @@ class TritonPythonModel:
         self.pipeline, self.model = pipeline(manifest), manifest.model
         self.stage = runtimes.stage(manifest, "vae_encoder", reproducible=arguments.reproducible)
         self.one_at_a_time = threading.Lock()
+        self.grey = functools.lru_cache(GREYS)(lambda *size: self._moments(np.zeros((1, 3, *size), np.float32)))
         self.aside = triton.Aside(THREADS)
         self.folder = handover.folder()
 
@@ -33,9 +35,9 @@ class TritonPythonModel:
 
     def _answer(self, request):
         document = triton.passed_on(request, "settings")
-        if document["settings"]["init_image"] is None or document["cached"]:
-            return triton.response(picture=triton.text(""))
         settings = self.pipeline.parse(document["settings"])
+        if document["cached"] or not self.pipeline.encodes(settings):
+            return triton.response(picture=triton.text(""))
         files = {name: triton.data(request, name) for name in ("init_image", "mask")}
         ends = None if settings.deadline_ms is None else document["arrived"] + settings.deadline_ms / 1000
         picture = handover.Pending(self.folder)
@@ -55,16 +57,20 @@ class TritonPythonModel:
             return {"failure": np.array(f"vae_encoder: {error}")}
 
     def _latents(self, files, settings):
-        for name, file in files.items():
-            _check_file(name, file, getattr(settings, name))
-        size, mask = (settings.height, settings.width), files["mask"]
-        sample = pixels("init_image", files["init_image"], *size)
-        painted = {"latent_mask": latent_mask("mask", mask, *size, self.model.vae_scale_factor)} if mask else {}
+        size, sample, white = (settings.height, settings.width), None, None
+        if settings.init_image is not None:
+            sample, white = Canvas.of(files.get, settings).seen(*size)
+        made = {}
         with self.one_at_a_time:
-            return {**painted, **self.stage({"sample": sample})}
+            if self.pipeline.begins_with_picture(settings):
+                made["latent_parameters"] = self._moments(sample)
+            if self.model.inpainting:  # without a mask all is painted anew, and what is seen of the rest is grey
+                made["outside_parameters"] = self.grey(*size) if white is None else self._moments(sample * (1 - white))
+                white = np.ones((1, 1, *size), np.float32) if white is None else white
+        if white is not None:
+            scale = self.model.vae_scale_factor
+            made["latent_mask"] = np.ascontiguousarray(white[:, :, ::scale, ::scale])
+        return made
 
-
-def _check_file(name, file, picture):
-    """Only the file that the settings speak of, since what is answered belongs to those."""
-    if (hashlib.sha256(file).hexdigest() if file else None) != (picture and picture.sha256):
-        raise invalid(name, "another file", LEGAL)
+    def _moments(self, sample):
+        return self.stage({"sample": sample})["latent_parameters"]
