@@ -21,6 +21,7 @@ REFINERS = {0: (False, True), 4: (True, False)}
 # Builds for adapters: the largest sum of their ranks. One with convolutions for projections and a refiner that reads the base's
 # own encoder, one with linear layers whose UNet reads the guidance scale.
 ADAPTERS = {0: 64, 3: 12}
+PROMPTED = 4  # a build with image prompts of every kind
 
 Folders = Callable[[int], tuple[Path, Path]]
 
@@ -36,7 +37,7 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
 
     from triptych_export.build import ExportOptions, export
 
-    from . import tiny_sdxl
+    from . import ip_adapters, tiny_sdxl
 
     torch.set_num_threads(1)
     weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
@@ -46,7 +47,8 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
         own_encoder, aesthetics = REFINERS.get(seed, (False, False))
         tiny_sdxl.make_refiner(refiner, weights, facts, own_encoder=own_encoder, aesthetics=aesthetics)
     rank = RANK if seed == INPAINTING else ADAPTERS.get(seed)
-    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner, adapters=rank))
+    pictures = ip_adapters.make_all(weights) if seed == PROMPTED else {}
+    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner, adapters=rank, **pictures))
     return weights, output
 
 

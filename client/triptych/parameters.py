@@ -92,6 +92,14 @@ class Parameters(Shared, total=False):
     extend: Sequence[int] | None
     """How many pixels to add at each edge of the picture, which are painted anew. Left, top, right, bottom, 0 …
     4,096. Default: none."""
+    ip_adapter_image: Picture | None
+    """A picture to draw like: its middle square is an image prompt beside the text. A PNG, JPEG or WebP file, at
+    most 32 MiB and 64 megapixels. Default: none."""
+    ip_adapter: str | None
+    """The image prompt (IP-Adapter) that reads the picture. The names given to `--ip-adapter`. Default: the model's
+    first."""
+    ip_adapter_scale: float | None
+    """How closely to follow the picture; from 1 on it says more than the text. 0 … 2. Default: 1."""
 
 
 class CascadeParameters(Shared, total=False):
@@ -162,6 +170,14 @@ class AnyParameters(Shared, total=False):
     extend: Sequence[int] | None
     """How many pixels to add at each edge of the picture, which are painted anew. Left, top, right, bottom, 0 …
     4,096. Default: none."""
+    ip_adapter_image: Picture | None
+    """A picture to draw like: its middle square is an image prompt beside the text. A PNG, JPEG or WebP file, at
+    most 32 MiB and 64 megapixels. Default: none."""
+    ip_adapter: str | None
+    """The image prompt (IP-Adapter) that reads the picture. The names given to `--ip-adapter`. Default: the model's
+    first."""
+    ip_adapter_scale: float | None
+    """How closely to follow the picture; from 1 on it says more than the text. 0 … 2. Default: 1."""
     prior_num_inference_steps: int | None
     """Stage C's steps. 1 … 100. Default: the model's."""
     prior_guidance_scale: float | None

@@ -59,6 +59,7 @@ class Family:
         mixed: of a model, what sets the k-th of n requests apart that have as little in common as it allows.
         called: the name of one of those.
         adapted: stages that adapters change, and the stage of a build for adapters that runs in their place.
+        prompted: stages, and the stage of a build for image prompts that runs beside each, in the same process.
         first_held: settings that its receipts have held from the first version on; empty where that is all of them.
     """
 
@@ -77,6 +78,7 @@ class Family:
     mixed: Callable[[int, int, Any], dict[str, Any]]
     called: Callable[[Mapping[str, Any]], str]
     adapted: Mapping[str, str] = field(default_factory=dict)
+    prompted: Mapping[str, str] = field(default_factory=dict)
     first_held: tuple[str, ...] = ()
 
     @cached_property

@@ -31,6 +31,7 @@ GROUPS = {
     "stable cascade": "Stable Cascade",
     "output": "Output",
 }
+NONE = "none: this model has none"
 COUNTED = {2: "two", 4: "four"}
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
 
@@ -160,12 +161,14 @@ class Choice(Kind):
         assert not isinstance(self.aliases, OfModel)  # noqa: S101
         name = self.aliases.get(value.lower(), value)
         if name not in self.names:
-            raise invalid(field, shown(value), ", ".join(self.names))
+            raise invalid(field, shown(value), ", ".join(self.names) or NONE)
         return name
 
     @property
     def legal(self) -> str:
-        return self.names.words if isinstance(self.names, OfModel) else ", ".join(f"`{name}`" for name in self.names)
+        if isinstance(self.names, OfModel):
+            return self.names.words
+        return ", ".join(f"`{name}`" for name in self.names) or NONE
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class StageRecipe:
     code: str  # modules of this package that make it
     as_stored: bool = False  # whether `module` takes weights in half precision, which halves the memory
     made_of: str = "PyTorch"  # what the graph is checked against
+    also: tuple[str, ...] = ()  # what else `module` reads, by content
 
     def write(self, path: Path, examples: list[to_onnx.Arrays]) -> list[to_onnx.Arrays]:
         """Write the graph to `path`; what the weights make of each example without it."""
@@ -105,7 +106,7 @@ class Workshop:
     def stage(self, name: str, stage: StageRecipe) -> Facts:
         """What the manifest says about a stage."""
         component, spec = stage.spec.component, asdict(stage.spec)
-        own = (stage.weights.source(component), spec, stage.weights.config(component), stage.sizes)
+        own = (stage.weights.source(component), spec, stage.weights.config(component), stage.sizes, *stage.also)
         made_from = fingerprint(f"{stage.code} stages to_onnx attention weights", *own)
         return self.ledger.part(name, made_from, lambda: self._make_stage(name, stage))
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .adapters.mix import Mix
 
 Floats = NDArray[np.float32]
+# The input by which rows with an image prompt are known.
+PROMPTED = "image_scales"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,11 @@ class Conditioning:
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
+
+    @property
+    def adapted(self) -> bool:
+        """Whether its rows are for a graph with more inputs than the plain one."""
+        return self.mix is not None or PROMPTED in self.arrays
 
     def conditional(self) -> Conditioning:
         """The last row only."""

@@ -173,11 +173,11 @@ def _checked_card(document: dict[str, Any]) -> ModelCard:
     """The card of a document, all of which is checked."""
     schema.check(document, Document)
     family, given = FAMILIES[document["family"]], document["stages"].keys()
-    adapted = {*family.adapted.values()}
-    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models, *adapted}
+    sets = ({*family.adapted.values()}, {*family.prompted.values()})  # a build has all of one, or none
+    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models}.union(*sets)
     for name in sorted(given - legal):
         raise schema.SchemaError(f"stages.{name}: unknown; legal: {', '.join(sorted(legal))}")
-    needed = {family.card.denoisers[0], family.encoders[0], family.decoder, *(adapted if adapted & given else ())}
+    needed = {family.card.denoisers[0], family.encoders[0], family.decoder}.union(*(one for one in sets if one & given))
     for name in sorted(needed - given):
         raise schema.SchemaError(f"stages.{name}: missing")
     schema.check(document["model"], family.card, "model")

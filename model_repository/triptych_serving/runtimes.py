@@ -44,10 +44,10 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         ManifestError: a file is missing or harmed, or the engine does not fit this machine.
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
-    plain, adapted = _denoiser(manifest, name, most_rows, fixed_rows), _adapted(manifest, name)
-    if adapted is None or Shelf.of_server(manifest) is None:
+    plain, adapted = _denoiser(manifest, name, most_rows, fixed_rows), second(manifest, name)
+    if adapted is None:
         return plain
-    if manifest.target in GPU_TARGETS:
+    if manifest.target in GPU_TARGETS and "layers" in manifest.stages[adapted]:
         most_rows, fixed_rows = min(most_rows, GPU_ROWS), fixed_rows and min(fixed_rows, GPU_ROWS)
     from .steps import Steps
 
@@ -110,6 +110,14 @@ def _adapted(manifest: Manifest, name: str) -> str | None:
     """The stage that runs in the place of another where adapters are worn, if the build has it."""
     adapted = FAMILIES[manifest.family].adapted.get(name)
     return adapted if adapted in manifest.stages else None
+
+
+def second(manifest: Manifest, name: str) -> str | None:
+    """The stage of rows with more inputs than a denoiser's own graph has; with adapters only where the server has some."""
+    prompted = FAMILIES[manifest.family].prompted.get(name)
+    if prompted in manifest.stages:
+        return prompted
+    return _adapted(manifest, name) if Shelf.of_server(manifest) else None
 
 
 def _stage(manifest: Manifest, name: str, reproducible: bool) -> Stage:

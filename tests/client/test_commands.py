@@ -116,6 +116,7 @@ def told(receipt):
 def test_generate_sends_every_option(run, tmp_path):
     (tmp_path / "start.png").write_bytes(b"start")
     (tmp_path / "mask.png").write_bytes(b"mask")
+    (tmp_path / "like.png").write_bytes(b"like")
     options = {
         "--guidance-rescale": (0.5, "guidance_rescale", 0.5),
         "--guidance-end": (0.25, "guidance_end", 0.25),
@@ -128,6 +129,9 @@ def test_generate_sends_every_option(run, tmp_path):
         "--mask-blur": (4, "mask_blur", 4),
         "--padding-mask-crop": (32, "padding_mask_crop", 32),
         "--extend": ("0, 64,8,0", "extend", (0, 64, 8, 0)),
+        "--ip-adapter-image": (tmp_path / "like.png", "ip_adapter_image", b"like"),
+        "--ip-adapter": ("plus", "ip_adapter", "plus"),
+        "--ip-adapter-scale": (0.5, "ip_adapter_scale", 0.5),
         "--strength": (0.5, "strength", 0.5),
         "--denoising-end": (0.75, "denoising_end", 0.75),
         "--aesthetic-score": (7, "aesthetic_score", 7.0),

@@ -14,7 +14,7 @@ from triptych_demo import demo_build
 from triptych_server import Server
 from triptych_serving.manifest import Manifest
 
-from ..tiny_builds import INPAINTING
+from ..tiny_builds import INPAINTING, PROMPTED
 
 REQUESTS = 500
 REFINED_SEED = 0  # a tiny model that has a refiner
@@ -46,6 +46,9 @@ def random_request(choose, model, files):
         "crops_coords_top_left": [(3, 9)],
     }
     asked |= {name: choose.choice(values) for name, values in maybe.items() if choose.random() < 0.3}
+    if model.ip_adapters and choose.random() < 0.5:
+        asked |= {"ip_adapter_image": choose.choice(files), "ip_adapter": choose.choice(model.ip_adapters)}
+        asked["ip_adapter_scale"] = choose.choice([0.3, 1.0, 2.0])
     if choose.random() < 0.3:
         asked |= {"init_image": choose.choice(files), "strength": choose.choice([0.5, 0.8, 1.0])}
         if (model.samplers[sampler].schedules[schedule].inpaint or model.inpainting) and choose.random() < 0.5:
@@ -125,6 +128,11 @@ def test_five_hundred_requests_keep_their_bytes_in_any_company(tiny):
 def test_requests_to_a_model_that_reads_masks_do_so_too(tiny):
     requests = assert_bytes_are_kept(tiny(INPAINTING)[1], 60, seed=5)
     assert 5 < sum("mask" in request for request in requests) < 50
+
+
+def test_requests_with_and_without_image_prompts_do_so_too(tiny):
+    requests = assert_bytes_are_kept(tiny(PROMPTED)[1], 90, seed=6)
+    assert 30 < sum("ip_adapter_image" in request for request in requests) < 60
 
 
 def test_the_demo_models_requests_do_so_too():

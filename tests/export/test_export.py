@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from triptych_contract.sdxl import FAMILY
 from triptych_export import to_onnx
@@ -23,7 +24,8 @@ from triptych_export.weights import Weights
 from triptych_server import CannotServe, Server
 from triptych_serving.manifest import Manifest, ManifestError
 
-from ..tiny_builds import ADAPTERS, INPAINTING, REFINERS, SAMPLERS, refiner_of
+from .. import ip_adapters
+from ..tiny_builds import ADAPTERS, INPAINTING, PROMPTED, REFINERS, SAMPLERS, refiner_of
 
 PLAIN = 2  # a tiny model without a refiner
 
@@ -187,6 +189,76 @@ def test_a_unet_of_nine_channels_reads_a_mask_and_what_is_outside_it_beside_the_
         assert [inputs[name]["shape"][1] for name in ("sample", "masked_picture")] == [4, 5]
     assert "masked_picture" not in manifest.stages["refiner_unet"]["inputs"]
     assert not (build / "model_index.json").exists()  # Optimum's pipelines would give its UNet nine channels
+
+
+@pytest.fixture(scope="module")
+def pictured(tiny, tmp_path_factory):
+    """A base, files of adapters for it and beside it, and the options of an export with them."""
+    weights, folder = tiny(PROMPTED)[0], tmp_path_factory.mktemp("ip-adapters")
+    own = ip_adapters.folder_of(weights)
+    state = load_file(own / "plain.safetensors")
+    cuts = {
+        "pickled": {},
+        "faceid": {name: one for name, one in state.items() if "proj" not in name}
+        | {"image_proj.norm.weight": torch.ones(3)},
+        "short": {name: one for name, one in state.items() if not name.startswith("ip_adapter.1.")},
+        "narrow": {**state, "image_proj.proj.weight": torch.ones(len(state["image_proj.proj.bias"]), 7)},
+        "more": {**state, "lora.weight": torch.ones(2, 2)},
+    }
+    for name, tensors in cuts.items():
+        save_file({key: one.contiguous() for key, one in tensors.items()}, folder / f"{name}.safetensors")
+    (folder / "pickled.safetensors").rename(folder / "pickled.bin")
+    (folder / "cut.safetensors").write_bytes((own / "plain.safetensors").read_bytes()[:1000])
+    (folder / "plain.safetensors").symlink_to(own / "plain.safetensors")
+    return weights, folder, own / "image_encoder"
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (["a=pickled.bin"], {}, r"--ip-adapter: 'a=.*pickled.bin' given; legal: NAME=FILE, a .safetensors file"),
+        (["../a=plain.safetensors"], {}, r"--ip-adapter: '../a=.*' given; legal: NAME=FILE"),
+        (["a=none.safetensors"], {}, "--ip-adapter: .* given; legal: NAME=FILE"),
+        (
+            ["a=faceid.safetensors"],
+            {},
+            "faceid.safetensors: image_proj of another kind; supported: IP-Adapters of SDXL",
+        ),
+        (["a=short.safetensors"], {}, r"short.safetensors: 2 weights that this UNet does not have, or has not"),
+        (
+            ["a=more.safetensors"],
+            {},
+            r"more.safetensors: 1 weights that this UNet does not have, or has not \(lora.weight\)",
+        ),
+        (["a=narrow.safetensors"], {}, "image_proj.proj reads 7 channels; supported: the image encoder's, 40"),
+        (["a=cut.safetensors"], {}, "cut.safetensors: .*; supported: IP-Adapters of SDXL"),
+        (["a=plain.safetensors"] * 2, {}, "--ip-adapter: a, a given; legal: each name once"),
+        (["a=plain.safetensors"], {"image_encoder": None}, "--image-encoder: missing; --ip-adapter also needs it"),
+        ([], {}, "--ip-adapter: missing; --image-encoder also needs it"),
+        (["a=plain.safetensors"], {"adapters": 4}, "--ip-adapter: with --adapters given; legal: one of them"),
+    ],
+)
+def test_image_prompts_that_do_not_fit_are_refused_by_name(pictured, given, options, message):
+    weights, folder, encoder = pictured
+    files = [one.replace("=", f"={folder}/") for one in given]
+    with pytest.raises(ExportError, match=message):
+        sdxl.SdxlExport.open(weights, ExportOptions(**{"ip_adapter": files, "image_encoder": encoder, **options}))
+
+
+def test_a_folder_that_is_no_image_encoder_is_refused(pictured, tmp_path):
+    weights, folder, _ = pictured
+    given = [f"a={folder}/plain.safetensors"]
+    for encoder, message in ((tmp_path, "config.json"), (weights / "text_encoder", "text_encoder")):
+        with pytest.raises(ExportError, match=message):
+            sdxl.SdxlExport.open(weights, ExportOptions(ip_adapter=given, image_encoder=encoder))
+
+
+def test_image_prompts_leave_the_plain_stages_as_they_are(pictured):
+    weights, folder, encoder = pictured
+    given = {"ip_adapter": [f"a={folder}/plain.safetensors"], "image_encoder": encoder}
+    plain, both = (sdxl.SdxlExport.open(weights, ExportOptions(**options)).stages(77) for options in ({}, given))
+    assert both.keys() - plain.keys() == set(FAMILY.prompted.values())
+    assert {name: both[name] for name in plain} == plain
 
 
 def test_no_path_of_this_machine_is_in_a_graph(tiny):

@@ -97,7 +97,8 @@ WORN_REFINED = [
 ]
 DEFAULT_GUIDANCE = 5.0
 # Settings that our server works into a picture and its mask.
-DRAWN = ("mask_blur", "extend")
+DRAWN = ("mask_blur", "extend", "ip_adapter_image", "ip_adapter", "ip_adapter_scale")
+FILES = ("init_image", "mask", "ip_adapter_image")
 
 
 @pytest.fixture(params=SEEDS)
@@ -186,7 +187,7 @@ class Model:
 
 
 def _sent(given):
-    files = {name: _png(given[name]) for name in ("init_image", "mask") if name in given}
+    files = {name: _png(given[name]) for name in FILES if name in given}
     worn = [{"name": name, "scale": scale} for name, scale in given.get("lora", {}).items()]
     adapters = {"lora": json.dumps(worn)} if "lora" in given else {}
     return {"guidance_scale": DEFAULT_GUIDANCE, **given, **files, **adapters}

@@ -80,7 +80,7 @@ def test_a_mistyped_or_missing_field_is_named(path, value, words, tmp_path):
 def test_a_stage_of_no_family_is_refused(tmp_path):
     document = json.loads((demo_build("sdxl") / "manifest.json").read_text("utf-8"))
     document["stages"]["../x"] = document["stages"]["unet"]
-    assert "stages.../x: unknown; legal: refiner_text_encoder_2, refiner_unet, text_encoder" in refusal(
+    assert "stages.../x: unknown; legal: image_prompt_encoder, refiner_text_encoder_2, refiner_unet" in refusal(
         tmp_path, json.dumps(document).encode()
     )
 

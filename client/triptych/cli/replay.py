@@ -33,11 +33,14 @@ def replay(
         typer.Option("--init-image", "--image", metavar="FILE", help="A picture that one began from; may be repeated."),
     ] = None,
     mask: Annotated[Pictures, typer.Option(metavar="FILE", help="A mask that one had; may be repeated.")] = None,
+    ip_adapter_image: Annotated[
+        Pictures, typer.Option(metavar="FILE", help="A picture that one was drawn like; may be repeated.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that each picture may take.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
 ) -> None:
     """Make pictures again and compare the bytes; exit 1 where any differs."""
-    given = {"init_image": init_image or (), "mask": mask or ()}
+    given = {"init_image": init_image or (), "mask": mask or (), "ip_adapter_image": ip_adapter_image or ()}
     verdicts = asyncio.run(_replay(files, _by_sha256(given), {"url": url, "timeout": timeout}))
     for verdict in verdicts:
         if as_json:

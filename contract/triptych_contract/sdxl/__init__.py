@@ -20,7 +20,12 @@ def _settings() -> type[SdxlSettings]:
 
 
 def _variants(card: SdxlCard) -> tuple[Variant, ...]:
-    every = frozenset(FAMILY.parameters) - (frozenset() if card.adapter_rank else {"lora"})
+    prompts = {"ip_adapter_image", "ip_adapter", "ip_adapter_scale"}
+    every = (
+        frozenset(FAMILY.parameters)
+        - ({*()} if card.adapter_rank else {"lora"})
+        - ({*()} if card.ip_adapters else prompts)
+    )
     refiners = frozenset(name for name, one in FAMILY.parameters.items() if one.group == "refiner")
     plain = Variant("", "SDXL", every - refiners)
     if card.refiner is None:
@@ -46,6 +51,7 @@ FAMILY = Family(
     mixed=mixed,
     called=called,
     adapted={name: f"{name}_adapters" for name in ("text_encoder", "text_encoder_2", "unet")},
+    prompted={"unet": "unet_image_prompts", "vae_encoder": "image_prompt_encoder"},
     first_held=(
         "prompt",
         "negative_prompt",

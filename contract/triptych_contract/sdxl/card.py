@@ -75,6 +75,7 @@ class SdxlCard(ModelCard):
     samplers: Mapping[str, SamplerCard]
     merged: Sequence[MergedLora]
     inpainting: bool = False  # its UNet reads a mask and what is outside it (nine channels), so that nothing is blended
+    ip_adapters: Sequence[str] = ()  # the names of its image prompts (IP-Adapters)
 
     @property
     def largest_sizes(self) -> dict[str, int]:
@@ -105,4 +106,5 @@ class SdxlCard(ModelCard):
             "refiner": card["refiner"] and RefinerCard(**card["refiner"]),
             "samplers": {name: SamplerCard.from_json(sampler) for name, sampler in card["samplers"].items()},
             "merged": tuple(MergedLora(**lora) for lora in card["merged"]),
+            "ip_adapters": tuple(card.get("ip_adapters", ())),
         }

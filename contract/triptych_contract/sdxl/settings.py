@@ -19,6 +19,7 @@ MAX_COORDINATE = 65_536
 MAX_BLUR, MAX_PADDING, MAX_EXTENSION = 256, 4_096, 4_096
 MAX_CANVAS = 64_000_000  # pixels, as of a picture's file
 MAX_AESTHETIC_SCORE = 10.0
+MAX_IP_ADAPTER_SCALE = 2.0
 # The defaults of diffusers' pipelines for pictures and for pictures with a mask.
 STRENGTH, MASKED_STRENGTH = 0.3, 0.9999
 
@@ -222,6 +223,29 @@ class SdxlSettings(Settings):
         group="start",
         label="Extend the picture",
     )
+    ip_adapter_image: Picture | None = parameter(
+        File(),
+        "A picture to draw like: its middle square is an image prompt beside the text.",
+        note="needs a build with [`--ip-adapter`](export.md#image-prompts); the base sees it, a refiner does not",
+        group="start",
+        label="Picture to draw like",
+    )
+    ip_adapter: str | None = parameter(
+        Choice(OfModel(lambda card: card.ip_adapters, "the names given to `--ip-adapter`")),
+        "The image prompt (IP-Adapter) that reads the picture.",
+        needs="ip_adapter_image",
+        default_words="the model's first",
+        group="start",
+        label="Image prompt",
+    )
+    ip_adapter_scale: float | None = parameter(
+        Number(0, MAX_IP_ADAPTER_SCALE),
+        "How closely to follow the picture; from 1 on it says more than the text.",
+        needs="ip_adapter_image",
+        default_words="1",
+        group="start",
+        label="Image prompt's weight",
+    )
 
     def guided(self, model: SdxlCard) -> bool:
         """Tell whether there is an unconditional row beside the conditional one, as long as guidance is on."""
@@ -241,6 +265,7 @@ class SdxlSettings(Settings):
         _mask(reading)
         _refiner(reading)
         _adapters(reading)
+        _image_prompt(reading)
         if reading.values.get("prompt_syntax") == A1111:
             for name in ("prompt", "negative_prompt"):
                 reading.judge(name, lambda prompt, name=name: _readable(name, prompt))
@@ -360,3 +385,14 @@ def _adapters(reading: Reading) -> None:
     elif not reading.card.adapter_rank:
         names = ", ".join(one.name for one in reading.values["lora"])
         reading.refuse("lora", names, "nothing: this model was exported without --adapters")
+
+
+def _image_prompt(reading: Reading) -> None:
+    names = reading.card.ip_adapters
+    if "ip_adapter_image" not in reading.given:
+        return
+    if not names:
+        reading.refuse("ip_adapter_image", "a picture", "nothing: this model was exported without --ip-adapter")
+        return
+    reading.default("ip_adapter", names[0])
+    reading.default("ip_adapter_scale", 1.0)

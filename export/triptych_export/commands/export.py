@@ -95,6 +95,16 @@ def export(
             max=1024,
         ),
     ] = None,
+    ip_adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="SDXL: an IP-Adapter, which draws like a picture (repeat); safetensors"),
+    ] = None,
+    image_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="SDXL: folder of the CLIP image encoder that --ip-adapter needs", exists=True, file_okay=False
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
@@ -122,6 +132,8 @@ def export(
         lora=tuple(lora) if lora else None,
         distilled=distilled,
         adapters=adapters,
+        ip_adapter=tuple(ip_adapter) if ip_adapter else None,
+        image_encoder=image_encoder,
         decoder=decoder,
         prior_num_inference_steps=prior_num_inference_steps,
         prior_guidance_scale=prior_guidance_scale,

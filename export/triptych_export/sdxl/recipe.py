@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
 from triptych_contract.sdxl import FAMILY
 from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, SdxlCard
+from triptych_serving.sdxl.image_prompts import ENCODER, UNET
 
 from .. import previews, samplers
 from ..errors import ExportError
@@ -21,7 +22,8 @@ from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from ..stages import StageSpec
 from ..tokenizers import alike
 from ..weights import Kind, Weights, read_index
-from . import adapters
+from . import adapters, image_prompts
+from .image_prompts import ImagePromptedUNetStage, ImagePromptStage, IpAdapter
 from .loras import Lora, MergedWeights
 from .stages import MODULES, base_specs, inpainting, refiner_specs
 
@@ -35,7 +37,7 @@ BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
 INPAINTING = replace(BASE, pipeline="StableDiffusionXLInpaintPipeline")
 REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
 REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
-OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled", "adapters")
+OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled", "adapters", "ip_adapter", "image_encoder")
 # What stages are checked at: batch; height and width in units of the smallest legal side; chunks of a prompt.
 CHECKS = ((2, 1, 2, 2), (1, 2, 1, 1), (3, 2, 3, 3))
 
@@ -70,6 +72,8 @@ class SdxlExport:
         samplers.check(base.config("scheduler"))
         if options.adapters is not None:
             _check_adapters(base, options)
+        self.ip_adapters = [IpAdapter.parse(given) for given in options.ip_adapter or ()]
+        self.image_encoder = _image_encoder(base, options, self.ip_adapters)
         if refiner is not None:
             _check_refiner(base, refiner)
             if any(side % self._refined_multiple for side in self._default_sides):
@@ -105,6 +109,8 @@ class SdxlExport:
         if self.options.adapters is not None:
             adapted = adapters.adapted_specs(self.base, specs, self.options.adapters)
             stages |= {name: self._adapted(spec, tokens) for name, spec in adapted.items()}
+        if self.image_encoder is not None:
+            stages |= self._image_prompts(self.image_encoder, specs["unet"], tokens)
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
             stages |= {name: self._stage(name, self.refiner, spec, tokens) for name, spec in specs.items()}
@@ -162,6 +168,7 @@ class SdxlExport:
             merged=tuple(lora.card for lora in base.loras) if isinstance(base, MergedWeights) else (),
             previews=previews,
             inpainting=inpainting(base),
+            ip_adapters=tuple(one.name for one in self.ip_adapters),
         )
 
     def layout(self) -> dict[str, bytes]:
@@ -172,11 +179,14 @@ class SdxlExport:
         return {} if isinstance(self.base, OptimumFolder) or inpainting(self.base) else layout(self.base)
 
     def sources(self) -> dict[str, str]:
-        return {
+        parts = {
             f"{prefix}{component}": weights.source(component)
             for prefix, weights in self._folders.items()
             for component in weights.kind.components
         }
+        if self.image_encoder is not None:
+            parts |= {"image_encoder": self.image_encoder.source(*self.image_encoder.kind.components)}
+        return parts | {f"ip_adapter {one.name}": one.source.split()[-1] for one in self.ip_adapters}
 
     @property
     def _folders(self) -> dict[str, Weights]:
@@ -185,6 +195,19 @@ class SdxlExport:
     def _adapted(self, spec: StageSpec, tokens: int) -> StageRecipe:
         module, code = adapters.MODULES[spec.component], f"{self._code(self.base)} sdxl/adapters"
         return StageRecipe(self.base, spec, module, self._checked_at(self.base, tokens), code)
+
+    def _image_prompts(self, encoder: Weights, unet: StageSpec, tokens: int) -> dict[str, StageRecipe]:
+        ours, also = {"adapters": self.ip_adapters}, tuple(one.source for one in self.ip_adapters)
+        specs = (
+            image_prompts.encoder_spec(encoder, self.base, self.ip_adapters),
+            image_prompts.unet_spec(unet, self.base, self.ip_adapters),
+        )
+        sizes = [{"batch": batch} for batch, *_ in CHECKS], self._checked_at(self.base, tokens)
+        code = f"{self._code(self.base)} sdxl/image_prompts"
+        return {
+            ENCODER: StageRecipe(encoder, specs[0], partial(ImagePromptStage, **ours), sizes[0], code, also=also),
+            UNET: StageRecipe(self.base, specs[1], partial(ImagePromptedUNetStage, **ours), sizes[1], code, also=also),
+        }
 
     def _stage(self, name: str, weights: Weights, spec: StageSpec, tokens: int) -> StageRecipe:
         sizes = self._checked_at(weights, tokens)
@@ -327,6 +350,29 @@ def _check_adapters(base: Weights, options: ExportOptions) -> None:
         )
     if isinstance(base, OptimumFolder):
         raise ExportError("--adapters: given with Optimum's graphs; supported: a folder of weights in diffusers layout")
+
+
+def _image_encoder(base: Weights, options: ExportOptions, ip_adapters: Sequence[IpAdapter]) -> Weights | None:
+    """The encoder of the pictures that a build's image prompts are made of, None where it has none.
+
+    Raises:
+        ExportError: an option lacks the other, or does not go with others; a file does not fit.
+    """
+    if not ip_adapters and options.image_encoder is None:
+        return None
+    if not ip_adapters or options.image_encoder is None:
+        given, missing = ("--ip-adapter", "--image-encoder") if ip_adapters else ("--image-encoder", "--ip-adapter")
+        raise ExportError(f"{missing}: missing; {given} also needs it")
+    if options.adapters is not None or isinstance(base, OptimumFolder):
+        beside = "Optimum's graphs" if isinstance(base, OptimumFolder) else "--adapters"
+        raise ExportError(f"--ip-adapter: with {beside} given; legal: one of them")
+    names = [one.name for one in ip_adapters]
+    if len({*names}) < len(names):
+        raise ExportError(f"--ip-adapter: {', '.join(names)} given; legal: each name once")
+    encoder = image_prompts.image_encoder(options.image_encoder)
+    for one in ip_adapters:
+        one.check(base, encoder)
+    return encoder
 
 
 def _check_refiner(base: Weights, refiner: Weights) -> None:

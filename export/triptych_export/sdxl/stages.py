@@ -64,6 +64,7 @@ class UNetStage(nn.Module):
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
+        self.added: dict[str, Any] = {}  # more conditioning of the call that is being made
 
     def forward(
         self,
@@ -82,7 +83,7 @@ class UNetStage(nn.Module):
             timestep,
             encoder_hidden_states,
             timestep_cond=timestep_cond,
-            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids, **self.added},
             return_dict=False,
         )[0]
         return out_sample

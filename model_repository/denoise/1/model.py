@@ -10,7 +10,6 @@ from dataclasses import asdict
 import numpy as np
 
 from triptych_contract.errors import InvalidRequest, Problem, invalid
-from triptych_contract.families import FAMILIES
 from triptych_contract.settings import tenant
 from triptych_contract.verbs import ACTIONS, INPUTS
 from triptych_serving import handover, invariance, runtimes, triton
@@ -192,7 +191,7 @@ class TritonPythonModel:
         graphs = {name: (model, self.sources[name]) for name, model in self.denoisers.items()}
         for name, (model, manifest) in list(graphs.items()):
             if isinstance(model, AdaptedDenoiser):
-                graphs[FAMILIES[manifest.family].adapted[name]] = model.adapted, manifest
+                graphs[runtimes.second(manifest, name)] = model.adapted, manifest
         return {"denoisers": {name: self._verdict_on(name, *graph) for name, graph in graphs.items()}}
 
     def _verdict_on(self, name, model, manifest):

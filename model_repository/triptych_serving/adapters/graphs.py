@@ -1,4 +1,4 @@
-"""Two graphs as one: rows without adapters run on the plain one, rows with some on the one that has inputs for them.
+"""Two graphs as one: rows with adapters or an image prompt run on the one that has inputs for them, others on the plain one.
 
 So those without cost what they did and have the bytes that they had, whoever comes along.
 """
@@ -35,7 +35,7 @@ class AdaptedDenoiser:
         self._plain, self.adapted = plain, adapted
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
-        wears = [one.mix is not None for one in conditioning]
+        wears = [one.adapted for one in conditioning]
         if not any(wears):
             return self._plain.predict(sample, timestep, conditioning)
         rows = np.repeat(wears, [len(one) for one in conditioning])
@@ -87,7 +87,7 @@ class _Started(NamedTuple):
 
 
 def _wears(job: Job) -> bool:
-    return job.conditioning.mix is not None
+    return job.conditioning.adapted
 
 
 class AdaptedStage:

@@ -28,6 +28,7 @@ from ..pipeline import Pipeline
 from ..tokenizers import Chunks, PromptTokenizer
 from ..walk import Walk
 from .conditioning import conditionings, token_weights
+from .image_prompts import prompted
 from .latents import MASKED_PICTURE, EncodedPicture, initial
 from .walk import BASE, walk
 
@@ -114,9 +115,15 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
         rows = 1 + settings.guided(card)
         weights = token_weights(read, rows, card)
         sizes["tokens"] = weights.shape[-1]
+        encoded = conditionings(settings, card, read, weights)
+        graphs: Mapping[str, str] = {}
+        if settings.ip_adapter_image is not None:
+            encoded[BASE], graphs = prompted(encoded[BASE], settings, card, read), FAMILY.prompted
         made = {
-            stage: checked(conditioning, self.manifest.stages[stage], rows, sizes, later=(MASKED_PICTURE,))
-            for stage, conditioning in conditionings(settings, card, read, weights).items()
+            stage: checked(
+                conditioning, self.manifest.stages[graphs.get(stage, stage)], rows, sizes, later=(MASKED_PICTURE,)
+            )
+            for stage, conditioning in encoded.items()
         }
         if settings.lora and self.adapters:
             made[BASE] = replace(made[BASE], mix=self.adapters.mix(settings.lora, BASE))
@@ -139,6 +146,8 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
         unused = set()
         if not self.encodes(settings):
             unused.add("vae_encoder")
+        if settings.ip_adapter_image is None:
+            unused |= {*FAMILY.prompted.values()}
         if settings.denoising_end is None:
             unused |= {"refiner_unet", "refiner_text_encoder_2"}
         if settings.lora is None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from triptych_contract.families import FAMILIES
+
 from ..adapters.mix import GPU_ROWS
 from ..adapters.mix import INPUTS as SLABS
 from ..engines import Machine, profiles
@@ -52,7 +54,12 @@ def need(manifests: Iterable[Manifest], capability: str, *, adapters: bool = Tru
             # Triton's own backend gives each profile its memory for good.
             in_triton = not ours and stage not in manifest.model.denoisers
             stages[stage], largest = (held + more, largest) if in_triton else (held, max(largest, more))
-        processes += len(manifest.stages.keys() - {*manifest.model.denoisers, *worn}) if ours else 1
+        within = {
+            *manifest.model.denoisers,
+            *worn,
+            *FAMILIES[manifest.family].prompted.values(),
+        }  # other stages' processes
+        processes += len(manifest.stages.keys() - within) if ours else 1
     return Need(stages, processes * CONTEXT_BYTES, conditioning, largest)
 
 

@@ -1,4 +1,4 @@
-"""The picture that a request starts from, as latents; nothing for a request without one."""
+"""A request's pictures: what it starts from as latents, its image prompt as tokens; nothing for a request without any."""
 
 import functools
 import json
@@ -10,12 +10,15 @@ import numpy as np
 from triptych_contract.errors import InvalidRequest
 from triptych_serving import handover, runtimes, triton
 from triptych_serving.canvas import Canvas
+from triptych_serving.pictures import check_file, decoded
 from triptych_serving.pipelines import pipeline
+from triptych_serving.sdxl.image_prompts import ENCODER, pixel_values
 
 # Each takes some hundred megabytes for a picture of the largest size, and most of a processor.
 THREADS = max(1, min(2, (os.cpu_count() or 1) // 2))
 # So many sizes of a grey picture are remembered, which is what a model that reads masks sees of a request without one.
 GREYS = 8
+FILES = ("init_image", "mask", "ip_adapter_image")
 
 
 class TritonPythonModel:
@@ -24,6 +27,9 @@ class TritonPythonModel:
         manifest = arguments.manifest
         self.pipeline, self.model = pipeline(manifest), manifest.model
         self.stage = runtimes.stage(manifest, "vae_encoder", reproducible=arguments.reproducible)
+        if ENCODER in manifest.stages:
+            self.image_prompts = runtimes.stage(manifest, ENCODER, reproducible=arguments.reproducible)
+            self.side = manifest.stages[ENCODER]["inputs"]["pixel_values"]["shape"][-1]
         self.one_at_a_time = threading.Lock()
         self.grey = functools.lru_cache(GREYS)(lambda *size: self._moments(np.zeros((1, 3, *size), np.float32)))
         self.aside = triton.Aside(THREADS)
@@ -36,9 +42,9 @@ class TritonPythonModel:
     def _answer(self, request):
         document = triton.passed_on(request, "settings")
         settings = self.pipeline.parse(document["settings"])
-        if document["cached"] or not self.pipeline.encodes(settings):
+        if document["cached"] or not (self.pipeline.encodes(settings) or settings.ip_adapter_image):
             return triton.response(picture=triton.text(""))
-        files = {name: triton.data(request, name) for name in ("init_image", "mask")}
+        files = {name: triton.data(request, name) for name in FILES}
         ends = None if settings.deadline_ms is None else document["arrived"] + settings.deadline_ms / 1000
         picture = handover.Pending(self.folder)
         # What there is to say about a deadline or a picture, `denoise` says: an ensemble whose step fails beside others is in
@@ -50,7 +56,7 @@ class TritonPythonModel:
     def _encoded(self, files, settings):
         try:
             with triton.pace.watched():
-                return self._latents(files, settings)
+                return {**self._latents(files, settings), **self._tokens(files["ip_adapter_image"], settings)}
         except InvalidRequest as error:
             return {"refusal": np.array(json.dumps(error.problems))}
         except Exception as error:
@@ -71,6 +77,14 @@ class TritonPythonModel:
             scale = self.model.vae_scale_factor
             made["latent_mask"] = np.ascontiguousarray(white[:, :, ::scale, ::scale])
         return made
+
+    def _tokens(self, file, settings):
+        check_file("ip_adapter_image", file, settings.ip_adapter_image)
+        if settings.ip_adapter_image is None:
+            return {}
+        image = decoded("ip_adapter_image", file)
+        with self.one_at_a_time:
+            return self.image_prompts({"pixel_values": pixel_values(image, self.side)})
 
     def _moments(self, sample):
         return self.stage({"sample": sample})["latent_parameters"]
