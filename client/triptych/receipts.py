@@ -65,7 +65,7 @@ def family_of(receipt: Mapping[str, Any]) -> Family:
 
 
 def pictures_of(receipt: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of the files that the picture was made from, by input: none, `init_image`, or that and `mask`.
+    """The SHA-256 of the files that the picture was made from, by input.
 
     Raises:
         InvalidRequest: the receipt says something else there, or is of a family that is not known here.

@@ -16,6 +16,7 @@ from typing import Any
 
 from triptych.errors import TriptychError
 from triptych.files import save_in
+from triptych.receipts import pictures_of
 from triptych.types import GeneratedImage
 
 MAX_ENTRIES, MAX_BYTES = 200, 256 * 2**20
@@ -159,7 +160,7 @@ class Store:
             seed=image.seed,
             settings=image.receipt,
             cached=image.cached,
-            replayable=image.receipt.get("init_image") is None,
+            replayable=not pictures_of(image.receipt),
             size=len(image.data),
             made_at=self._clock(),
             milliseconds=image.timings.get("total_ms"),
