@@ -25,6 +25,7 @@ from .jobs import Jobs
 from .loading import load_gradio, without_apps, without_collection
 from .monitor import Monitor
 from .private import Private
+from .routes import routes
 from .store import Store
 from .users import Door, read_users
 
@@ -35,6 +36,9 @@ HASHES = 2
 PATIENCE = Patience(absent_s=1, loading_s=1)
 QUEUE = 256
 EVENTS_AT_ONCE = 32
+# How often Gradio looks whether an event waits in its queue, every millisecond by itself, and whether one has progress of
+# Gradio's own kind to tell, which none has. All day long that took more of a core than twenty pages.
+QUEUE_LOOK_S, PROGRESS_LOOK_S = 0.02, 1.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def build(options: Options, store: Store, clients: Mapping[str, Any] | None = No
     passed = gates(hosts=hosts, proxies=options.trusted_proxies, root_path=options.root_path)
     most = options.max_upload_mb * 2**20
     kept: dict[str, Any] = {"store": store, "user_of": user_of, "login": options.users is not None}
-    own = Middleware(Private, **kept, max_upload_bytes=most, news=desk.news)
+    own = Middleware(Private, **kept, max_upload_bytes=most, own=routes(desk))
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, middleware=[*passed, own])
     with without_collection():
         _mount(app, desk, options)
@@ -161,7 +165,7 @@ async def _keep_house(store: Store, jobs: Jobs, noted: Sequence[set[str]]) -> No
 def _mount(app: Any, desk: Desk, options: Options) -> None:
     import gradio as gr
 
-    from .assets import head, style
+    from .assets import head, read
     from .page import lay_out, theme
     from .wiring import Wiring
 
@@ -169,6 +173,8 @@ def _mount(app: Any, desk: Desk, options: Options) -> None:
         page = lay_out()
         Wiring(page, desk, str(options.client.get("url", LOCAL))).connect()
         page.blocks.queue(max_size=QUEUE, default_concurrency_limit=EVENTS_AT_ONCE, api_open=False)
+        queue = page.blocks._queue
+        queue.sleep_when_free, queue.progress_update_sleep_when_free = QUEUE_LOOK_S, PROGRESS_LOOK_S
     # Mounted pages never count as launched, and then Gradio does not look where a file comes from that an event names.
     page.blocks.has_launched = True
     gr.mount_gradio_app(
@@ -188,7 +194,7 @@ def _mount(app: Any, desk: Desk, options: Options) -> None:
         pwa=False,
         enable_monitoring=False,
         theme=theme(),
-        css=style(),
+        css=read("page.css"),
         head=head(),
     )
     # The queue runs events in the name of the application that a page has; here the mounted one.

@@ -1,4 +1,4 @@
-"""The page's own style and script: local files, no others."""
+"""The page's own style and scripts: local files, no others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "assets"
 
 
-def style() -> str:
-    """Read the page's CSS."""
-    return (FOLDER / "page.css").read_text("utf-8")
+def read(name: str) -> str:
+    """Read a file of the page."""
+    return (FOLDER / name).read_text("utf-8")
 
 
 def head() -> str:
-    """Read what goes into the page's head: its script."""
-    return f"<script>{(FOLDER / 'page.js').read_text('utf-8')}</script>"
+    """Give what goes into the page's head: its scripts."""
+    return "".join(f"<script>{read(name)}</script>" for name in ("page.js", "live.js", "mask.js"))

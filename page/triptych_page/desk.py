@@ -14,6 +14,7 @@ from .grid import axis, plan
 from .jobs import Batch, Jobs
 from .monitor import Monitor
 from .seeds import check_count, draw_seed, seeds_from
+from .sketch import sketch
 from .store import Entry, Session, Store
 
 NO_FORM = "The server has not told yet what it takes; try again when it is there."
@@ -49,7 +50,7 @@ class Desk:
         return {
             "seen": f"{session.version} {self.monitor.version}",
             "forms": self.monitor.forms_version,
-            "busy": any(not batch.ended for batch in self.jobs.batches(session)),
+            "busy": self.jobs.under_way(session),
         }
 
     def problems(self, key: str | None, values: Mapping[str, Any]) -> list[InvalidRequest]:
@@ -66,20 +67,46 @@ class Desk:
             Refused: something is wrong with the form, or a limit is reached.
         """
         form = self.form(key)
-        given = self._with_seed(session, values, keep_seed=keep_seed)
-        files = await asyncio.to_thread(_files, session, form, values)
-        request, problems = form.check({**given, **files})
+        request, problems = await self._asked(session, form, values, keep_seed=keep_seed)
         try:
             count = check_count(n, request.get("seed"))
         except InvalidRequest as problem:
             problems.append(problem)
         if problems:
             raise Refused(problems)
-        request |= _uncached(drawn=given["seed"] != values.get("seed"))
         requests = [{**request, "seed": seed} for seed in seeds_from(request["seed"], count)]
         batch = self._begin(session, user, form, requests)
-        session.form, session.asked = form.key, {name: given[name] for name in given if name not in PICTURES}
+        _remember(session, form, values, request["seed"])
         return batch, request["seed"]
+
+    async def live(self, session: Session, user: str | None, key: str | None, values: Mapping[str, Any]) -> int | None:
+        """Draw the picture that follows the form anew; return its seed, None where there is no prompt yet.
+
+        Raises:
+            Refused: as `generate`; the picture that followed it before is stopped all the same.
+        """
+        self.jobs.still(session)
+        if not str(values.get("prompt") or "").strip():
+            return None
+        form = self.form(key)
+        request, problems = await self._asked(session, form, values, keep_seed=True)
+        if problems:
+            raise Refused(problems)
+        try:
+            self.jobs.redraw(session, form.key, form.ensemble, request, sketch(form, request), user=user)
+        except TriptychError as error:
+            raise Refused([error]) from None
+        _remember(session, form, values, request["seed"])
+        return int(request["seed"])
+
+    async def _asked(
+        self, session: Session, form: Form, values: Mapping[str, Any], *, keep_seed: bool
+    ) -> tuple[dict[str, Any], list[InvalidRequest]]:
+        """Give the request of a form, with a seed and its files, and all that is wrong with it."""
+        given = self._with_seed(session, values, keep_seed=keep_seed)
+        files = await asyncio.to_thread(_files, session, form, values)
+        request, problems = form.check({**given, **files})
+        return {**request, **_uncached(drawn=given["seed"] != values.get("seed"))}, problems
 
     def _with_seed(self, session: Session, values: Mapping[str, Any], *, keep_seed: bool) -> dict[str, Any]:
         """Fill in a seed: a new one instead of one that was drawn before, unless it is to be kept; a typed one stays."""
@@ -156,6 +183,12 @@ def _files(session: Session, form: Form, values: Mapping[str, Any]) -> dict[str,
         return {name: own_file(session, name, values[name]).read_bytes() for name in named}
     except InvalidRequest as problem:
         raise Refused([problem]) from None
+
+
+def _remember(session: Session, form: Form, values: Mapping[str, Any], seed: int) -> None:
+    """Keep what the form holds for a page that is loaded anew; it has no files to put back."""
+    kept = {name: value for name, value in values.items() if name not in PICTURES}
+    session.form, session.asked = form.key, {**kept, "seed": str(seed)}
 
 
 def _uncached(*, drawn: bool) -> dict[str, bool]:

@@ -7,14 +7,28 @@ from typing import Any
 
 import gradio as gr
 
+from triptych_contract.adapters import Adapters
 from triptych_contract.parameters import Choice, File, Flag, Integer, Integers, LongInteger, Number, Parameter, Side
 from triptych_contract.settings import Reading
 
-from .forms import EVERY, PICTURES, Form
+from .forms import EVERY, LISTS, PICTURES, Form
+from .loading import without_stubs
 from .seeds import MAX_IMAGES
 from .sizes import presets
+from .weights import offered, picked, weights
 
 FILES = [".png", ".jpg", ".jpeg", ".webp"]
+
+with without_stubs():
+
+    class Slider(gr.Slider):  # type: ignore[misc]  # Gradio has no types
+        """Gradio's slider, with a number field, which lets any number through to the contract's check."""
+
+        def preprocess(self, payload: Any) -> Any:
+            return payload
+
+        def get_block_name(self) -> str:
+            return "slider"
 
 
 class Fields:
@@ -34,11 +48,13 @@ class Fields:
             self._make_all(choices)
         self._size()
         self._seed()
+        self._make_all(LISTS)
         with gr.Accordion("More settings", open=False), gr.Row(elem_id="tp-more"):
             self._make_all(EVERY.keys() - self.by_name.keys() - {*start}, told=True)
-        with gr.Accordion("Start from a picture", open=False) as self.start:
+        with gr.Accordion("Start from a picture", open=False, elem_id="tp-start") as self.start:
             with gr.Row():
                 self._make_all(PICTURES)
+            self.draw = gr.Button("Draw the mask", size="sm", elem_id="tp-draw-mask")
             self._make_all(set(start) - set(PICTURES), told=True)
 
     @property
@@ -56,6 +72,13 @@ class Fields:
         """The events by which somebody changes a field; of a text the one when it is left."""
         parts = [part for name, part in self.by_name.items() if name not in PICTURES]
         return [part.blur if isinstance(part, gr.Textbox) else part.input for part in parts]
+
+    @property
+    def moves(self) -> list[Any]:
+        """The events by which a field moves under somebody's hand, key by key; not of those that move others first."""
+        plain = [part.input for name, part in self.by_name.items() if name not in (*PICTURES, "sampler")]
+        picture = self.by_name["init_image"]
+        return [*plain, picture.upload, picture.clear]
 
     def values(self, given: Sequence[Any]) -> dict[str, Any]:
         """Give what the components hold, by name."""
@@ -83,7 +106,7 @@ class Fields:
         self.by_name[name] = _component(EVERY[name], **options)
 
     def _size(self) -> None:
-        with gr.Row():
+        with gr.Row(elem_id="tp-size"):
             self.preset = gr.Dropdown(
                 label="Size", choices=[], value=None, allow_custom_value=True, scale=2, min_width=150
             )
@@ -100,7 +123,7 @@ class Fields:
                 self.keep_seed = gr.Checkbox(label="Keep seed", value=False, container=False)
         with gr.Row():
             self.count = gr.Slider(
-                1, MAX_IMAGES, value=1, step=1, precision=0, label="Pictures", scale=2, min_width=190
+                1, MAX_IMAGES, value=1, step=1, precision=0, label="Pictures", scale=2, min_width=190, buttons=[]
             )
             self._make("output_format", min_width=90)
 
@@ -111,13 +134,24 @@ def _component(one: Parameter, **options: Any) -> Any:
     if isinstance(one.kind, File):
         # As a file and in its own mode, so that its very bytes are sent.
         facts |= {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"]}
-        return gr.Image(height=220, buttons=[], **facts)
+        return gr.Image(height=220, buttons=[], elem_id=f"tp-{one.name}", **facts)
     if isinstance(one.kind, Choice):
         # Any text is let through to the contract's check, which says what is legal.
         return gr.Dropdown(choices=[], value=None, allow_custom_value=True, **facts)
     if isinstance(one.kind, Flag):
         return gr.Checkbox(**facts)
-    return gr.Number(value=None, **{"min_width": 140, **facts}) if _is_number(one) else gr.Textbox(**facts)
+    if isinstance(one.kind, Adapters):
+        return weights(**{key: value for key, value in facts.items() if key != "info"})
+    if isinstance(one.kind, Side):
+        return gr.Number(value=None, **facts)
+    return Slider(**{"min_width": 140, **_range(one.kind), **facts}) if _is_number(one) else gr.Textbox(**facts)
+
+
+def _range(kind: Any) -> dict[str, Any]:
+    """Give a slider's ends and what one press of an arrow key changes; a limit that is the model's comes with the form."""
+    low, high = kind.low, kind.high if isinstance(kind.high, (int, float)) else kind.low + 1
+    step = 1 if isinstance(kind, Integer) else 0.05 if high <= 1 else 0.1
+    return {"minimum": low, "maximum": max(high, low + step), "step": step, "buttons": []}
 
 
 def _is_number(one: Parameter) -> bool:
@@ -126,12 +160,11 @@ def _is_number(one: Parameter) -> bool:
 
 def _label(one: Parameter) -> str:
     label = one.label or one.name.replace("_", " ").capitalize()
-    told = isinstance(one.kind, Integers) or (_is_number(one) and not isinstance(one.kind, Side))
-    return f"{label} ({one.kind.legal})" if told else label
+    return f"{label} ({one.kind.legal})" if isinstance(one.kind, Integers) else label
 
 
 def _info(one: Parameter) -> str:
-    empty = f" Left empty: {one.default_words}." if one.default_words else ""
+    empty = f" Left empty: {one.default_words}." if one.default_words and not _is_number(one) else ""
     return f"{one.words}{empty}".replace("`", "")
 
 
@@ -146,8 +179,15 @@ def _update(name: str, form: Form, settings: Mapping[str, Any], reading: Reading
         return _chosen(kind, value, reading.values.get(name))
     if isinstance(kind, Flag):
         return gr.update(visible=True, value=bool(value))
+    if isinstance(kind, Adapters):
+        names = form.listed(name)
+        shown = names is not None
+        return gr.update(visible=shown, value=picked(kind, name, value) if shown else [], **offered(names or {}))
+    if isinstance(kind, Side):
+        return gr.update(visible=True, value=value)
     if _is_number(one):
-        return gr.update(visible=True, value=value, label=_label(one), step=_step(kind))
+        value = form.stand_in(name) if value is None else value
+        return gr.update(visible=True, value=value, label=_label(one), **_range(kind))
     words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str("" if value is None else value)
     return gr.update(visible=True, value=words, label=_label(one))
 
@@ -159,16 +199,20 @@ def _chosen(kind: Choice, value: Any, own: Any) -> Any:
     return gr.update(visible=True, choices=choices, value=value if value in names else own)
 
 
-def _step(kind: Any) -> float:
-    """Give what one press of an arrow key changes."""
-    if isinstance(kind, Integer):
-        return 1
-    return 0.05 if kind.high <= 1 else 0.1
-
-
 def schedules(form: Form, sampler: str | None, chosen: str | None) -> Any:
     """Give the update of the schedules for a sampler."""
     return _update("schedule", form, {"schedule": chosen}, form.read({"sampler": sampler}))
+
+
+def steps(form: Form, sampler: str | None) -> Any:
+    """Give the update of the steps for a sampler; the number stays, and is judged."""
+    return gr.update(**_range(form.read({"sampler": sampler}).kind("num_inference_steps")))
+
+
+def masked(form: Form, strength: float | None, *, mask: bool) -> Any:
+    """Give the strength where a mask comes or goes: the one that stands in, unless somebody has set another."""
+    with_mask, without = (form.stand_in("strength", *also) for also in (("mask",), ()))
+    return with_mask if mask and strength == without else without if not mask and strength == with_mask else gr.skip()
 
 
 def preset_choices(form: Form, settings: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from triptych.errors import InvalidRequest
 from triptych_contract.family import Family
 from triptych_contract.parameters import Pair, Side
 
-from .forms import PICTURES, Form
+from .forms import LISTS, PICTURES, Form
 from .sizes import nearest_side
 
 # What 32 bits hold, less what rounding up may add.
@@ -40,6 +40,12 @@ def fit(form: Form, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
                 fitted[name] = _fitted(form, name, value, left_out)
             except InvalidRequest as error:
                 left_out += [str(problem.cut) for problem in error.problems]
+    for name in fitted.keys() & LISTS:
+        offered = form.listed(name) or {}
+        left_out += [
+            f"{name}: {one}, which this server does not have" for one in fitted[name] if one.name not in offered
+        ]
+        fitted[name] = tuple(one for one in fitted[name] if one.name in offered)
     for problem in form.read(fitted).problems:  # what hangs on several settings
         if fitted.pop(problem.field, None) is not None:
             left_out.append(str(problem))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from triptych.errors import InvalidRequest, ServerError, invalid
+from triptych_contract.adapters import Adapters
 from triptych_contract.cards import CardError, ModelCard
 from triptych_contract.families import FAMILIES
 from triptych_contract.family import Family, Variant
@@ -28,7 +29,10 @@ def every(families: Mapping[str, Family]) -> Mapping[str, Parameter]:
 EVERY = every(FAMILIES)
 # Files of the page that a request starts from; the client sends their bytes.
 PICTURES = tuple(name for name, one in EVERY.items() if isinstance(one.kind, File))
+# Lists of names with a weight each.
+LISTS = tuple(name for name, one in EVERY.items() if isinstance(one.kind, Adapters))
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+ANY_PICTURE = Picture("", 64, 64)
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 
@@ -39,7 +43,10 @@ class Form:
     ensemble: str
     family: Family
     card: ModelCard
-    variant: Variant
+    # One of the card's, and made anew with every look at it: no difference, or a server that comes back would reset the page.
+    variant: Variant = field(compare=False)
+    # What the server says of each of its adapters, None where it serves none. Files come and go while it runs.
+    adapters: Mapping[str, Mapping[str, Any]] | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
@@ -72,6 +79,20 @@ class Form:
         """Whether it can start from a picture."""
         return any(name in self.parameters for name in PICTURES)
 
+    def listed(self, name: str) -> Mapping[str, str] | None:
+        """Give what a list of names may name here, and words on each; None where this server has nothing for it."""
+        if name not in self.parameters or self.adapters is None:
+            return None
+        words = {one: facts.get("trigger_words") for one, facts in sorted(self.adapters.items())}
+        return {one: f"Trigger words: {told}" if told else "" for one, told in words.items()}
+
+    def stand_in(self, name: str, *also: str) -> Any:
+        """Give what stands in for a setting that is left out, where there is what it is about, and the pictures `also`."""
+        need = self.parameters[name].needs
+        pictures = dict.fromkeys({need, *also}.intersection(PICTURES), ANY_PICTURE)
+        given = {need: self.parameters[need].default} if need and need not in PICTURES else {}
+        return self.read({**given, **pictures}).values.get(name)
+
     def read(self, values: Mapping[str, Any]) -> Reading:
         """Read what the page's fields hold, as far as it is legal: the values that stand in, the limits that others set."""
         return self.family.settings.read(self._given(values)[0], self.card)
@@ -81,7 +102,7 @@ class Form:
 
         Args:
             values: what the page's fields hold, by the contract's names: seeds and pairs as text, pictures as the bytes of
-                their files. None or "" is not given; what this form does not have is left out.
+                their files. None, "" or [] is not given; what this form does not have is left out.
         """
         given, problems = self._given(values)
         try:
@@ -97,7 +118,7 @@ class Form:
         for name, one in self.parameters.items():
             value = values.get(name)
             try:
-                if value is not None and (value != "" or one.required):
+                if value not in (None, []) and (value != "" or one.required):
                     given[name] = _meant(one, value)
             except InvalidRequest as problem:
                 problems.append(problem)
@@ -148,4 +169,5 @@ def forms_of(models: Mapping[str, Any]) -> dict[str, Form]:
 def _forms(ensemble: str, described: Mapping[str, Any]) -> Iterator[Form]:
     if family := FAMILIES.get(described["family"]):
         card = family.card.from_json(described["model"])
-        yield from (Form(ensemble, family, card, variant) for variant in family.variants(card))
+        adapters = described.get("adapters")
+        yield from (Form(ensemble, family, card, variant, adapters) for variant in family.variants(card))

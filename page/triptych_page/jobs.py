@@ -7,8 +7,9 @@ import contextlib
 import enum
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 from triptych.errors import Overloaded, RequestCancelled, ServerUnavailable, TriptychError
@@ -23,6 +24,9 @@ PATIENCE_S = 900.0
 # A server that goes away under a picture may have died of it: twice is enough.
 MAX_BREAKS = 2
 KEPT_BATCHES = 8
+# After which pause a picture that follows its form is drawn in full; and how often a hand may make it begin anew.
+REST_S = 0.5
+REDRAWN_A_MINUTE = 1200
 
 
 class Status(enum.Enum):
@@ -48,7 +52,10 @@ class Streams(Protocol):
 
 @dataclass
 class Picture:
-    """One picture under way: what its newest event said. `words` says why it waits or failed."""
+    """One picture under way: what its newest event said. `words` says why it waits or failed.
+
+    `sketched` says that `preview` is a whole picture, of few steps.
+    """
 
     seed: int
     label: str = ""
@@ -61,6 +68,13 @@ class Picture:
     preview: bytes | None = None
     words: str = ""
     entry: Entry | None = None
+    sketched: bool = False
+    looks: int = 0
+
+    def show(self, preview: bytes | None) -> None:
+        """Take what it looks like by now; `looks` counts that. A sketch stays until the picture is done."""
+        if preview and not self.sketched:
+            self.preview, self.looks = preview, self.looks + 1
 
 
 @dataclass
@@ -73,6 +87,7 @@ class Batch:
     pictures: list[Picture]
     begun_at: float
     columns: int = 0  # of a grid; 0 for none
+    live: bool = False  # whether it follows the form: the next change stops it
     ended_at: float | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -113,6 +128,8 @@ class Jobs:
     ) -> None:
         self._client_of, self._store, self._monitor = client_of, store, monitor
         self._limits, self.clock = user_limits, clock
+        # A sketch takes the place of the one before, so no minute's count is kept of them but against a flood.
+        self._sketches = Limits(under_way=user_limits.under_way, a_minute=REDRAWN_A_MINUTE, clock=clock)
         self._batches: dict[str, list[Batch]] = {}
 
     def batches(self, session: Session) -> Sequence[Batch]:
@@ -120,8 +137,16 @@ class Jobs:
         return self._batches.get(session.key, ())
 
     def of_kind(self, session: Session, *, grid: bool) -> Sequence[Batch]:
-        """List the newest batches of a session that are grids, or that are not."""
-        return [batch for batch in self.batches(session) if bool(batch.columns) == grid]
+        """List the newest batches of a session that were asked for as grids, or as pictures."""
+        return [batch for batch in self.batches(session) if bool(batch.columns) == grid and not batch.live]
+
+    def live(self, session: Session) -> Batch | None:
+        """Find the session's picture that follows its form."""
+        return next((batch for batch in reversed(self.batches(session)) if batch.live), None)
+
+    def under_way(self, session: Session) -> bool:
+        """Tell whether anything is drawn that was asked for by a button."""
+        return any(not batch.ended for batch in self.batches(session) if not batch.live)
 
     def latest(self, session: Session, *, grid: bool = False) -> Batch | None:
         """Find the newest batch, of the grids or of the others."""
@@ -148,27 +173,56 @@ class Jobs:
         names = labels or [""] * len(requests)
         pictures = [Picture(request["seed"], label) for request, label in zip(requests, names, strict=True)]
         batch = Batch(new_token(), form, ensemble, pictures, self.clock(), columns)
-        for picture, request in zip(pictures, requests, strict=True):
-            task = asyncio.ensure_future(self._follow(session, batch, picture, request))
-            task.add_done_callback(lambda _: self._end(session, batch, who))
-            batch.tasks.append(task)
-        self._remember(session, batch)
+        drawn = [
+            partial(self._drawn, session, batch, picture, request)
+            for picture, request in zip(pictures, requests, strict=True)
+        ]
+        self._follow_all(session, batch, drawn, lambda: self._limits.give_back(who))
+        session.touch()
         return batch
 
-    def stop(self, session: Session, batch_id: str | None = None) -> int:
-        """Stop a batch, or all of the session's, and free the server's slots; return how many pictures were stopped."""
-        open_ones = [
-            (task, picture)
-            for batch in self.batches(session)
-            if batch_id in (None, batch.id)
-            for task, picture in zip(batch.tasks, batch.pictures, strict=True)
-            if not picture.status.ended
-        ]
-        for task, picture in open_ones:
-            picture.status, picture.words = Status.STOPPED, ""
-            task.cancel()
+    def redraw(
+        self,
+        session: Session,
+        form: str,
+        ensemble: str,
+        request: Mapping[str, Any],
+        sketch: Mapping[str, Any] | None,
+        *,
+        user: str | None = None,
+    ) -> Batch:
+        """Draw the picture that follows a form, and stop the one that followed it before.
+
+        Args:
+            request: the picture, drawn and kept after REST_S seconds without another call.
+            sketch: the same with few steps, drawn at once; None where `request` has as few itself.
+
+        Raises:
+            TooMany: over a limit; nothing is begun, and the one before is stopped all the same.
+        """
+        who = user or session.key
+        self.still(session)
+        self._sketches.take(who, 1)
+        picture = Picture(request["seed"])
+        batch = Batch(new_token(), form, ensemble, [picture], self.clock(), live=True)
+        drawn = partial(self._settled, session, batch, picture, request, sketch, who)
+        self._follow_all(session, batch, [drawn], lambda: self._sketches.give_back(who))
+        return batch
+
+    def still(self, session: Session) -> None:
+        """Stop the picture that follows the session's form."""
+        if batch := self.live(session):
+            _stop(batch, range(1))
+
+    def stop(self, session: Session, batch_id: str | None = None, index: int | None = None) -> int:
+        """Stop all of the session's pictures, a batch, or one of its pictures; return how many were stopped.
+
+        The server's slots are free within a step.
+        """
+        named = [batch for batch in self.batches(session) if batch_id in (None, batch.id)]
+        stopped = sum(_stop(batch, range(len(batch.pictures)) if index is None else (index,)) for batch in named)
         session.touch()
-        return len(open_ones)
+        return stopped
 
     async def close(self) -> None:
         """Stop everything and wait until the server has been told."""
@@ -184,23 +238,37 @@ class Jobs:
                 for task in batch.tasks:
                     task.cancel()
 
-    def _remember(self, session: Session, batch: Batch) -> None:
+    def _follow_all(
+        self,
+        session: Session,
+        batch: Batch,
+        drawn: Sequence[Callable[[], Awaitable[GeneratedImage]]],
+        give_back: Callable[[], None],
+    ) -> None:
+        for picture, one in zip(batch.pictures, drawn, strict=True):
+            task = asyncio.ensure_future(self._follow(session, batch, picture, one))
+            task.add_done_callback(lambda _: self._end(session, batch, give_back))
+            batch.tasks.append(task)
         mine = self._batches.setdefault(session.key, [])
+        # One that follows the form is of no use after the next.
+        mine[:] = [old for old in mine if not (old.live and batch.live and all(task.done() for task in old.tasks))]
         mine.append(batch)
-        ended = [old for old in mine if old.ended]
+        ended = [old for old in mine if old.ended and not old.live]
         for old in ended[: max(0, len(mine) - KEPT_BATCHES)]:
             mine.remove(old)
-        session.touch()
 
-    def _end(self, session: Session, batch: Batch, who: str) -> None:
-        self._limits.give_back(who)
+    def _end(self, session: Session, batch: Batch, give_back: Callable[[], None]) -> None:
+        give_back()
         if batch.ended:
             batch.ended_at = self.clock()
-        session.touch()
+        if not batch.live:
+            session.touch()
 
-    async def _follow(self, session: Session, batch: Batch, picture: Picture, request: Mapping[str, Any]) -> None:
+    async def _follow(
+        self, session: Session, batch: Batch, picture: Picture, drawn: Callable[[], Awaitable[GeneratedImage]]
+    ) -> None:
         try:
-            image = await self._drawn(session, batch, picture, request)
+            image = await drawn()
             picture.entry = self._store.keep(session, batch.form, batch.ensemble, batch.id, image)
             picture.status = Status.DONE
         except asyncio.CancelledError:
@@ -215,6 +283,27 @@ class Jobs:
             raise
         finally:
             picture.preview = None
+            picture.looks += 1
+
+    async def _settled(
+        self,
+        session: Session,
+        batch: Batch,
+        picture: Picture,
+        request: Mapping[str, Any],
+        sketch: Mapping[str, Any] | None,
+        who: str,
+    ) -> GeneratedImage:
+        """Draw the sketch at once, and the picture when the hand rests."""
+        image = await self._drawn(session, batch, picture, sketch or request)
+        picture.show(image.data)
+        picture.sketched, picture.step = True, 0
+        await asyncio.sleep(batch.begun_at + REST_S - self.clock())
+        self._limits.take(who, 1)
+        try:
+            return await self._drawn(session, batch, picture, request) if sketch else image
+        finally:
+            self._limits.give_back(who)
 
     async def _drawn(
         self, session: Session, batch: Batch, picture: Picture, request: Mapping[str, Any]
@@ -240,7 +329,8 @@ class Jobs:
                 if isinstance(event, Completed):
                     return event.image
                 _tell(picture, event)
-                session.touch()
+                if not batch.live:
+                    session.touch()
         raise AssertionError("unreachable: a stream ends with its picture or raises")
 
     async def _wait(self, session: Session, picture: Picture, error: ServerUnavailable, ends: float) -> None:
@@ -268,4 +358,13 @@ def _tell(picture: Picture, event: Queued | InProgress) -> None:
     picture.status, picture.position = Status.RUNNING, None
     picture.step, picture.total, picture.stage = event.step, event.total, event.stage
     picture.remaining_s = event.remaining_s
-    picture.preview = event.preview or picture.preview
+    picture.show(event.preview)
+
+
+def _stop(batch: Batch, indices: Iterable[int]) -> int:
+    """Stop pictures of a batch as far as it has them and they are under way; return how many that were."""
+    open_ones = [k for k in indices if 0 <= k < len(batch.pictures) and not batch.pictures[k].status.ended]
+    for k in open_ones:
+        batch.pictures[k].status, batch.pictures[k].words = Status.STOPPED, ""
+        batch.tasks[k].cancel()
+    return len(open_ones)

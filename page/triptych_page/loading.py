@@ -22,9 +22,9 @@ def load_gradio(folder: Path) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    with without_collection():
-        _when_used("pandas")
-        _import_without_stubs()
+    _when_used("pandas")
+    with without_collection(), without_stubs():
+        import gradio  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -65,10 +65,11 @@ def _when_used(name: str) -> None:
     sys.modules.setdefault(name, _Later(name))
 
 
-def _import_without_stubs() -> None:
-    """Import Gradio without its stubs for editors: for seconds it would parse sources and write into site-packages.
+@contextlib.contextmanager
+def without_stubs() -> Iterator[None]:
+    """Keep Gradio from making stubs for editors of the components that are defined: it would parse sources for seconds.
 
-    It leaves out components that are not in a file, so for the time of the import none is.
+    And it would write them beside those sources. It leaves out components that are not in a file, so meanwhile none is.
     """
     real = inspect.getfile
 
@@ -79,6 +80,6 @@ def _import_without_stubs() -> None:
 
     inspect.getfile = getfile  # type: ignore[assignment]  # its argument may be anything
     try:
-        import gradio  # noqa: F401
+        yield
     finally:
         inspect.getfile = real

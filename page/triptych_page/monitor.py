@@ -64,11 +64,16 @@ class Monitor:
         self.version += health != before
         return health
 
+    async def look_for_adapters(self) -> None:
+        """Ask which adapters there are by now, if any are served; what is known stays where the server does not answer."""
+        if any(form.adapters is not None for form in self.forms.values()):
+            with contextlib.suppress(TriptychError):
+                self._take(forms_of(await self._client.models()))
+
     def _take(self, forms: Mapping[str, Form]) -> None:
-        if forms != self.forms:
-            self.forms = forms
-            self.version += 1
-            self.forms_version += 1
+        changed, self.forms = forms != self.forms, forms  # in any case: adapters are no difference
+        self.version += changed
+        self.forms_version += changed
 
     async def usable(self, timeout_s: float) -> bool:
         """Wait until the server can be asked; False when the time ran out first."""

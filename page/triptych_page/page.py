@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from .fields import FILES, Fields
+from .templates import fragment
 
 TITLE = "Triptych"
 EXAMPLES = (
@@ -17,6 +18,7 @@ EXAMPLES = (
     "a drawing of a smiling sun",
 )
 NO_AXIS = "none"
+FAVOUR, FAVOURED = "☆ Favourite", "★ Favourite"
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Results:
 
     progress: Any
     gallery: Any
-    ids: Any  # of the gallery's pictures, in its order
+    ids: Any  # of the gallery's pictures and the words under them, in its order
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Panel:
     send: Any
     as_a: Any
     as_b: Any
+    favourite: Any
     command: Any
     code: Any
 
@@ -73,6 +76,8 @@ class Page:
     problems: Any
     generate: Any
     stop: Any
+    live: Any
+    redraw: Any
     results: Results
     grid: Results
     grid_axes: list[Any]
@@ -80,6 +85,8 @@ class Page:
     grid_stop: Any
     grid_problems: Any
     history: Results
+    favourites: Any
+    archive: Any
     clear: Any
     compare: Compare
     drop: Any
@@ -157,17 +164,22 @@ def _form() -> dict[str, Any]:
         with gr.Row():
             generate = gr.Button("Generate", variant="primary", scale=3, elem_id="tp-generate")
             stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80, elem_id="tp-stop")
+        live = gr.Checkbox(label="Live: every change is drawn at once", elem_id="tp-live-on", container=False)
+        redraw = _unseen("tp-redraw")
         problems = _html("tp-problems")
         gr.Examples([[text] for text in EXAMPLES], [fields.by_name["prompt"]], label="Examples")
     with gr.Column(elem_id="tp-settings"):
         fields.settings()
-    return {"model": model, "fields": fields, "problems": problems, "generate": generate, "stop": stop}
+    asked = {"model": model, "fields": fields, "problems": problems, "generate": generate, "stop": stop}
+    return {**asked, "live": live, "redraw": redraw}
 
 
 def _made() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Tabs(overflow_behavior="wrap"):
         with gr.Tab("Pictures"):
+            # The page's script fills it in.
+            gr.HTML(fragment("live"), elem_id="tp-live-place", js_on_load=None, apply_default_css=False)
             parts["results"] = _results("Pictures", "tp-results")
         with gr.Tab("Grid"):
             parts |= _grid()
@@ -241,8 +253,13 @@ def _history() -> dict[str, Any]:
     gr.Markdown(
         "Pictures of this browser's session, newest first. They are deleted when it has not been used for a day."
     )
+    with gr.Row(elem_id="tp-history-deeds"):
+        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 150}
+        favourites = gr.Checkbox(label="Favourites only", container=False, elem_id="tp-favourites")
+        archive = gr.Button("Download these as ZIP", elem_id="tp-zip", **small)
+        clear = gr.Button("Delete all but favourites", elem_id="tp-clear", **small)
     history = _results("History", "tp-history", progress=False)
-    return {"history": history, "clear": gr.Button("Delete all of them", size="sm", elem_id="tp-clear")}
+    return {"history": history, "favourites": favourites, "archive": archive, "clear": clear}
 
 
 def _drop() -> dict[str, Any]:
@@ -264,10 +281,11 @@ def _panel() -> Panel:
             send = gr.Button("Start from it", elem_id="tp-send", **small)
             as_a = gr.Button("Compare as A", elem_id="tp-as-a", **small)
             as_b = gr.Button("Compare as B", elem_id="tp-as-b", **small)
+            favourite = gr.Button(FAVOUR, elem_id="tp-favourite", **small)
         details = _html("tp-details")
         with gr.Accordion("As a command line, as Python", open=False):
             command = gr.Textbox(label="Command line", interactive=False, buttons=["copy"], elem_id="tp-command")
             code = gr.Textbox(
                 label="Python", interactive=False, lines=6, max_lines=20, buttons=["copy"], elem_id="tp-code"
             )
-    return Panel(box, id, details, download, use, vary, send, as_a, as_b, command, code)
+    return Panel(box, id, details, download, use, vary, send, as_a, as_b, favourite, command, code)

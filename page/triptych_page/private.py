@@ -18,9 +18,7 @@ from .store import COOKIE, TOKEN, Session, Store, key_of
 API = "/gradio_api/"
 # What the page's own script asks for; Gradio has more, such as a way out to other hosts.
 OPEN = re.compile(r"startup-events|theme\.css|app_id|login_check")
-ASKED = re.compile(
-    r"news|run/predict|queue/(join|data)|cancel|reset|upload|upload_progress|info|heartbeat/[^/]+|file=.+"
-)
+ASKED = re.compile(r"run/predict|queue/(join|data)|cancel|reset|upload|upload_progress|info|heartbeat/[^/]+|file=.+")
 # Which of them read JSON.
 EVENTS = re.compile(r"run/predict|queue/join|cancel|reset")
 MAX_EVENT_BYTES = 2 * 2**20
@@ -39,7 +37,7 @@ class Private:
         user_of: whose login a request's cookies are, None for nobody's.
         login: whether there has to be one.
         max_upload_bytes: of each file.
-        news: what is told to a session's page that asks whether there is any.
+        own: what the page's own script asks for, and how a session is answered.
     """
 
     def __init__(
@@ -50,10 +48,10 @@ class Private:
         *,
         login: bool,
         max_upload_bytes: int,
-        news: Callable[[Session], Mapping[str, Any]],
+        own: Mapping[str, Callable[[Session, Request], Response]],
     ) -> None:
         self._app, self._store, self._user_of = app, store, user_of
-        self._login, self._max_upload_bytes, self._news = login, max_upload_bytes, news
+        self._login, self._max_upload_bytes, self._own = login, max_upload_bytes, own
         self._owners: OrderedDict[str, str] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +67,7 @@ class Private:
     async def _answer(self, asked: str, request: Request) -> tuple[Response | None, Receive]:
         """Answer in Gradio's place, or None where it is to; and what it is to read."""
         token, user = request.cookies.get(COOKIE, ""), self._user_of(request.cookies)
-        if not ASKED.fullmatch(asked):
+        if asked not in self._own and not ASKED.fullmatch(asked):
             return PlainTextResponse("Not found.", 404), request.receive
         if self._login and user is None:
             return JSONResponse({"detail": "Not authenticated"}, 401), request.receive
@@ -87,8 +85,8 @@ class Private:
             receive = _again(body, receive)
         if not all(self._owns(key, name) for name in names if name is not None):
             return PlainTextResponse("Not found.", 404), receive
-        if asked == "news":
-            return JSONResponse(self._news(self._store.session(token, user))), receive
+        if asked in self._own:
+            return self._own[asked](self._store.session(token, user), request), receive
         if asked.startswith("file="):
             return _file(self._store.find(token, user), asked.removeprefix("file=")), receive
         if asked == "upload" and request.method == "POST":

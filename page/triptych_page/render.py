@@ -53,7 +53,11 @@ def progress(batch: Batch | None, now: float) -> str:
     """Show pictures under way: each one, and how long it takes; nothing once all have ended well."""
     if batch is None:
         return fragment("hint", words=NO_PICTURES)
-    rows = [_row(picture) for picture in batch.pictures if picture.status is not Status.DONE]
+    rows = [
+        _row(picture, f"{batch.id}/{index}" if len(batch.pictures) > 1 else "")
+        for index, picture in enumerate(batch.pictures)
+        if picture.status is not Status.DONE
+    ]
     return fragment("progress", times=_times(batch, now), rows=rows) if rows else ""
 
 
@@ -63,8 +67,29 @@ def _times(batch: Batch, now: float) -> str:
     return f"{batch.elapsed_s(now):.0f} s{expected}"
 
 
-def _row(picture: Picture) -> dict[str, Any]:
+def live(batch: Batch | None) -> dict[str, Any] | None:
+    """Tell how far the picture is that follows a form; `look` is another with every look that it has, "" before the first."""
+    if batch is None:
+        return None
+    (picture,) = batch.pictures
+    words = _what(picture)
+    if picture.entry:
+        words = caption(picture.entry)
+    elif picture.sketched and not picture.status.ended:
+        words = f"sketch, {words}" if picture.step else "sketch"
     return {
+        "look": f"{batch.id}-{picture.looks}" if picture.entry or picture.preview else "",
+        "busy": not picture.status.ended,
+        "done": picture.entry is not None,
+        "words": words,
+        "step": picture.step,
+        "total": picture.total,
+    }
+
+
+def _row(picture: Picture, stop: str) -> dict[str, Any]:
+    return {
+        "stop": "" if picture.status.ended else stop,
         "status": picture.status.name.lower(),
         "name": f"seed {picture.seed}" + (f", {picture.label}" if picture.label else ""),
         "what": _what(picture),
@@ -87,7 +112,8 @@ def _what(picture: Picture) -> str:
 
 def caption(entry: Entry, label: str = "") -> str:
     """Describe a picture of a gallery: `label` of a grid's cell or its seed and settings, and its marks. Gradio escapes it."""
-    marks = [word for word, there in (("cached", entry.cached), ("replayable", entry.replayable)) if there]
+    told = (("★ favourite", entry.favourite), ("cached", entry.cached), ("replayable", entry.replayable))
+    marks = [word for word, there in told if there]
     return " · ".join([*([label] if label else _glances(entry)), *marks])
 
 

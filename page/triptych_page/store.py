@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 class Entry:
     """A picture that was made. `settings` are its receipt's; `group` is shared by those that were asked for at once.
 
-    `replayable` tells that the file alone is enough to make it again.
+    `replayable` tells that the file alone is enough to make it again; a `favourite` stays when others make room.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Entry:
     size: int
     made_at: float
     milliseconds: float | None = None
+    favourite: bool = False
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Store:
     """The sessions of one page. `close` removes every file.
 
     Args:
-        max_entries, max_bytes: of each session; the oldest pictures go first.
+        max_entries, max_bytes: of each session; the oldest pictures go first, favourites last.
         max_sessions: the one that was used longest ago goes first.
         expiry_s: seconds without use after which a session goes.
         clock: seconds since the epoch.
@@ -170,11 +171,19 @@ class Store:
         session.touch()
         return entry
 
+    def favour(self, session: Session, id: str) -> Entry | None:
+        """Make a picture a favourite, or no more; give it as it is then, None where the session has none of this id."""
+        for at, entry in enumerate(session.entries):
+            if entry.id == id:
+                session.entries[at] = replace(entry, favourite=not entry.favourite)
+                session.touch()
+                return session.entries[at]
+        return None
+
     def clear(self, session: Session) -> None:
-        """Delete every picture of a session."""
-        for entry in session.entries:
-            entry.path.unlink(missing_ok=True)
-        session.entries.clear()
+        """Delete every picture of a session but its favourites."""
+        for entry in [entry for entry in session.entries if not entry.favourite]:
+            self._drop(session, entry)
         session.touch()
 
     def alive(self, key: str) -> bool:
@@ -201,7 +210,12 @@ class Store:
         while len(session.entries) > 1 and (
             len(session.entries) > most or sum(entry.size for entry in session.entries) > most_bytes
         ):
-            session.entries.pop(0).path.unlink(missing_ok=True)
+            others = (entry for entry in session.entries[:-1] if not entry.favourite)
+            self._drop(session, next(others, session.entries[0]))
+
+    def _drop(self, session: Session, entry: Entry) -> None:
+        session.entries.remove(entry)
+        entry.path.unlink(missing_ok=True)
 
     def _forget(self, session: Session) -> None:
         self._sessions.pop(session.key, None)

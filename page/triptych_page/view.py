@@ -13,11 +13,13 @@ from .fields import preset_choices
 from .forms import Form
 from .grid import sweepable
 from .jobs import Batch
-from .page import NO_AXIS, Page, Panel, Results
+from .page import FAVOUR, FAVOURED, NO_AXIS, Page, Panel, Results
 from .store import Entry, Session
 from .words import command_line, python_code
 
 TEXTS = ("prompt", "negative_prompt", "seed")
+# Pictures of a gallery, each with the words under it.
+Shown = Sequence[tuple[str, str]]
 
 
 class View:
@@ -30,17 +32,21 @@ class View:
     def __init__(self, page: Page, desk: Desk, url: str) -> None:
         self._page, self._desk, self._url = page, desk, url
 
-    def changes(self, session: Session, seen: Mapping[str, Any], ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
+    def changes(
+        self, session: Session, seen: Mapping[str, Any], ids: Sequence[Shown], *, favourites: bool = False
+    ) -> dict[Any, Any]:
         """Collect all that is new of the server's state and of the pictures.
 
         Args:
             session: whose page.
             seen: what this gave for `page.seen` the last time; empty for a new page.
             ids: the pictures in the page's three galleries: results, grid, history.
+            favourites: whether the page shows only those in its history.
         """
         monitor, jobs = self._desk.monitor, self._desk.jobs
         drawing, grid = (any(not batch.ended for batch in jobs.of_kind(session, grid=grid)) for grid in (False, True))
-        now = {"session": session.version, "monitor": monitor.version, "drawing": drawing, "grid": grid}
+        now: dict[str, Any] = {"session": session.version, "monitor": monitor.version, "drawing": drawing, "grid": grid}
+        now |= {"live": self._settled(session), "favourites": favourites}
         busy = drawing or grid
         if now == seen and not busy:
             return {self._page.seen: gr.skip()}
@@ -49,8 +55,10 @@ class View:
             changed[self._page.banner] = render.banner(monitor.health)
         if (seen.get("drawing"), seen.get("grid")) != (drawing, grid):
             changed |= self._buttons(drawing, grid)
-        if busy or seen.get("session") != now["session"]:
-            changed |= self._pictures(session, ids)
+        if seen and now["live"] not in ("", seen.get("live")):  # it is chosen as soon as it is done
+            changed |= self.chosen(session.entry(now["live"]))
+        if busy or any(seen.get(name) != now[name] for name in ("session", "favourites")):
+            changed |= self._pictures(session, ids, favourites=favourites)
         return changed
 
     def begun(self, stop: Any) -> dict[Any, Any]:
@@ -92,6 +100,7 @@ class View:
                 panel.id: "",
                 panel.details: "",
                 panel.download: nothing,
+                panel.favourite: FAVOUR,
                 panel.command: "",
                 panel.code: "",
             }
@@ -101,6 +110,7 @@ class View:
             panel.id: entry.id,
             panel.details: render.details(entry),
             panel.download: gr.DownloadButton(value=str(entry.path), interactive=True),
+            panel.favourite: FAVOURED if entry.favourite else FAVOUR,
             panel.command: command_line(entry.ensemble, settings, url=self._url),
             panel.code: python_code(entry.ensemble, settings, url=self._url),
         }
@@ -120,6 +130,11 @@ class View:
     def _models(self) -> list[tuple[str, str]]:
         return [(form.title, form.key) for form in self._desk.monitor.forms.values()]
 
+    def _settled(self, session: Session) -> str:
+        """Name the picture that followed the form until it was done."""
+        batch = self._desk.jobs.live(session)
+        return batch.entries[0].id if batch and batch.entries else ""
+
     def _buttons(self, drawing: bool, grid: bool) -> dict[Any, Any]:
         # Only when they change: a button that is made anew loses the keyboard.
         return {
@@ -127,7 +142,7 @@ class View:
             self._page.grid_stop: gr.update(interactive=grid),
         }
 
-    def _pictures(self, session: Session, ids: Sequence[Sequence[str]]) -> dict[Any, Any]:
+    def _pictures(self, session: Session, ids: Sequence[Shown], *, favourites: bool) -> dict[Any, Any]:
         page, jobs = self._page, self._desk.jobs
         newest, grid = jobs.latest(session), jobs.latest(session, grid=True)
         history = list(reversed(session.entries))
@@ -136,32 +151,30 @@ class View:
             page.results.progress: render.progress(newest, jobs.clock()),
             page.grid.progress: render.progress(grid, jobs.clock()) if grid else "",
         }
-        alive = {entry.id for entry in history}
+        alive = {entry.id: entry for entry in history}
+        listed = [(entry, render.caption(entry)) for entry in history if entry.favourite or not favourites]
         for results, shown, pictures, columns in (
-            (page.results, ids[0], _captioned(newest), 0),
-            (page.grid, ids[1], _captioned(grid), grid.columns if grid else 0),
-            (page.history, ids[2], [(entry, render.caption(entry)) for entry in history], 0),
+            (page.results, ids[0], _captioned(newest, alive), 0),
+            (page.grid, ids[1], _captioned(grid, alive), grid.columns if grid else 0),
+            (page.history, ids[2], listed, 0),
         ):
-            kept = [(entry, caption) for entry, caption in pictures if entry.id in alive]
-            changed |= _gallery(results, shown, kept, columns)
-        if list(ids[2]) != [entry.id for entry in history]:
+            changed |= _gallery(results, shown, pictures, columns)
+        if page.history.ids in changed:
             choices = [(render.glance(entry), entry.id) for entry in history]
             changed |= {part: gr.update(choices=choices) for part in (page.compare.a, page.compare.b)}
         return changed
 
 
-def _captioned(batch: Batch | None) -> list[tuple[Entry, str]]:
-    """List what is done of a batch, in the order of its seeds or cells, and the words under it."""
-    done = ((picture.entry, picture.label) for picture in batch.pictures) if batch else ()
-    return [(entry, render.caption(entry, label)) for entry, label in done if entry]
+def _captioned(batch: Batch | None, alive: Mapping[str, Entry]) -> list[tuple[Entry, str]]:
+    """List what is done of a batch and not gone, in the order of its seeds or cells, and the words under it."""
+    done = ((picture.entry.id, picture.label) for picture in batch.pictures if picture.entry) if batch else ()
+    return [(alive[id], render.caption(alive[id], label)) for id, label in done if id in alive]
 
 
-def _gallery(
-    results: Results, shown: Sequence[str], pictures: Sequence[tuple[Entry, str]], columns: int
-) -> dict[Any, Any]:
-    """Fill a gallery where it shows other pictures. By paths, so that the bytes stay as they are."""
-    new = [entry.id for entry, _ in pictures]
-    if new == list(shown):
+def _gallery(results: Results, shown: Shown, pictures: Sequence[tuple[Entry, str]], columns: int) -> dict[Any, Any]:
+    """Fill a gallery where it shows other pictures or words. By paths, so that the bytes stay as they are."""
+    new = [(entry.id, caption) for entry, caption in pictures]
+    if new == list(map(tuple, shown)):
         return {}
     value = [(str(entry.path), caption) for entry, caption in pictures]
     layout = {"columns": columns} if columns else {}

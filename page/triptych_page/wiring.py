@@ -13,15 +13,16 @@ from triptych.errors import TriptychError
 
 from . import dropped, render
 from .desk import Desk, Refused, own_file
-from .fields import preset_sides, schedules
+from .fields import masked, preset_sides, schedules, steps
 from .fitting import fit
-from .forms import PICTURES, Form
+from .forms import LISTS, PICTURES, Form
 from .page import NO_AXIS, Page
 from .private import NO_COOKIE
 from .seeds import draw_seed
 from .store import COOKIE, TOKEN, Entry, Session
 from .templates import escape
-from .view import TEXTS, View
+from .view import TEXTS, Shown, View
+from .weights import offered
 
 # Gradio's queue limits how many at once; none of the page's events is an interface for programs.
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -29,7 +30,9 @@ QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 LIGHT = {**QUEUED, "queue": False}
 SIZE = "(width, height) => `${width} × ${height}`"
 # In assets/page.js.
-BEGIN, LOOK = "() => beginToLook()", "() => lookForNews()"
+BEGIN, LOOK, LOOK_ANEW = "() => beginToLook()", "() => lookForNews()", "() => { lookNow(); }"
+LIVE, MOVED, ARCHIVE = "(on) => { switchLive(on); }", "() => { redraw(); }", "(only) => { archive(only); }"
+DRAW = "(picture, mask) => drawMask(picture, mask)"
 DICE = "() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
 
 
@@ -56,7 +59,9 @@ class Wiring:
         """Tie the handlers to the page's events."""
         with self._page.blocks:
             self._connect_form()
+            self._connect_start()
             self._connect_jobs()
+            self._connect_live()
             self._connect_results()
             self._connect_looks()
 
@@ -67,23 +72,45 @@ class Wiring:
         page.blocks.load(self.load, None, everything, **LIGHT).success(None, js=BEGIN)
         # A look that was asked for during another is the one that sees the end.
         looks: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
-        page.look.click(self.look, [page.seen, *ids], self._look_outputs(), **looks)
+        page.look.click(self.look, [page.seen, page.favourites, *ids], self._look_outputs(), **looks)
         forms = [page.forms_seen, *self._form_outputs()]
         page.look_for_forms.click(self.look_for_forms, [page.forms_seen, page.model], forms, **looks)
 
     def _connect_form(self) -> None:
         page, fields = self._page, self._page.fields
         form_parts = self._form_outputs()
-        page.model.input(self.switch, [page.model, *fields.components], form_parts, **LIGHT)
-        sampler, schedule, seed = (fields.by_name[name] for name in ("sampler", "schedule", "seed"))
-        sampler.input(self.sampled, [page.model, sampler, schedule], schedule, **LIGHT)
+        page.model.input(self.switch, [page.model, *fields.components], form_parts, **LIGHT).success(None, js=MOVED)
+        names = ("sampler", "schedule", "seed", "num_inference_steps")
+        sampler, schedule, seed, steps = (fields.by_name[name] for name in names)
+        sampled = sampler.input(self.sampled, [page.model, sampler, schedule], [schedule, steps], **LIGHT)
+        sampled.success(None, js=MOVED)
         sides = [fields.by_name["width"], fields.by_name["height"]]
-        fields.preset.input(self.sized, [page.model, fields.preset], sides, **LIGHT)
+        sized = fields.preset.input(self.sized, [page.model, fields.preset], sides, **LIGHT)
+        sized.success(None, js=MOVED)
+        for name in LISTS:
+            part = fields.by_name[name]
+            part.focus(self._offering(name), page.model, part, **LIGHT)
         gr.on([side.input for side in sides], None, sides, fields.preset, js=SIZE)
         # In the browser, as Generate may be pressed before an answer would be there.
-        fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE)
+        fields.dice.click(None, None, [seed, fields.keep_seed], js=DICE).then(None, js=MOVED)
         checked = [part for name, part in fields.by_name.items() if name not in PICTURES]
         gr.on(fields.changes, self.check, [page.model, *checked], page.problems, trigger_mode="always_last", **LIGHT)
+
+    def _connect_start(self) -> None:
+        fields = self._page.fields
+        picture, mask, strength = (fields.by_name[name] for name in ("init_image", "mask", "strength"))
+        put = [self.masked, [self._page.model, strength, mask], strength]
+        fields.draw.click(None, [picture, mask], mask, js=DRAW).success(*put, **LIGHT).success(None, js=MOVED)
+        gr.on([mask.upload, mask.clear], *put, **LIGHT).success(None, js=MOVED)
+
+    def _connect_live(self) -> None:
+        page, fields = self._page, self._page.fields
+        page.live.input(None, page.live, None, js=LIVE)
+        # In the browser, as a page that is not live sends nothing.
+        gr.on(fields.moves, None, None, None, js=MOVED)
+        given = [page.model, *fields.components]
+        once: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
+        page.redraw.click(self.redraw, given, [page.problems, fields.by_name["seed"]], **once).success(None, js=LOOK)
 
     def _connect_jobs(self) -> None:
         page, fields = self._page, self._page.fields
@@ -104,14 +131,20 @@ class Wiring:
             results.gallery.select(self.choose, results.ids, panel_parts, **QUEUED)
         page.clear.click(self.clear, None, panel_parts, **LIGHT)
         filled = [*self._form_outputs(), page.fields.keep_seed, page.problems]
-        panel.use.click(self.use, panel.id, filled, **LIGHT)
-        panel.vary.click(self.vary, panel.id, filled, **LIGHT)
-        panel.send.click(self.send, panel.id, filled, **QUEUED)
+        for button, deed, how in (
+            (panel.use, self.use, LIGHT),
+            (panel.vary, self.vary, LIGHT),
+            (panel.send, self.send, QUEUED),
+        ):
+            button.click(deed, panel.id, filled, **how).success(None, js=MOVED)
+        panel.favourite.click(self.favour, panel.id, panel_parts, **LIGHT).success(None, js=LOOK)
+        page.favourites.input(None, None, None, js=LOOK_ANEW)
+        page.archive.click(None, page.favourites, None, js=ARCHIVE)
         panel.as_a.click(self.own, panel.id, compare.a, **LIGHT)
         panel.as_b.click(self.own, panel.id, compare.b, **LIGHT)
         shown = [compare.slider, compare.left, compare.right, compare.differences]
         gr.on([compare.a.change, compare.b.change], self.compare, [compare.a, compare.b], shown, **QUEUED)
-        page.drop.upload(self.read, page.drop, [*filled, page.dropped], **LIGHT)
+        page.drop.upload(self.read, page.drop, [*filled, page.dropped], **LIGHT).success(None, js=MOVED)
 
     def _ids(self) -> list[Any]:
         return [results.ids for results in (self._page.results, self._page.grid, self._page.history)]
@@ -127,16 +160,17 @@ class Wiring:
         parts += [page.results.progress, page.grid.progress, page.compare.a, page.compare.b]
         return [
             *parts,
+            *self._panel_outputs(),
             *(part for shown in (page.results, page.grid, page.history) for part in (shown.gallery, shown.ids)),
         ]
 
     def _all_outputs(self) -> list[Any]:
         page = self._page
-        return [*self._look_outputs(), page.forms_seen, *self._panel_outputs(), *self._form_outputs()]
+        return [*self._look_outputs(), page.forms_seen, *self._form_outputs()]
 
     def _panel_outputs(self) -> list[Any]:
         panel = self._page.panel
-        return [panel.box, panel.id, panel.details, panel.download, panel.command, panel.code]
+        return [panel.box, panel.id, panel.details, panel.download, panel.favourite, panel.command, panel.code]
 
     def _session(self, request: gr.Request) -> Session:
         cookies = request.request.cookies if request.request else {}
@@ -156,10 +190,10 @@ class Wiring:
         return shown | self._view.chosen(None)
 
     async def look(
-        self, seen: dict[str, Any], one: list[str], two: list[str], three: list[str], request: gr.Request
+        self, seen: dict[str, Any], favourites: bool, one: Shown, two: Shown, three: Shown, request: gr.Request
     ) -> dict[Any, Any]:
         """Show what is new."""
-        return self._view.changes(self._session(request), seen, (one, two, three))
+        return self._view.changes(self._session(request), seen, (one, two, three), favourites=favourites)
 
     async def look_for_forms(self, seen: int, key: str | None) -> dict[Any, Any]:
         """Show other models than the page knows."""
@@ -174,8 +208,21 @@ class Wiring:
         return self._view.form(form, kept)
 
     async def sampled(self, key: str | None, sampler: str | None, schedule: str | None) -> Any:
-        """List the schedules of another sampler."""
-        return schedules(self._desk.form(key), sampler, schedule)
+        """List the schedules of another sampler, and bound its steps."""
+        form = self._desk.form(key)
+        return schedules(form, sampler, schedule), steps(form, sampler)
+
+    def _offering(self, name: str) -> Any:
+        async def offer(key: str | None) -> Any:
+            """Offer the names that there are by now."""
+            await self._desk.monitor.look_for_adapters()
+            return gr.update(**offered(self._desk.form(key).listed(name) or {}))
+
+        return offer
+
+    async def masked(self, key: str | None, strength: float | None, mask: str | None) -> Any:
+        """Set the strength that stands in with a mask, or without one."""
+        return masked(self._desk.form(key), strength, mask=bool(mask))
 
     async def sized(self, key: str | None, preset: str | None) -> list[int]:
         """Give width and height of a chosen size, in pixels."""
@@ -202,6 +249,17 @@ class Wiring:
         begun = self._view.begun(self._page.stop)
         return {self._page.problems: "", fields.by_name["seed"]: str(seed), **begun}
 
+    async def redraw(self, request: gr.Request, key: str | None, *given: Any) -> dict[Any, Any]:
+        """Draw the picture that follows the form anew."""
+        page, session, values = self._page, self._session(request), self._page.fields.values(given)
+        try:
+            seed = await self._desk.live(session, request.username, key, values)
+        except Refused as refused:
+            return {page.problems: render.problems(refused.problems)}
+        # Only one that was drawn: an answer that is late must not overwrite what was typed since.
+        drawn = {} if seed is None or values["seed"] else {page.fields.by_name["seed"]: str(seed)}
+        return {page.problems: "", **drawn}
+
     async def draw_grid(
         self, request: gr.Request, key: str | None, x: str, x_text: str, y: str, y_text: str, *given: Any
     ) -> dict[Any, Any]:
@@ -227,14 +285,19 @@ class Wiring:
             self._desk.jobs.stop(session, batch.id)
         return gr.update(interactive=False)
 
-    async def choose(self, ids: list[str], event: gr.SelectData, request: gr.Request) -> dict[Any, Any]:
+    async def favour(self, id: str, request: gr.Request) -> dict[Any, Any]:
+        """Make the chosen picture a favourite, or no more."""
+        session = self._session(request)
+        return self._view.chosen(self._desk.store.favour(session, id))
+
+    async def choose(self, ids: Shown, event: gr.SelectData, request: gr.Request) -> dict[Any, Any]:
         """Choose a picture of a gallery."""
         index = event.index if isinstance(event.index, int) else -1
-        id = ids[index] if 0 <= index < len(ids) else ""
+        id = ids[index][0] if 0 <= index < len(ids) else ""
         return self._view.chosen(self._session(request).entry(id))
 
     async def clear(self, request: gr.Request) -> dict[Any, Any]:
-        """Delete the session's pictures."""
+        """Delete the session's pictures but the favourites."""
         self._desk.store.clear(self._session(request))
         return self._view.chosen(None)
 
@@ -268,6 +331,7 @@ class Wiring:
     async def read(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
         """Read the settings of a dropped picture."""
         session = self._session(request)
+        await self._desk.monitor.look_for_adapters()
         try:
             file = own_file(session, "file", path)
             found = await asyncio.to_thread(dropped.read, file, self._desk.monitor.forms)

@@ -18,7 +18,7 @@ from triptych_server import Server
 from .conftest import begin_page, launch
 from .visitor import Visitor
 
-DESKTOP = {"viewport": {"width": 1280, "height": 860}}
+DESKTOP = {"viewport": {"width": 1440, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DEVICES = {"desktop": DESKTOP, "phone": PHONE}
 LOOKS = [(device, scheme) for device in DEVICES for scheme in ("light", "dark")]
@@ -66,6 +66,9 @@ def grid(visitor: Visitor) -> None:
 
 
 def history(visitor: Visitor) -> None:
+    visitor.choose(1, "tp-grid")
+    visitor.page.locator("#tp-favourite").click()
+    expect(visitor.page.locator("#tp-favourite")).to_contain_text("★")
     visitor.tab("History")
     visitor.wait_for(10, "tp-history")
 
@@ -76,6 +79,35 @@ def dropped(visitor: Visitor) -> None:
         foreign(path)
         visitor.drop(path)
         expect(visitor.page.locator("#tp-dropped")).to_contain_text("Cannot be honoured")
+
+
+def live(visitor: Visitor) -> None:
+    visitor.tab("Pictures")
+    visitor.ask("a 3d render of a fox", seed=3, steps=20)
+    visitor.page.get_by_role("checkbox", name="Live").check()
+    expect(visitor.page.locator("#tp-live")).to_have_attribute("data-shown", "done")
+
+
+def mask(visitor: Visitor) -> None:
+    visitor.page.get_by_role("checkbox", name="Live").uncheck()
+    with TemporaryDirectory() as folder:
+        visitor.close_preview()
+        visitor.choose(0)
+        visitor.start_from(visitor.download(Path(folder)))
+    visitor.page.get_by_role("button", name="Draw the mask").click()
+    box = visitor.page.get_by_label("The mask", exact=True).bounding_box()
+    assert box
+    left, top, side = box["x"], box["y"], box["width"]
+    visitor.page.mouse.move(left + side * 0.3, top + side * 0.35)
+    visitor.page.mouse.down()
+    for step in range(9):
+        visitor.page.mouse.move(left + side * (0.3 + 0.05 * step), top + side * (0.35 + 0.08 * (step % 2)), steps=3)
+    visitor.page.mouse.up()
+
+
+def start(visitor: Visitor) -> None:
+    visitor.page.get_by_role("button", name="Use this mask").click()
+    expect(visitor.page.locator("#tp-mask img")).to_be_visible()
 
 
 def cascade(visitor: Visitor) -> None:
@@ -93,6 +125,9 @@ STATES: tuple[Callable[[Visitor], None], ...] = (
     grid,
     history,
     dropped,
+    live,
+    mask,
+    start,
     cascade,
 )
 

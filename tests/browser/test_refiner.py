@@ -19,7 +19,7 @@ def test_the_refiner_is_a_model_of_its_own_with_its_parameters(browser: Browser,
         context = browser.new_context()
         try:
             visitor = Visitor(context.new_page(), address)
-            hand_over = visitor.page.get_by_label("Hand-over to the refiner", exact=False)
+            hand_over = visitor.page.get_by_label("number input for Hand-over to the refiner")
             expect(hand_over).to_be_hidden()
             visitor.page.get_by_label("SDXL + refiner", exact=True).check()
             expect(hand_over).to_have_value("0.8")
@@ -27,7 +27,7 @@ def test_the_refiner_is_a_model_of_its_own_with_its_parameters(browser: Browser,
             for score in ("Aesthetic score", "Negative aesthetic score"):
                 expect(visitor.page.get_by_label(score, exact=False).last).to_be_visible()
             visitor.ask("a red apple", seed=7, steps=4)
-            visitor.fill("Hand-over to the refiner", 0.5)
+            visitor.slide("Hand-over to the refiner", 0.5)
             visitor.generate()
             visitor.wait_for(1)
             visitor.choose(0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import time
+import zipfile
 from urllib.parse import urlparse
 
+from PIL import Image
 from playwright.sync_api import expect
 
 from triptych import Client
+from triptych.receipts import read_receipt
 
 from .conftest import TRIPTYCH
 
@@ -94,11 +98,11 @@ def test_a_sweep_is_a_grid_with_one_seed(visitor):
 def test_each_model_shows_its_own_parameters(visitor):
     expect(visitor.page.get_by_label("Sampler")).to_be_visible()
     visitor.page.get_by_label("Stable Cascade", exact=True).check()
-    expect(visitor.page.get_by_label("Stage C steps (", exact=False)).to_be_visible()
+    expect(visitor.page.get_by_label("number input for Stage C steps")).to_be_visible()
     expect(visitor.page.get_by_label("Sampler")).to_be_hidden()
     assert visitor.page.get_by_label("SDXL + refiner").count() == 0  # the demo has none
-    visitor.fill("Stage C steps (", 4)
-    visitor.fill("Stage B steps (", 3)
+    visitor.slide("Stage C steps", 4)
+    visitor.slide("Stage B steps", 3)
     visitor.page.locator("#tp-prompt textarea").fill(APPLE)
     visitor.generate()
     expect(visitor.pictures().first).to_contain_text("4+3 steps")
@@ -122,7 +126,7 @@ def test_the_file_is_the_services_and_replays_and_comes_back(visitor, url, tmp_p
     expect(visitor.page.locator("#tp-dropped")).to_contain_text("All of its settings can be honoured.")
     expect(visitor.page.locator("#tp-prompt textarea")).to_have_value(APPLE)
     expect(visitor.page.get_by_label("Seed", exact=False).first).to_have_value(str(2**53 + 1))
-    expect(visitor.page.get_by_label("Steps (", exact=False).first).to_have_value("5")
+    expect(visitor.page.get_by_label("number input for Steps")).to_have_value("5")
 
 
 def test_a_reload_finds_what_is_under_way(visitor):
@@ -135,16 +139,99 @@ def test_a_reload_finds_what_is_under_way(visitor):
 
 
 def test_two_visitors_never_meet(visitor, another):
-    visitor.ask(APPLE, seed=50, steps=3)
+    for each, seed in ((visitor, 50), (another, 51)):
+        each.ask(APPLE, seed=seed, steps=3)
+        each.generate()
+        each.wait_for(1)
+        each.tab("History")
+    for each, seed in ((visitor, 50), (another, 51)):
+        each.reload()
+        each.tab("History")
+        each.wait_for(1, "tp-history")
+        expect(each.pictures("tp-history")).to_contain_text(f"seed {seed}")
+
+
+def test_one_picture_of_several_is_stopped_and_the_others_are_drawn(visitor):
+    visitor.ask(APPLE, n=3, seed=80, steps=100)
+    visitor.generate()
+    visitor.page.get_by_role("button", name="Stop seed 81").click()
+    expect(visitor.page.locator("#tp-results-progress li", has_text="seed 81")).to_contain_text("stopped")
+    visitor.wait_for(2)
+    for index, seed in enumerate((80, 82)):
+        expect(visitor.pictures().nth(index)).to_contain_text(f"seed {seed}")
+
+
+def test_favourites_are_kept_listed_and_downloaded_in_one_file(visitor, tmp_path):
+    visitor.ask(APPLE, n=3, seed=90, steps=3)
+    visitor.generate()
+    visitor.wait_for(3)
+    visitor.choose(1)
+    visitor.page.locator("#tp-favourite").click()
+    expect(visitor.page.locator("#tp-favourite")).to_have_text("★ Favourite")
+    visitor.close_preview()
+    expect(visitor.pictures().nth(1)).to_contain_text("★ favourite")
+    visitor.tab("History")
+    assert len(archived(visitor, tmp_path)) == 3
+    visitor.page.get_by_label("Favourites only").check()
+    visitor.wait_for(1, "tp-history")
+    (name, data), *rest = archived(visitor, tmp_path).items()
+    assert not rest
+    assert re.fullmatch(r"image_\d{8}_\d{6}(_\d+)?\.png", name)
+    assert read_receipt(io.BytesIO(data))["seed"] == 91
+    visitor.page.get_by_label("Favourites only").uncheck()
+    visitor.page.locator("#tp-clear").click()
+    visitor.wait_for(1, "tp-history")
+
+
+def archived(visitor, folder):
+    """The pictures of the history's ZIP file, by name."""
+    with visitor.page.expect_download() as waiting:
+        visitor.page.locator("#tp-zip").click()
+    path = folder / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    with zipfile.ZipFile(path) as made:
+        return {name: made.read(name) for name in made.namelist()}
+
+
+def test_a_mask_is_drawn_by_mouse_and_by_keyboard(visitor, tmp_path):
+    page = visitor.page
+    start = tmp_path / "start.png"
+    Image.new("RGB", (128, 128), "red").save(start)
+    visitor.start_from(start)
+    page.get_by_role("button", name="Draw the mask").click()
+    canvas = page.get_by_label("The mask", exact=True)
+    expect(canvas).to_be_focused()
+    page.keyboard.press("Space")  # in the middle
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] - 5, steps=5)
+    page.mouse.up()
+    page.get_by_role("button", name="Use this mask").click()
+    drawn = page.locator("#tp-mask img")
+    expect(drawn).to_be_visible()
+    expect(page.get_by_label("number input for Strength")).to_have_value("0.9999")
+    with Image.open(io.BytesIO(page.request.get(drawn.get_attribute("src")).body())) as mask:
+        assert mask.size == (128, 128)
+        assert [mask.convert("L").getpixel(at) for at in ((64, 64), (96, 64), (10, 64), (64, 10))] == [255, 255, 0, 0]
+
+    # It is taken up where it was left.
+    page.get_by_role("button", name="Draw the mask").click()
+    page.get_by_role("button", name="Invert").click()
+    page.get_by_role("button", name="Use this mask").click()
+    expect(drawn).not_to_have_attribute("src", drawn.get_attribute("src"))
+    visitor.ask(APPLE, seed=5, steps=4)
     visitor.generate()
     visitor.wait_for(1)
-    visitor.tab("History")
-    visitor.wait_for(1, "tp-history")
-    another.tab("History")
-    another.page.wait_for_timeout(1500)
-    another.wait_for(0, "tp-history")
-    another.reload()
-    another.wait_for(0, "tp-history")
+    visitor.choose(0)
+    assert visitor.setting("strength") == "0.9999"
+    assert re.fullmatch("[0-9a-f]{12}", visitor.setting("mask"))
+    image = visitor.download(tmp_path)
+    with Image.open(image) as made:  # black, so it is kept
+        assert all(
+            abs(have - want) < 60
+            for have, want in zip(made.convert("RGB").getpixel((96, 64)), (255, 0, 0), strict=True)
+        )
 
 
 def test_what_is_wrong_is_said_before_anything_is_sent(visitor, url):

@@ -41,14 +41,20 @@ class Visitor:
         field.fill(str(value))
         field.blur()
 
+    def slide(self, label: str, value: object) -> None:
+        """Type into the number field of a slider."""
+        field = self.page.get_by_label(f"number input for {label}", exact=True)
+        field.fill(str(value))
+        field.blur()
+
     def ask(self, prompt: str, *, n: int = 1, seed: int | None = None, steps: int | None = None) -> None:
         """Fill in the form."""
         self.page.locator("#tp-prompt textarea").fill(prompt)
         if seed is not None:
             self.fill("Seed", seed)
         if steps is not None:
-            self.fill("Steps (", steps)
-        self.page.get_by_label("number input for Pictures").fill(str(n))
+            self.slide("Steps", steps)
+        self.slide("Pictures", n)
 
     def pick(self, label: str, choice: str) -> None:
         """Choose from a list, once it shows the choice: Enter takes whatever comes first until then."""
@@ -59,6 +65,12 @@ class Visitor:
         """Drop a file."""
         self.tab("Drop a PNG")
         self.page.locator("#tp-drop input[type=file]").set_input_files(path)
+
+    def start_from(self, path: Path) -> None:
+        """Add a picture to start from."""
+        self.page.get_by_role("button", name="Start from a picture").click()
+        self.page.locator("#tp-init_image input[type=file]").set_input_files(path)
+        expect(self.page.locator("#tp-init_image img")).to_be_visible()
 
     def generate(self) -> None:
         """Press the button."""

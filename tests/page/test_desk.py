@@ -12,12 +12,13 @@ from triptych_page.desk import Desk, Refused
 from triptych_page.health import Health, State
 from triptych_page.jobs import Batch, Jobs, Picture, Status
 from triptych_page.monitor import Monitor
+from triptych_page.sketch import sketch
 from triptych_page.store import Store
 from triptych_web.limits import Limits
 
 from ..client.fakes import FakeTransport
 from ..serving.drawn import file, picture
-from .described import described
+from .described import all_forms, described
 
 NASTY = "<script>alert(1)</script> ${x} {{y}} `z` \"'"
 
@@ -175,6 +176,62 @@ async def test_a_page_is_told_of_news_and_of_nothing_else():
         assert not ended["busy"]
         assert len({news["seen"] for news in (idle, begun, ended)}) == 3
         assert counter.desk.news(counter.store.session("another"))["busy"] is False
+
+
+async def test_a_live_form_is_sketched_at_once_at_its_own_seed():
+    async with Counter() as counter:
+        values = {"prompt": "a fox", "seed": "", "num_inference_steps": 20, "guidance_scale": 3.0}
+        seed = await counter.desk.live(counter.session, None, "sdxl", values)
+        await counter.desk.live(counter.session, None, "sdxl", {**values, "seed": str(seed), "guidance_scale": 5.0})
+        await finished(counter.desk.jobs.live(counter.session))
+        asked = [(one["num_inference_steps"], one["guidance_scale"], one["seed"]) for one in counter.transport.requests]
+        assert asked[-2:] == [(4, 5.0, seed), (20, 5.0, seed)]
+        assert counter.session.asked["seed"] == str(seed)
+        assert [entry.seed for entry in counter.session.entries] == [seed]
+
+
+async def test_a_live_form_that_is_wrong_draws_nothing_and_stops_what_it_drew():
+    async with Counter() as counter:
+        await counter.desk.live(counter.session, None, "sdxl", {"prompt": "a fox", "seed": "7"})
+        batch = counter.desk.jobs.live(counter.session)
+        with pytest.raises(Refused, match=r"^width: 100 given"):
+            await counter.desk.live(counter.session, None, "sdxl", {"prompt": "a fox", "seed": "7", "width": 100})
+        assert batch.ended
+        await counter.desk.live(counter.session, None, "sdxl", {"prompt": "a fox", "seed": "8"})
+        batch = counter.desk.jobs.live(counter.session)
+        assert await counter.desk.live(counter.session, None, "sdxl", {"prompt": "  ", "seed": "8"}) is None
+        assert batch.ended
+
+
+def test_a_sketch_has_four_steps_from_noise_and_from_a_picture():
+    sdxl, cascade = (counter_forms := all_forms())["sdxl"], counter_forms["stable_cascade"]
+    request = {"prompt": "a fox", "num_inference_steps": 30, "output_format": "png"}
+    assert sketch(sdxl, request) == {**request, "num_inference_steps": 4, "output_format": "jpeg"}
+    assert sketch(sdxl, {**request, "num_inference_steps": 4}) is None
+    start = {**request, "init_image": file(picture()), "strength": 0.3}
+    assert sketch(sdxl, start)["num_inference_steps"] == 14  # of which int(14 * 0.3) are taken
+    steps = {"prior_num_inference_steps": 20, "num_inference_steps": 3}
+    assert sketch(cascade, {"prompt": "a fox", **steps}) == {
+        "prompt": "a fox",
+        "prior_num_inference_steps": 4,
+        "num_inference_steps": 3,
+        "output_format": "jpeg",
+    }
+
+
+def test_a_live_picture_tells_how_far_it_is(kept):
+    batch = batch_of(Picture(7, status=Status.RUNNING, step=2, total=4))
+    assert render.live(batch)["look"] == ""
+    batch.pictures[0].show(b"preview")
+    first = render.live(batch)
+    assert (first["words"], first["busy"], first["done"]) == ("step 2 of 4", True, False)
+    batch.pictures[0].show(b"sketch")
+    batch.pictures[0].sketched = True
+    assert render.live(batch)["words"] == "sketch, step 2 of 4"
+    assert render.live(batch)["look"] not in ("", first["look"])
+    batch.pictures[0].entry, batch.pictures[0].status = entry(kept), Status.DONE
+    assert render.live(batch)["words"].startswith("seed 7 · guidance 7.3")
+    assert render.live(None) is None
 
 
 def entry(store, **receipt):

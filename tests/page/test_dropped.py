@@ -166,9 +166,11 @@ def test_a1111_is_read_and_its_rest_told(tmp_path):
 def test_loras_of_a1111_are_asked_for_where_a_model_takes_them(tmp_path):
     served = described()
     served["sdxl"]["model"]["adapter_rank"] = 16
-    parameters = A1111.replace("<lora:fur:0.8>", "<lora:fur:0.8> <lora:ink> <hypernet:b:1>")
+    served["sdxl"]["adapters"] = {"fur": {}, "ink": {}}
+    parameters = A1111.replace("<lora:fur:0.8>", "<lora:fur:0.8> <lora:ink> <lora:gone:0.5> <hypernet:b:1>")
     found = read(png(tmp_path, parameters=parameters), forms_of(served))
     assert found.settings["lora"] == (Adapter("fur", 0.8), Adapter("ink"))
+    assert "lora: gone:0.5, which this server does not have" in found.left_out
     assert found.settings["prompt"] == "a fox, (red:1.3), <hypernet:b:1>\non two lines"
     assert "network <hypernet:b:1>" in "\n".join(found.left_out)
 

@@ -41,6 +41,7 @@ def test_there_is_a_form_for_each_way_to_ask():
         "stable_cascade": "Stable Cascade",
     }
     assert list(forms_of(described())) == ["sdxl"]
+    assert forms_of(described()) == forms_of(described())  # or a server that comes back would reset every page
     assert forms_of({"other": {"family": "flux", "model": {}}}) == {}
 
 
@@ -249,6 +250,51 @@ def test_the_schedules_and_the_steps_are_those_of_the_sampler():
     assert page_fields.schedules(SDXL, "euler_a", "karras")["value"] == "default"
     assert page_fields.schedules(SDXL, "euler", "karras")["value"] == "karras"
     assert page_fields.schedules(STABLE, "euler", "karras")["visible"] is False
+
+
+def updates(form, **settings):
+    import gradio as gr
+
+    with gr.Blocks():
+        fields = page_fields.Fields()
+        fields.prompts()
+        fields.settings()
+    shown = fields.shown(form, settings)
+    return {name: shown[component] for name, component in fields.by_name.items()}
+
+
+def test_numbers_are_sliders_within_the_models_limits_and_let_any_number_through():
+    shown = updates(SDXL, guidance_scale=7.35)
+    assert [shown["num_inference_steps"][key] for key in ("minimum", "maximum", "step", "value")] == [1, 100, 1, 20]
+    assert [shown["guidance_scale"][key] for key in ("minimum", "maximum", "value")] == [0, 50, 7.35]
+    assert page_fields.Slider(0, 1).preprocess(500) == 500
+    assert page_fields.Slider(0, 1).get_block_name() == "slider"
+    assert page_fields.steps(SDXL, "lcm")["maximum"] == 50
+    assert "minimum" not in shown["width"]
+
+
+def test_a_slider_stands_where_the_server_would_put_it():
+    assert updates(SDXL)["strength"]["value"] == 0.3
+    assert updates(REFINED)["aesthetic_score"]["value"] == 6.0
+    assert page_fields.masked(SDXL, 0.3, mask=True) == 0.9999
+    assert page_fields.masked(SDXL, 0.9999, mask=False) == 0.3
+    for kept in ((0.5, True), (0.5, False), (0.3, False)):
+        assert page_fields.masked(SDXL, kept[0], mask=kept[1])["__type__"] == "update"
+
+
+def test_adapters_are_offered_where_the_server_has_a_folder_of_them():
+    models = described()
+    models["sdxl"]["model"]["adapter_rank"] = 64
+    plain = forms_of(models)["sdxl"]
+    assert not updates(plain)["lora"]["visible"]
+    models["sdxl"]["adapters"] = {"ink": {"trigger_words": "ink wash"}, "fog": {"trigger_words": None}}
+    form = forms_of(models)["sdxl"]
+    shown = updates(form, lora="ink:0.5, gone")
+    assert shown["lora"]["visible"]
+    assert shown["lora"]["names"] == {"fog": "", "ink": "Trigger words: ink wash"}
+    assert shown["lora"]["value"] == [{"name": "ink", "scale": 0.5}, {"name": "gone", "scale": 1.0}]
+    assert form == plain  # files come and go without a new form
+    assert form.check({"prompt": "a fox", "lora": []}) == ({"prompt": "a fox"}, [])
 
 
 def test_what_the_contract_declares_anew_has_a_field_and_is_sent(monkeypatch):

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
 from triptych import InvalidRequest
@@ -55,7 +55,8 @@ def client_of(
     passed = gates(hosts=hosts, **options)
     if store is not None:
         own = {"store": store, "user_of": lambda cookies: cookies.get("user"), "login": False}
-        passed.append(Middleware(Private, **own, max_upload_bytes=1000, news=lambda session: {"seen": session.key}))
+        told = {"news": lambda session, _: JSONResponse({"seen": session.key})}
+        passed.append(Middleware(Private, **own, max_upload_bytes=1000, own=told))
     route = Route("/{path:path}", behind.answer, methods=["GET", "POST", "OPTIONS"])
     app = Starlette(routes=[route], middleware=passed)
     return httpx.AsyncClient(

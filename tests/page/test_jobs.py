@@ -9,6 +9,8 @@ import contextlib
 import pytest
 
 from triptych import AsyncClient, InvalidRequest, Overloaded, ServerUnavailable, patience
+from triptych_page import jobs as page_jobs
+from triptych_page import render
 from triptych_page.health import State
 from triptych_page.jobs import Jobs, Status
 from triptych_page.monitor import Monitor
@@ -108,6 +110,84 @@ async def test_stop_frees_the_servers_slots_and_gives_the_limit_back():
         assert {picture.status for picture in batch.pictures} == {Status.STOPPED}
         assert jobs.stop(session) == 0
         jobs.start(session, "sdxl", "sdxl", requests(2))
+
+
+async def test_one_picture_of_several_is_stopped_alone():
+    async with page(states=[running(1, 1)], endless=True) as (jobs, store, transport, _):
+        session = store.session("a")
+        batch = jobs.start(session, "sdxl", "sdxl", requests(3))
+        await until(lambda: len(transport.requests) == 3)
+        assert [jobs.stop(session, batch.id, index) for index in (1, 1, 3, -1)] == [1, 0, 0, 0]
+        assert jobs.stop(session, "another", 0) == jobs.stop(store.session("b"), batch.id, 0) == 0
+        await until(lambda: transport.cancelled)
+        assert [picture.status is Status.STOPPED for picture in batch.pictures] == [False, True, False]
+        assert transport.cancelled == [transport.requests[1]["request_id"]]
+
+
+def few(request):
+    return {**request, "num_inference_steps": 4}
+
+
+async def test_a_picture_that_follows_its_form_stops_the_one_before_and_is_kept_once_the_hand_rests(monkeypatch):
+    monkeypatch.setattr(page_jobs, "REST_S", 0.2)
+    async with page(states=[running(1, 1)], endless=True) as (jobs, store, transport, _):
+        session, batches = store.session("a"), []
+        for request in requests(5):
+            batches.append(jobs.redraw(session, "sdxl", "sdxl", request, few(request)))
+            await until(lambda: len(transport.requests) == len(batches))
+        await until(lambda: len(transport.cancelled) == 4)
+        assert transport.cancelled == [request["request_id"] for request in transport.requests[:4]]
+        assert jobs.live(session) is batches[-1]
+        assert jobs.latest(session) is None  # nothing of it among what a button began
+        assert not jobs.under_way(session)
+        transport.hold.set()
+        await until(lambda: batches[-1].ended)
+        assert [request.get("num_inference_steps") for request in transport.requests] == [4] * 5 + [None]
+        assert [entry.seed for entry in session.entries] == [11]
+
+
+async def test_a_form_with_few_steps_is_drawn_once_and_kept_once_the_hand_rests(monkeypatch):
+    monkeypatch.setattr(page_jobs, "REST_S", 0.05)
+    async with page() as (jobs, store, transport, _):
+        session = store.session("a")
+        batch = jobs.redraw(session, "sdxl", "sdxl", *requests(1), None)
+        await until(lambda: batch.pictures[0].sketched)
+        assert session.entries == []
+        await until(lambda: batch.ended)
+        assert len(transport.requests) == len(session.entries) == 1
+
+
+async def test_a_hand_that_moves_spends_nothing_but_what_is_kept_is_counted(monkeypatch):
+    monkeypatch.setattr(page_jobs, "REST_S", 0.05)
+    async with page(a_minute=1, under_way=2) as (jobs, store, transport, _):
+        session = store.session("a")
+        for request in requests(10):
+            batch = jobs.redraw(session, "sdxl", "sdxl", request, few(request))
+            await until(lambda seed=request["seed"]: transport.requests and transport.requests[-1]["seed"] == seed)
+        await until(lambda: batch.ended)
+        assert batch.pictures[0].status is Status.DONE
+        batch = jobs.redraw(session, "sdxl", "sdxl", *requests(1), few(*requests(1)))
+        await until(lambda: batch.ended)
+        assert "legal: 1 a minute" in batch.pictures[0].words
+
+
+async def test_a_sketch_stays_to_be_seen_while_it_is_drawn_in_full(monkeypatch):
+    monkeypatch.setattr(page_jobs, "REST_S", 0.0)
+    async with page(b"sketch", b"image", states=[running(1, 1), running(2, 2)], held=True) as (
+        jobs,
+        store,
+        _,
+        _monitor,
+    ):
+        session = store.session("a")
+        batch = jobs.redraw(session, "sdxl", "sdxl", *requests(1), few(*requests(1)))
+        (picture,) = batch.pictures
+        looks = []
+        picture.show, show = lambda preview: (show(preview), looks.append(picture.preview)), picture.show
+        await until(lambda: batch.ended)
+        assert looks[-1] == b"sketch"
+        assert looks[0] == PNG
+        assert render.live(batch)["done"]
 
 
 async def test_nobody_stops_anothers_pictures():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +14,7 @@ from triptych import GeneratedImage, InvalidRequest, Overloaded, ServerUnavailab
 from triptych.errors import DeadlineExceeded
 from triptych_page import users
 from triptych_page.health import State, Watcher
+from triptych_page.routes import zipped
 from triptych_page.store import Store, key_of
 from triptych_page.users import HASHER, Door, add_user, line_for, read_users
 from triptych_web.limits import Limits, TooMany
@@ -94,6 +97,38 @@ def test_the_oldest_pictures_make_room(store):
     big = keep(store, session, data=b"x" * 2000)
     assert session.entries == [big]
     assert list(session.folder.iterdir()) == [big.path]
+
+
+def test_favourites_stay_when_others_make_room_and_when_others_are_deleted(store):
+    session = store.session("a")
+    first = keep(store, session)
+    assert store.favour(session, first.id).favourite
+    for _ in range(5):
+        keep(store, session)
+    assert [entry.favourite for entry in session.entries] == [True, False, False]
+    store.clear(session)
+    assert [entry.id for entry in session.entries] == [first.id]
+    assert not store.favour(session, first.id).favourite
+    assert store.favour(store.session("b"), first.id) is None
+
+
+def test_favourites_alone_are_bounded_as_well(store):
+    session = store.session("a")
+    for _ in range(5):
+        store.favour(session, keep(store, session).id)
+    assert len(session.entries) == len(list(session.folder.glob("*.png"))) == 3
+
+
+def test_an_archive_has_the_very_files_and_leaves_out_what_is_gone(store):
+    session = store.session("a")
+    kept = [keep(store, session), keep(store, session)]
+    gone = session.folder / "gone.png"
+    data = b"".join(zipped([kept[0].path, gone, kept[1].path]))
+    with zipfile.ZipFile(io.BytesIO(data)) as read:
+        assert read.testzip() is None
+        assert read.namelist() == [entry.path.name for entry in kept]
+        assert all(re.fullmatch(r"image_\d{8}_\d{6}(_\d+)?\.png", name) for name in read.namelist())
+        assert {read.read(name) for name in read.namelist()} == {b"bytes"}
 
 
 def test_the_session_used_longest_ago_makes_room(store, clock):

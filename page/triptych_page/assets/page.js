@@ -63,25 +63,57 @@ function begin() {
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
 else begin();
 
+// What this page's server answers itself, beside Gradio's events.
+function address(what) {
+  return `${window.gradio_config.root}/gradio_api/${what}`;
+}
+function ask(what, options) {
+  return fetch(address(what), options);
+}
+
 // Asks in a few bytes whether there is news, and only then the way that Gradio's events go, which costs far more.
-const BUSY_MS = 500, IDLE_MS = 1500;
-let newsTold = {}, nextLook;
+const LIVE_MS = 100, BUSY_MS = 500, IDLE_MS = 1500;
+let newsTold = {}, nextLook, asking = false, askAgain = false;
 async function lookForNews() {
+  if (asking) {
+    askAgain = true;
+    return;
+  }
+  asking = true;
   clearTimeout(nextLook);
   let now = {};
   try {
-    const answer = await fetch(`${window.gradio_config.root}/gradio_api/news`);
+    const answer = await ask("news");
     if (answer.ok) now = await answer.json();
   } catch {
     // The page's server is away: all is looked at when it is back.
   }
-  if (now.busy || (now.seen && now.seen !== newsTold.seen)) document.querySelector("#tp-look")?.click();
+  if (now.busy || (now.seen && now.seen !== newsTold.seen)) lookNow();
   if (now.forms && now.forms !== newsTold.forms) document.querySelector("#tp-look-for-forms")?.click();
+  showLive(now.live);
   newsTold = now;
-  clearTimeout(nextLook);
-  nextLook = setTimeout(lookForNews, now.busy ? BUSY_MS : IDLE_MS);
+  asking = false;
+  const pause = liveOn && now.live?.busy ? LIVE_MS : now.busy ? BUSY_MS : IDLE_MS;
+  nextLook = setTimeout(lookForNews, askAgain ? 0 : pause);
+  askAgain = false;
+}
+function lookNow() {
+  document.querySelector("#tp-look")?.click();
 }
 function beginToLook() {
   newsTold = {};
   lookForNews();
+}
+
+document.addEventListener("click", async (event) => {
+  const picture = event.target.closest(".tp-stop-one")?.dataset.picture;
+  if (!picture) return;
+  await ask(`stop?picture=${encodeURIComponent(picture)}`, { method: "POST" });
+  lookForNews();
+});
+function archive(favourites) {
+  const link = document.createElement("a");
+  link.href = address(favourites ? "zip?favourites" : "zip");
+  link.download = "";
+  link.click();
 }
