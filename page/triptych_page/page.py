@@ -78,6 +78,7 @@ class Page:
     stop: Any
     live: Any
     redraw: Any
+    examples: Any
     results: Results
     grid: Results
     grid_axes: list[Any]
@@ -167,11 +168,11 @@ def _form() -> dict[str, Any]:
         live = gr.Checkbox(label="Live: every change is drawn at once", elem_id="tp-live-on", container=False)
         redraw = _unseen("tp-redraw")
         problems = _html("tp-problems")
-        gr.Examples([[text] for text in EXAMPLES], [fields.by_name["prompt"]], label="Examples")
+        examples = gr.Examples([[text] for text in EXAMPLES], [fields.by_name["prompt"]], label="Examples")
     with gr.Column(elem_id="tp-settings"):
         fields.settings()
     asked = {"model": model, "fields": fields, "problems": problems, "generate": generate, "stop": stop}
-    return {**asked, "live": live, "redraw": redraw}
+    return {**asked, "live": live, "redraw": redraw, "examples": examples}
 
 
 def _made() -> dict[str, Any]:

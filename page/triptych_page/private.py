@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Private:
         *,
         login: bool,
         max_upload_bytes: int,
-        own: Mapping[str, Callable[[Session, Request], Response]],
+        own: Mapping[str, Callable[[Session, Request], Awaitable[Response]]],
     ) -> None:
         self._app, self._store, self._user_of = app, store, user_of
         self._login, self._max_upload_bytes, self._own = login, max_upload_bytes, own
@@ -86,7 +86,7 @@ class Private:
         if not all(self._owns(key, name) for name in names if name is not None):
             return PlainTextResponse("Not found.", 404), receive
         if asked in self._own:
-            return self._own[asked](self._store.session(token, user), request), receive
+            return await self._own[asked](self._store.session(token, user), request), receive
         if asked.startswith("file="):
             return _file(self._store.find(token, user), asked.removeprefix("file=")), receive
         if asked == "upload" and request.method == "POST":

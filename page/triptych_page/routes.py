@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,24 @@ from .desk import Desk
 from .private import PICTURES
 from .store import Session
 
-Route = Callable[[Session, Request], Response]
+Route = Callable[[Session, Request], Awaitable[Response]]
+# How long a page that is live waits for another look, and how often it is looked for; seconds.
+WAIT_S, LOOK_S = 0.25, 0.01
 
 
 def routes(desk: Desk) -> Mapping[str, Route]:
     """Give the answers, by what is asked for."""
 
-    def news(session: Session, _: Request) -> Response:
-        """Tell whether anything is new, and of the picture that follows the form."""
-        return JSONResponse({**desk.news(session), "live": render.live(desk.jobs.live(session))})
+    async def news(session: Session, request: Request) -> Response:
+        """Tell whether anything is new, and of the picture that follows the form; wait for another look than `look`."""
+        told, ends = render.live(desk.jobs.live(session)), time.monotonic() + WAIT_S
+        seen = request.query_params.get("look")
+        while seen is not None and told and told["busy"] and told["look"] in ("", seen) and time.monotonic() < ends:
+            await asyncio.sleep(LOOK_S)
+            told = render.live(desk.jobs.live(session))
+        return JSONResponse({**desk.news(session), "live": told})
 
-    def live(session: Session, _: Request) -> Response:
+    async def live(session: Session, _: Request) -> Response:
         """Give the picture that follows the form, as far as it is."""
         batch = desk.jobs.live(session)
         picture = batch.pictures[0] if batch else None
@@ -39,7 +47,7 @@ def routes(desk: Desk) -> Mapping[str, Route]:
             return Response(picture.preview, media_type=_kind(picture.preview))
         return PlainTextResponse("Not found.", 404)
 
-    def stop(session: Session, request: Request) -> Response:
+    async def stop(session: Session, request: Request) -> Response:
         """Stop one picture, as BATCH/INDEX, or the one that follows the form."""
         if request.method != "POST":
             return PlainTextResponse("Use POST.", 405, {"allow": "POST"})
@@ -50,7 +58,7 @@ def routes(desk: Desk) -> Mapping[str, Route]:
             desk.jobs.stop(session, batch, int(index))
         return Response(status_code=204)
 
-    def archive(session: Session, request: Request) -> Response:
+    async def archive(session: Session, request: Request) -> Response:
         """Give the session's pictures as a ZIP file; with `favourites` only those."""
         only = "favourites" in request.query_params
         paths = [entry.path for entry in session.entries if entry.favourite or not only]

@@ -108,6 +108,7 @@ class Wiring:
         page.live.input(None, page.live, None, js=LIVE)
         # In the browser, as a page that is not live sends nothing.
         gr.on(fields.moves, None, None, None, js=MOVED)
+        page.examples.load_input_event.success(None, js=MOVED)
         given = [page.model, *fields.components]
         once: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
         page.redraw.click(self.redraw, given, [page.problems, fields.by_name["seed"]], **once).success(None, js=LOOK)

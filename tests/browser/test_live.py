@@ -86,7 +86,9 @@ def test_a_word_that_is_typed_is_drawn_and_what_is_done_is_chosen(visitor):
     expect(visitor.page.locator("#tp-details")).to_contain_text(APPLE)
     assert settled(visitor)["prompt"] == APPLE
     assert visitor.setting("prompt") == APPLE
-    visitor.page.locator("#tp-vary").click()  # a change like any other
+    visitor.page.get_by_text("a flat icon of a penguin").click()  # a change like any other
+    expect(visitor.page.locator("#tp-details")).to_contain_text("penguin")
+    visitor.page.locator("#tp-vary").click()
     expect(visitor.page.locator("#tp-details")).not_to_contain_text("seed 9")
     assert settled(visitor)["seed"] == int(visitor.setting("seed")) != 9
 

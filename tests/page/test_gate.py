@@ -55,8 +55,11 @@ def client_of(
     passed = gates(hosts=hosts, **options)
     if store is not None:
         own = {"store": store, "user_of": lambda cookies: cookies.get("user"), "login": False}
-        told = {"news": lambda session, _: JSONResponse({"seen": session.key})}
-        passed.append(Middleware(Private, **own, max_upload_bytes=1000, own=told))
+
+        async def news(session, _):
+            return JSONResponse({"seen": session.key})
+
+        passed.append(Middleware(Private, **own, max_upload_bytes=1000, own={"news": news}))
     route = Route("/{path:path}", behind.answer, methods=["GET", "POST", "OPTIONS"])
     app = Starlette(routes=[route], middleware=passed)
     return httpx.AsyncClient(

@@ -72,7 +72,7 @@ function ask(what, options) {
 }
 
 // Asks in a few bytes whether there is news, and only then the way that Gradio's events go, which costs far more.
-const LIVE_MS = 100, BUSY_MS = 500, IDLE_MS = 1500;
+const LIVE_MS = 30, BUSY_MS = 500, IDLE_MS = 1500;
 let newsTold = {}, nextLook, asking = false, askAgain = false;
 async function lookForNews() {
   if (asking) {
@@ -83,7 +83,8 @@ async function lookForNews() {
   clearTimeout(nextLook);
   let now = {};
   try {
-    const answer = await ask("news");
+    // A live page waits there for another look.
+    const answer = await ask(liveOn ? `news?look=${liveLook}` : "news");
     if (answer.ok) now = await answer.json();
   } catch {
     // The page's server is away: all is looked at when it is back.
