@@ -88,7 +88,9 @@ with gradio.Blocks():
     fields.prompts()
     fields.settings()
 form = forms_of({"sdxl": {"family": "sdxl", "model": card}})["sdxl"]
-print(json.dumps({"label": fields.by_name[name].label, "default": form.parameters[name].default}))
+field = fields.by_name[name]
+ends = [field.minimum, field.maximum]
+print(json.dumps({"label": field.label, "ends": ends, "default": form.parameters[name].default}))
 """
 
 
@@ -172,7 +174,11 @@ def test_the_command_line_has_an_option_for_it(copy):
 
 
 def test_the_page_has_a_field_for_it(copy):
-    assert json.loads(run(copy, "-c", ASK_PAGE, NAME)) == {"label": "Guidance start (0 … 1)", "default": 0.0}
+    assert json.loads(run(copy, "-c", ASK_PAGE, NAME)) == {
+        "label": "Guidance start",
+        "ends": [0, 1],
+        "default": 0.0,
+    }
 
 
 def test_the_documents_have_a_row_for_it(copy):
