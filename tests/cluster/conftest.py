@@ -17,14 +17,18 @@ from triptych_cluster.app import Options
 # Ray gives up on its own parts after five seconds, which a busy machine's processes need to start.
 os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
 
+# What each node has room for, and by what a test can tell the head from the others.
+HEAD = {"num_cpus": 1, "resources": {"gate": 1}, "include_dashboard": False}
+NODE = {"num_cpus": 1, "resources": {"door": 1}}
+
 
 @contextmanager
 def nodes(number):
     """A Ray cluster with room for one server a node, the first of which nobody takes away."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
     try:
         for _ in range(number - 1):
-            cluster.add_node(num_cpus=1, resources={"door": 1})
+            cluster.add_node(**NODE)
         cluster.wait_for_nodes()
         yield cluster
     finally:

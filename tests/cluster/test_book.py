@@ -117,11 +117,21 @@ def test_what_is_malformed_is_the_servers_to_refuse():
 
 
 def test_as_many_servers_as_the_work_asks_for():
-    assert wanted(90, 0, 20, 1, 8) == 5
-    assert wanted(900, 0, 20, 1, 8) == 8
-    assert wanted(0, 0, 20, 1, 8) == 1
-    assert wanted(0, 0, 20, 0, 8) == 0
-    assert wanted(0, 3, 20, 0, 8) == 1  # also while that one starts, however long it takes
+    assert wanted(1, 90, 0, 20, 1, 8) == 5
+    assert wanted(2, 900, 0, 20, 1, 8) == 8
+    assert wanted(1, 0, 0, 20, 1, 8) == 1
+    assert wanted(1, 0, 0, 20, 0, 8) == 0
+    assert [wanted(now, 0, 3, 20, 0, 8) for now in (0, 1)] == [
+        1,
+        1,
+    ]  # also while that one starts, however long it takes
+
+
+def test_servers_go_by_a_quarter_at_a_time():
+    steps = [32]
+    while steps[-1] > 1:
+        steps.append(wanted(steps[-1], 1, 0, 20, 1, 64))
+    assert steps == [32, 24, 18, 14, 11, 9, 7, 6, 5, 4, 3, 2, 1]
 
 
 class Context:
@@ -129,7 +139,8 @@ class Context:
 
     capacity_adjusted_min_replicas, capacity_adjusted_max_replicas, total_num_requests = 1, 8, 0
 
-    def __init__(self, *seconds):
+    def __init__(self, servers, *seconds):
+        self.target_num_replicas = servers
         values = [type("Value", (), {"value": one})() for one in (99, *seconds[:1])]
         others = [[type("Value", (), {"value": one})()] for one in seconds[1:]]
         self.raw_metrics = {"estimate_seconds": dict(enumerate([values, *others]))}
@@ -137,6 +148,6 @@ class Context:
 
 def test_the_newest_figures_of_all_servers_count():
     policy = ByWork(target_s=10)
-    assert policy(Context(35)) == (4, {})
-    assert policy(Context(5, 30)) == (4, {})
-    assert policy(Context(5, 0, 0)) == (1, {})
+    assert policy(Context(1, 35)) == (4, {})
+    assert policy(Context(4, 5, 30)) == (4, {})
+    assert policy(Context(4, 5, 0, 0)) == (3, {})

@@ -24,7 +24,7 @@ from triptych_api.app import Options as Front
 from .. import plain
 from ..end_to_end.test_perf_analyzer import BINARY, MISSING
 from ..fronts import TRIPTYCH, until
-from .conftest import deployed, free_port
+from .conftest import NODE, deployed, free_port
 
 REQUESTS = int(os.environ.get("TRIPTYCH_CLUSTER_REQUESTS", "60"))
 VERBS = int(os.environ.get("TRIPTYCH_CLUSTER_VERBS", "60"))
@@ -107,7 +107,7 @@ def test_the_command_line_draws_as_on_one_server(doors, url, tmp_path):
     for name, address in (("cluster", doors[0]), ("one", url)):
         options = ["--url", address, "-n", "2", "--seed", "3", "--num-inference-steps", "4", "-o", tmp_path / name]
         subprocess.run([*TRIPTYCH, "generate", "a fox", *map(str, options)], check=True, timeout=120)
-    drawn, expected = ([one.read_bytes() for one in sorted((tmp_path / name).iterdir())] for name in ("cluster", "one"))
+    drawn, expected = ({one.read_bytes() for one in (tmp_path / name).iterdir()} for name in ("cluster", "one"))
     assert len(drawn) == 2
     assert drawn == expected
 
@@ -218,5 +218,5 @@ def test_a_node_that_is_lost_takes_no_request_with_it(cluster, status, http, url
         load.more(REQUESTS // 6)
         cluster.remove_node(lost, allow_graceful=False)
         load.more(12)
-    cluster.add_node(num_cpus=1, resources={"door": 1})
+    cluster.add_node(**NODE)
     until(lambda: len(status().servers) == 3, 180)

@@ -162,7 +162,7 @@ class Fleet:
             return
         there = len(self._ready) + len(self._starting)
         seconds = sum(self._servers[k].seconds for k in self._ready)
-        aim = wanted(seconds, len(self._pending), scaling.target_s, self._farm.servers, scaling.most)
+        aim = wanted(there, seconds, len(self._pending), scaling.target_s, self._farm.servers, scaling.most)
         self._enough_since = min(self._enough_since, now) if aim < there else math.inf
         if aim > there:
             self._start(aim - there, now, scaling.start_s)
