@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -15,13 +14,14 @@ from tritonclient.grpc import service_pb2
 
 from triptych_contract.verbs import LOOP
 
+from . import sums
 from .asked import Asked, read
 from .book import Book
 
 SERVICE = "inference.GRPCInferenceService"
-INFER = "ModelInfer"
+INFER, STATISTICS = "ModelInfer", "ModelStatistics"
 # What any server may answer for all. What changes a server, or reads this machine's memory, is not passed on.
-ASKED_OF_ANY = ("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex")
+ASKED_OF_ANY = ("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "RepositoryIndex")
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 # A door remembers so many of the jobs that it has sent or found.
 JOBS = 100_000
@@ -73,6 +73,7 @@ class Door:
             "ModelInfer": self._infer,
             "ServerLive": self._live,
             "ServerReady": self._ready,
+            STATISTICS: self._statistics,
             **{name: self._passing(name) for name in ASKED_OF_ANY},
         }
         methods = {name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in unary.items()}
@@ -99,7 +100,7 @@ class Door:
         if request.model_name == LOOP and asked.action in ("watch", "cancel"):
             return await self._of_a_job(asked, raw, context)
         if request.model_name == LOOP and asked.action == "stats":
-            return await self._sums(raw, context)
+            return await self._sum(sums.loops, INFER, raw, context)
         return await self._somewhere(asked, INFER, raw, context)
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
@@ -166,21 +167,14 @@ class Door:
     async def _named(self, name: str, raw: bytes, context: Context) -> tuple[str, bytes]:
         return name, await self._call(name, INFER, raw, context)
 
-    async def _sums(self, raw: bytes, context: Context) -> bytes:
-        """The loop's figures, added up over all servers."""
-        calls = [self._call(name, INFER, raw, context) for name in self._book.servers]
+    async def _statistics(self, raw: bytes, context: Context) -> bytes:
+        return await self._sum(sums.statistics, STATISTICS, raw, context)
+
+    async def _sum(self, add: Callable[[Sequence[bytes]], bytes], method: str, raw: bytes, context: Context) -> bytes:
+        """The figures of all servers that answer, added up."""
+        calls = [self._call(name, method, raw, context) for name in self._book.servers]
         answers = [one for one in await asyncio.gather(*calls, return_exceptions=True) if isinstance(one, bytes)]
-        if not answers:
-            return await self._somewhere(Asked("stats"), INFER, raw, context)
-        made = service_pb2.ModelInferResponse.FromString(answers[0])
-        sums: dict[str, float] = {}
-        for answer in answers:
-            content = service_pb2.ModelInferResponse.FromString(answer).raw_output_contents[0]
-            for name, value in json.loads(content[4:]).items():
-                sums[name] = sums.get(name, 0) + value
-        text = json.dumps(sums).encode()
-        made.raw_output_contents[0] = len(text).to_bytes(4, "little") + text
-        return bytes(made.SerializeToString())
+        return add(answers) if answers else await self._somewhere(Asked("stats"), method, raw, context)
 
     async def _call(self, name: str, method: str, raw: bytes, context: Context) -> bytes:
         if name not in self._book.servers:

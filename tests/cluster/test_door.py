@@ -124,3 +124,23 @@ async def test_answers_to_a_stream_come_one_by_one_and_errors_among_them(door, u
         ]
     assert [bool(one.error_message) for one in answers] == [False, True, False]
     assert "num_inference_steps" in answers[1].error_message
+
+
+async def test_statistics_are_sums_over_all_servers(door, url):
+    book, _, address = door
+    await asyncio.to_thread(plain.grpc, url, **QUICK)
+    question = service_pb2.ModelStatisticsRequest(name="sdxl").SerializeToString()
+    one = service_pb2.ModelStatisticsResponse.FromString(await sent(url, "ModelStatistics", question)).model_stats[0]
+    book.tell(told(demo=url, again=url, gone="127.0.0.1:1"))
+    (both,) = service_pb2.ModelStatisticsResponse.FromString(
+        await sent(address, "ModelStatistics", question)
+    ).model_stats
+    assert (both.name, both.version, both.last_inference) == (one.name, one.version, one.last_inference)
+    assert both.inference_count == 2 * one.inference_count > 0
+    assert both.inference_stats.success.ns == 2 * one.inference_stats.success.ns
+    assert [(each.batch_size, each.compute_infer.count) for each in both.batch_stats] == [
+        (each.batch_size, 2 * each.compute_infer.count) for each in one.batch_stats
+    ]
+    nobodys = service_pb2.ModelStatisticsRequest(name="none").SerializeToString()
+    with pytest.raises(grpc.aio.AioRpcError, match="none"):
+        await sent(address, "ModelStatistics", nobodys)
