@@ -72,11 +72,13 @@ def test_rows_are_those_of_their_requests_whoever_comes_and_goes():
         Conditioning({name: np.concatenate([single[row][name] for row in mine]) for name in single[0].arrays})
         for mine in rows
     ]
-    kept, random = ort.OrtDenoiser(path), np.random.default_rng(0)
+    kept, fresh, random = ort.OrtDenoiser(path), ort.OrtDenoiser(path), np.random.default_rng(0)
     for turn in range(20):
         some = random.permutation(len(members))[: random.integers(1, len(members) + 1)]
         given = sample[mine := np.concatenate([rows[k] for k in some])], timestep[mine], [members[k] for k in some]
-        np.testing.assert_array_equal(kept.predict(*given), ort.OrtDenoiser(path).predict(*given))
+        np.testing.assert_array_equal(kept.predict(*given), fresh.predict(*given))
+        for one in members:
+            fresh.release(one)
         if turn % 3 == 2:
             kept.release(members[some[0]])
     for one in members:
