@@ -59,7 +59,7 @@ class Visitor:
     def pick(self, label: str, choice: str) -> None:
         """Choose from a list, once it shows the choice: Enter takes whatever comes first until then."""
         self.page.get_by_label(label).fill(choice)
-        self.page.get_by_role("option", name=choice).click()
+        self.page.get_by_role("option", name=choice).last.click()  # another list may still be closing
 
     def drop(self, path: Path) -> None:
         """Drop a file."""
