@@ -36,6 +36,8 @@ TYPES = {
     "negative_aesthetic_score": "FP32",
     "prompt_syntax": "BYTES",
     "lora": "BYTES",
+    "control": "BYTES",
+    "control_images": "BYTES",
     "output_format": "BYTES",
     "deadline_ms": "INT32",
     "tenant": "BYTES",

@@ -34,6 +34,7 @@ class ExportOptions:
     refiner: Path | None = None
     guidance_scale: float | None = None
     adapters: int | None = None  # the largest sum of their ranks
+    control: Sequence[str] | None = None  # "NAME=FOLDER" of each ControlNet, of a union "NAME=FOLDER:MODE"
     samplers: Sequence[str] | None = None  # "euler", or "euler:karras" for one schedule
     lora: Sequence[str] | None = None  # files to fuse, "FILE" or "FILE:WEIGHT"
     distilled: str | None = None  # how the weights were distilled: a name in `sdxl.recipe.DISTILLED`

@@ -173,15 +173,17 @@ def _checked_card(document: dict[str, Any]) -> ModelCard:
     """The card of a document, all of which is checked."""
     schema.check(document, Document)
     family, given = FAMILIES[document["family"]], document["stages"].keys()
+    schema.check(document["model"], family.card, "model")
+    card = family.card.from_json(document["model"])
     adapted = {*family.adapted.values()}
-    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models, *adapted}
+    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models, *adapted, *card.more_stages}
     for name in sorted(given - legal):
         raise schema.SchemaError(f"stages.{name}: unknown; legal: {', '.join(sorted(legal))}")
-    needed = {family.card.denoisers[0], family.encoders[0], family.decoder, *(adapted if adapted & given else ())}
+    needed = {family.card.denoisers[0], family.encoders[0], family.decoder, *card.more_stages}
+    needed |= adapted if adapted & given else set()
     for name in sorted(needed - given):
         raise schema.SchemaError(f"stages.{name}: missing")
-    schema.check(document["model"], family.card, "model")
-    return family.card.from_json(document["model"])
+    return card
 
 
 def _read_document(path: Path) -> dict[str, Any]:

@@ -52,15 +52,24 @@ def _check_claims(field: str, data: bytes) -> None:
         raise _damaged(field, ValueError(f"{claimed.width}×{claimed.height} pixels in {claimed.bytes} bytes"))
 
 
+def packed(field: str, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """A file as a control sees it, (3, height, width), resized as diffusers' `prepare_control_image` does.
+
+    Raises:
+        InvalidRequest: the file is damaged.
+    """
+    image = _resized(field, data, height, width).convert("RGB")
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
 def pixels(field: str, data: bytes, height: int, width: int) -> NDArray[np.float32]:
     """A file as the VAE encoder sees it: (1, 3, height, width), −1 … 1, resized as diffusers' `VaeImageProcessor` does.
 
     Raises:
         InvalidRequest: the file is damaged.
     """
-    image = _resized(field, data, height, width).convert("RGB")
-    values = np.asarray(image, np.float32) / np.float32(255)
-    return np.ascontiguousarray(values.transpose(2, 0, 1)[None] * np.float32(2) - np.float32(1))
+    values = packed(field, data, height, width)[None] / np.float32(255)
+    return values * np.float32(2) - np.float32(1)
 
 
 def latent_mask(field: str, data: bytes, height: int, width: int, scale: int) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych_contract.families import FAMILIES
+from triptych_contract.sdxl.card import CONTROL, CONTROLLED
 
 from .adapters.graphs import AdaptedDenoiser, AdaptedStage, AdaptedSteps, no_adapters
 from .adapters.mix import GPU_ROWS
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .tensorrt.homes import Homes
 
 
+CONTROLLED_MODEL = "unet"
 # Models load beside each other, and a device is for one thread at a time.
 GPU_WORK = threading.Lock()
 
@@ -44,6 +46,17 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         ManifestError: a file is missing or harmed, or the engine does not fit this machine.
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
+    model = _with_adapters(manifest, name, most_rows, fixed_rows)
+    if name != CONTROLLED_MODEL or CONTROLLED not in manifest.stages:
+        return model
+    from .control import ControlledDenoiser
+
+    makers = [stage for stage in manifest.model.more_stages if stage != CONTROLLED]
+    controls = {stage: OrtDenoiser(manifest.stage_path(stage), CONTROL) for stage in makers}
+    return ControlledDenoiser(model, OrtDenoiser(manifest.stage_path(CONTROLLED)), controls)
+
+
+def _with_adapters(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:
     plain, adapted = _denoiser(manifest, name, most_rows, fixed_rows), _adapted(manifest, name)
     if adapted is None or Shelf.of_server(manifest) is None:
         return plain

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from triptych_contract.parameters import Choice, File, Flag, Integer, LongInteger, Number, Pair, Parameter, Side
+from triptych_contract.control import Controls
+from triptych_contract.parameters import Choice, File, Files, Flag, Integer, LongInteger, Number, Pair, Parameter, Side
 from triptych_contract.settings import Reading
 
 from .forms import EVERY, PICTURES, Form
@@ -28,6 +29,7 @@ class Fields:
         main = {name: one for name, one in EVERY.items() if one.main}
         start = [name for name, one in EVERY.items() if one.group == EVERY[PICTURES[0]].group]
         choices = {name for name, one in main.items() if isinstance(one.kind, Choice)}
+        unasked = {name for name, one in EVERY.items() if isinstance(one.kind, (Controls, Files))}
         with gr.Row(elem_id="tp-main-numbers"):
             self._make_all(main.keys() - choices)
         with gr.Row():
@@ -35,7 +37,7 @@ class Fields:
         self._size()
         self._seed()
         with gr.Accordion("More settings", open=False), gr.Row(elem_id="tp-more"):
-            self._make_all(EVERY.keys() - self.by_name.keys() - {*start}, told=True)
+            self._make_all(EVERY.keys() - self.by_name.keys() - {*start, *unasked}, told=True)
         with gr.Accordion("Start from a picture", open=False) as self.start:
             with gr.Row():
                 self._make_all(PICTURES)

@@ -159,7 +159,7 @@ class Store:
             seed=image.seed,
             settings=image.receipt,
             cached=image.cached,
-            replayable=image.receipt.get("init_image") is None,
+            replayable=not any(image.receipt.get(name) for name in ("init_image", "control_images")),
             size=len(image.data),
             made_at=self._clock(),
             milliseconds=image.timings.get("total_ms"),

@@ -20,7 +20,8 @@ def _settings() -> type[SdxlSettings]:
 
 
 def _variants(card: SdxlCard) -> tuple[Variant, ...]:
-    every = frozenset(FAMILY.parameters) - (frozenset() if card.adapter_rank else {"lora"})
+    lacks = {"lora": not card.adapter_rank, "control": not card.controls, "control_images": not card.controls}
+    every = frozenset(name for name in FAMILY.parameters if not lacks.get(name))
     refiners = frozenset(name for name, one in FAMILY.parameters.items() if one.group == "refiner")
     plain = Variant("", "SDXL", every - refiners)
     if card.refiner is None:

@@ -10,6 +10,13 @@ from typing import Any, ClassVar
 from ..cards import ModelCard, TableCard
 
 MAX_CHUNKS = 8  # of a prompt, which the text encoders read as so many rows: both prompts' are one of their batches
+# The stage that runs in the UNet's place where there are controls, and the input that takes what those make.
+CONTROLLED, CONTROL = "unet_control", "control"
+
+
+def control_stage(name: str) -> str:
+    """Give the stage of a control."""
+    return f"control_{name}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,10 @@ class SdxlCard(ModelCard):
     force_zeros_for_empty_prompt: bool
     refiner: RefinerCard | None
     adapter_rank: int  # the largest sum of the ranks of a request's adapters; 0 where it takes none
+    controls: Sequence[str]  # their names
+    control_bytes: (
+        int  # what all controls together add to a row at the model's own size, in memory; 0 where there are none
+    )
     samplers: Mapping[str, SamplerCard]
     merged: Sequence[MergedLora]
 
@@ -80,13 +91,26 @@ class SdxlCard(ModelCard):
         return {**super().largest_sizes, "tokens": MAX_CHUNKS * self.tokenizers[0].max_length}
 
     @property
+    def more_stages(self) -> tuple[str, ...]:
+        return (CONTROLLED, *map(control_stage, self.controls)) if self.controls else ()
+
+    @property
     def told(self) -> dict[str, Any]:
         return {"merged": [asdict(lora) for lora in self.merged]} if self.merged else {}
 
     def sizes(self, height: int, width: int) -> dict[str, int]:
         scale = self.vae_scale_factor
         latents = {"latent_height": height // scale, "latent_width": width // scale}
-        return {"batch": 1, "height": height, "width": width, "tokens": self.tokenizers[0].max_length, **latents}
+        # The UNet's least latents, at whose size controls' tensor is.
+        least = {"least_height": height // self.size_multiple, "least_width": width // self.size_multiple}
+        return {
+            "batch": 1,
+            "height": height,
+            "width": width,
+            "tokens": self.tokenizers[0].max_length,
+            **latents,
+            **least,
+        }
 
     @cached_property
     def sampler_names(self) -> dict[str, str]:
@@ -104,4 +128,5 @@ class SdxlCard(ModelCard):
             "refiner": card["refiner"] and RefinerCard(**card["refiner"]),
             "samplers": {name: SamplerCard.from_json(sampler) for name, sampler in card["samplers"].items()},
             "merged": tuple(MergedLora(**lora) for lora in card["merged"]),
+            "controls": tuple(card["controls"]),
         }

@@ -95,6 +95,13 @@ def export(
             max=1024,
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER[:MODE]",
+            help="SDXL: a ControlNet that requests may name (repeat); as diffusers saves it",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
@@ -122,6 +129,7 @@ def export(
         lora=tuple(lora) if lora else None,
         distilled=distilled,
         adapters=adapters,
+        control=tuple(control) if control else None,
         decoder=decoder,
         prior_num_inference_steps=prior_num_inference_steps,
         prior_guidance_scale=prior_guidance_scale,

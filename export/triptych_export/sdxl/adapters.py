@@ -64,9 +64,10 @@ class AdaptedUNetStage(UNetStage):
         lora_a: Tensor,
         lora_b: Tensor,
         timestep_cond: Tensor | None = None,
+        control: Tensor | None = None,
     ) -> Tensor:
         self.slabs.a, self.slabs.b = lora_a, lora_b
-        return super().forward(sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond)
+        return super().forward(sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond, control)
 
 
 class AdaptedClipStage(ClipStage):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
 from triptych_contract.sdxl import FAMILY
-from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, SdxlCard
+from triptych_contract.sdxl.card import CONTROLLED, LatentScale, RefinerCard, SamplerCard, SdxlCard, control_stage
 
 from .. import previews, samplers
 from ..errors import ExportError
@@ -20,7 +21,7 @@ from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from ..stages import StageSpec
 from ..tokenizers import alike
 from ..weights import Kind, Weights
-from . import adapters
+from . import adapters, control, residuals
 from .loras import Lora, MergedWeights
 from .stages import MODULES, base_specs, refiner_specs
 
@@ -33,7 +34,7 @@ CLASSES = {
 BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
 REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
 REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
-OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled", "adapters")
+OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled", "adapters", "control")
 # What stages are checked at: batch; height and width in units of the smallest legal side; chunks of a prompt.
 CHECKS = ((2, 1, 2, 2), (1, 2, 1, 1), (3, 2, 3, 3))
 
@@ -67,6 +68,7 @@ class SdxlExport:
         samplers.check(base.config("scheduler"))
         if options.adapters is not None:
             _check_adapters(base, options)
+        self.controls = _controls(base, options) if options.control else ()
         if refiner is not None:
             _check_refiner(base, refiner)
             if any(side % self._refined_multiple for side in self._default_sides):
@@ -98,9 +100,14 @@ class SdxlExport:
     def stages(self, tokens: int) -> dict[str, StageRecipe]:
         specs = base_specs(self.base, tokens)
         stages = {name: self._stage(name, self.base, spec, tokens) for name, spec in specs.items()}
+        adapted: Mapping[str, StageSpec] = {}
         if self.options.adapters is not None:
             adapted = adapters.adapted_specs(self.base, specs, self.options.adapters)
             stages |= {name: self._adapted(spec, tokens) for name, spec in adapted.items()}
+        if self.controls:
+            stages |= self._controlled(
+                specs["unet"], stages[FAMILY.adapted["unet"]] if adapted else stages["unet"], tokens
+            )
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
             stages |= {name: self._stage(name, self.refiner, spec, tokens) for name, spec in specs.items()}
@@ -153,6 +160,8 @@ class SdxlExport:
             force_zeros_for_empty_prompt=base.index.get("force_zeros_for_empty_prompt", True),
             refiner=self._refiner_card(),
             adapter_rank=self.options.adapters or 0,
+            controls=tuple(one.name for one in self.controls),
+            control_bytes=self._control_bytes if self.controls else 0,
             tokenizers=tokenizers,
             samplers=_sampler_cards(tables),
             merged=tuple(lora.card for lora in base.loras) if isinstance(base, MergedWeights) else (),
@@ -164,11 +173,12 @@ class SdxlExport:
         return {} if isinstance(self.base, OptimumFolder) else layout(self.base)
 
     def sources(self) -> dict[str, str]:
-        return {
+        found = {
             f"{prefix}{component}": weights.source(component)
             for prefix, weights in self._folders.items()
             for component in weights.kind.components
         }
+        return found | {control_stage(one.name): one.source(control.COMPONENT) for one in self.controls}
 
     @property
     def _folders(self) -> dict[str, Weights]:
@@ -177,6 +187,23 @@ class SdxlExport:
     def _adapted(self, spec: StageSpec, tokens: int) -> StageRecipe:
         module, code = adapters.MODULES[spec.component], f"{self._code(self.base)} sdxl/adapters"
         return StageRecipe(self.base, spec, module, self._checked_at(self.base, tokens), code)
+
+    def _controlled(self, unet: StageSpec, plain: StageRecipe, tokens: int) -> dict[str, StageRecipe]:
+        """The UNet that takes what controls add, of the one that takes all else, and the controls' own graphs."""
+        config = self.base.config("unet")
+        spec = control.controlled_spec(plain.spec, config)
+        made = {CONTROLLED: replace(plain, spec=spec, code=f"{plain.code} sdxl/residuals")}
+        specs = control.control_specs(self.controls, unet, config)
+        for folder, (name, one) in zip(self.controls, specs.items(), strict=True):
+            sizes = self._checked_at(self.base, tokens)
+            made[name] = StageRecipe(folder, one, folder.module, sizes, "sdxl/control sdxl/residuals")
+        return made
+
+    @property
+    def _control_bytes(self) -> int:
+        height, width = self._default_sides
+        multiple = self._size_multiple(self.base)
+        return 4 * residuals.channels(self.base.config("unet")) * (height // multiple) * (width // multiple)
 
     def _stage(self, name: str, weights: Weights, spec: StageSpec, tokens: int) -> StageRecipe:
         sizes = self._checked_at(weights, tokens)
@@ -191,7 +218,12 @@ class SdxlExport:
     def _checked_at(self, weights: Weights, tokens: int) -> list[dict[str, int]]:
         multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
         return [
-            {**_sizes(batch, height * multiple, width * multiple, scale), "tokens": chunks * tokens}
+            {
+                **_sizes(batch, height * multiple, width * multiple, scale),
+                "tokens": chunks * tokens,
+                "least_height": height,
+                "least_width": width,
+            }
             for batch, height, width, chunks in CHECKS
         ]
 
@@ -317,6 +349,22 @@ def _check_adapters(base: Weights, options: ExportOptions) -> None:
         )
     if isinstance(base, OptimumFolder):
         raise ExportError("--adapters: given with Optimum's graphs; supported: a folder of weights in diffusers layout")
+
+
+def _controls(base: Weights, options: ExportOptions) -> tuple[control.ControlFolder, ...]:
+    """The controls' folders, checked beside the base.
+
+    Raises:
+        ExportError: one does not fit, or the target or the base takes none.
+    """
+    if options.target != "cpu":
+        raise ExportError(f"--control: given with target {options.target}; supported: target cpu")
+    if isinstance(base, OptimumFolder):
+        raise ExportError("--control: given with Optimum's graphs; supported: a folder of weights in diffusers layout")
+    controls = control.parsed(options.control or ())
+    for one in controls:
+        one.check_beside(base.config("unet"), _vae_scale_factor(base))
+    return controls
 
 
 def _check_refiner(base: Weights, refiner: Weights) -> None:

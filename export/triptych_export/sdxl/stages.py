@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..stages import StageSpec, TensorSpec
 from ..weights import Weights
+from . import residuals
 
 
 class ClipStage(nn.Module):
@@ -53,11 +54,12 @@ def _latent_scale(vae: Any) -> tuple[Tensor, Tensor]:
 
 
 class UNetStage(nn.Module):
-    """The UNet with one timestep per row, so that rows at different steps share a batch."""
+    """The UNet with one timestep per row, so that rows at different steps share a batch; perhaps with what controls add."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
+        self.config: Any = unet.config
 
     def forward(
         self,
@@ -67,13 +69,17 @@ class UNetStage(nn.Module):
         text_embeds: Tensor,
         time_ids: Tensor,
         timestep_cond: Tensor | None = None,
+        control: Tensor | None = None,
     ) -> Tensor:
+        *down, mid = residuals.unpacked(control, self.config) if control is not None else (None,)
         out_sample: Tensor = self.unet(
             sample,
             timestep,
             encoder_hidden_states,
             timestep_cond=timestep_cond,
             added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+            down_block_additional_residuals=tuple(down) or None,
+            mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
         return out_sample
