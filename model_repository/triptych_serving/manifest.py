@@ -65,7 +65,11 @@ class Adapted(TypedDict, total=False):
     layers: Mapping[str, Sequence[int]]
 
 
-class Stage(PlanFacts, Adapted):
+class Shared(TypedDict, total=False):
+    shares: str  # the stage in whose files some of its weights are
+
+
+class Stage(PlanFacts, Adapted, Shared):
     files: Sequence[str]
     sha256: str
     inputs: Mapping[str, Tensor]

@@ -22,6 +22,8 @@ from .manifest import TIMESTEPS
 LANES = 2
 SMALL_BYTES = 500_000_000
 NOTHING: Mapping[str, Floats] = {}
+# Where a graph that is given as bytes has its external weights.
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Provider(NamedTuple):
@@ -36,9 +38,11 @@ CPU = Provider("CPUExecutionProvider", "cpu")
 
 
 def session(
-    path: Path, lanes: int = 1, provider: Provider = CPU, *, reproducible: bool = False
+    path: Path, lanes: int = 1, provider: Provider = CPU, *, reproducible: bool = False, weights: Path | None = None
 ) -> ort.InferenceSession:
     """Load a graph; up to `lanes` calls at a time share the CPUs that this process may use.
+
+    A graph that shares another's weights names their files from the folder `weights` on.
 
     Threads do not spin between runs: the stages share these CPUs, and a spinning one would slow down a working one.
 
@@ -51,7 +55,10 @@ def session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    made = ort.InferenceSession(str(path), options, providers=[(provider.name, dict(provider.options))])
+    if weights is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(weights))
+    graph = str(path) if weights is None else path.read_bytes()
+    made = ort.InferenceSession(graph, options, providers=[(provider.name, dict(provider.options))])
     if provider.name not in made.get_providers():
         raise RuntimeError(f"{provider.name}: ONNX Runtime cannot load it (see `triptych doctor`)")
     return made
@@ -74,8 +81,9 @@ class OrtStage:
         provider: Provider = CPU,
         *,
         reproducible: bool = False,
+        weights: Path | None = None,
     ) -> None:
-        self._session = session(path, lanes, provider, reproducible=reproducible)
+        self._session = session(path, lanes, provider, reproducible=reproducible, weights=weights)
         self.inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         self.outputs = list(outputs) or [tensor.name for tensor in self._session.get_outputs()]
 
@@ -86,13 +94,16 @@ class OrtStage:
 class OrtDenoiser:
     """`Denoiser` over an exported graph on the CPU. A row has the same bytes in every batch, which the export checks.
 
-    `output` is what it gives, if not a prediction.
+    `output` is what it gives, if not a prediction. A graph that `shares` another's weights, as in `session`, is as large as that.
     """
 
-    def __init__(self, graph: Path | OrtStage, output: str = "out_sample") -> None:
+    def __init__(
+        self, graph: Path | OrtStage, output: str = "out_sample", shares: tuple[Path, Path] | None = None
+    ) -> None:
         self._output = output
-        self._lanes = 1 if isinstance(graph, OrtStage) else lanes(graph)
-        self._stage = graph if isinstance(graph, OrtStage) else OrtStage(graph, lanes=self._lanes)
+        weights, like = shares or (None, graph)
+        self._lanes = 1 if isinstance(like, OrtStage) else lanes(like)
+        self._stage = graph if isinstance(graph, OrtStage) else OrtStage(graph, lanes=self._lanes, weights=weights)
         self._pool = ThreadPoolExecutor(self._lanes)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
         self._one_timestep = not self._stage.inputs[self._timestep]

@@ -53,7 +53,9 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
 
     makers = [stage for stage in manifest.model.more_stages if stage != CONTROLLED]
     controls = {stage: OrtDenoiser(manifest.stage_path(stage), CONTROL) for stage in makers}
-    return ControlledDenoiser(model, OrtDenoiser(manifest.stage_path(CONTROLLED)), controls)
+    shared = manifest.stages[CONTROLLED].get("shares")
+    shares = (manifest.build, manifest.stage_path(shared)) if shared else None
+    return ControlledDenoiser(model, OrtDenoiser(manifest.stage_path(CONTROLLED), shares=shares), controls)
 
 
 def _with_adapters(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:

@@ -192,7 +192,7 @@ class SdxlExport:
         """The UNet that takes what controls add, of the one that takes all else, and the controls' own graphs."""
         config = self.base.config("unet")
         spec = control.controlled_spec(plain.spec, config)
-        made = {CONTROLLED: replace(plain, spec=spec, code=f"{plain.code} sdxl/residuals")}
+        made = {CONTROLLED: replace(plain, spec=spec, code=f"{plain.code} sdxl/residuals", shares="unet")}
         specs = control.control_specs(self.controls, unet, config)
         for folder, (name, one) in zip(self.controls, specs.items(), strict=True):
             sizes = self._checked_at(self.base, tokens)
