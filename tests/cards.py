@@ -40,6 +40,8 @@ def card(**changes) -> SdxlCard:
         "refiner": None,
         "merged": (),
         "adapter_rank": 0,
+        "controls": (),
+        "control_bytes": 0,
         "previews": {},
         "tokenizers": tuple(
             TokenizerCard(f"{part}/tokenizer.json", 77, 1, "!") for part in ("tokenizer", "tokenizer_2")

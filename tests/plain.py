@@ -42,6 +42,8 @@ TYPES = {
     "ip_adapter_image": "BYTES",
     "ip_adapter": "BYTES",
     "ip_adapter_scale": "FP32",
+    "control": "BYTES",
+    "control_images": "BYTES",
     "output_format": "BYTES",
     "deadline_ms": "INT32",
     "tenant": "BYTES",

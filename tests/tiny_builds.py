@@ -22,6 +22,9 @@ REFINERS = {0: (False, True), 4: (True, False)}
 # own encoder, one with linear layers whose UNet reads the guidance scale.
 ADAPTERS = {0: 64, 3: 12}
 PROMPTED = 4  # a build with image prompts of every kind
+# Builds with controls: of which kind each is; of the union the mode that is exported.
+CONTROLS = {0: {"edges": "small", "depth": "full"}, 3: {"edges": "full", "pose": "union"}}
+MODE = 2
 
 Folders = Callable[[int], tuple[Path, Path]]
 
@@ -31,13 +34,18 @@ def refiner_of(weights: Path) -> Path:
     return weights.with_name(f"{weights.name}-refiner")
 
 
+def control_of(weights: Path, name: str) -> Path:
+    """Where a control of a base lies."""
+    return weights.with_name(f"{weights.name}-{name}")
+
+
 def build(folder: Path, seed: int) -> tuple[Path, Path]:
-    """Make and export one, with its refiner where it has one; its weights and its build."""
+    """Make and export one, with its refiner and its controls where it has some; its weights and its build."""
     import torch
 
     from triptych_export.build import ExportOptions, export
 
-    from . import ip_adapters, tiny_sdxl
+    from . import ip_adapters, tiny_control, tiny_sdxl
 
     torch.set_num_threads(1)
     weights, output = folder / f"weights-{seed}", folder / f"build-{seed}"
@@ -46,9 +54,19 @@ def build(folder: Path, seed: int) -> tuple[Path, Path]:
         refiner = refiner_of(weights)
         own_encoder, aesthetics = REFINERS.get(seed, (False, False))
         tiny_sdxl.make_refiner(refiner, weights, facts, own_encoder=own_encoder, aesthetics=aesthetics)
-    rank = RANK if seed == INPAINTING else ADAPTERS.get(seed)
-    pictures = ip_adapters.make_all(weights) if seed == PROMPTED else {}
-    export(weights, output, ExportOptions(samplers=SAMPLERS, refiner=refiner, adapters=rank, **pictures))
+    controls = {
+        name: tiny_control.make(control_of(weights, name), weights, number, kind)
+        for number, (name, kind) in enumerate(CONTROLS.get(seed, {}).items())
+    }
+    modes = {name: f":{MODE}" for name, kind in CONTROLS.get(seed, {}).items() if kind == "union"}
+    options = ExportOptions(
+        samplers=SAMPLERS,
+        refiner=refiner,
+        adapters=RANK if seed == INPAINTING else ADAPTERS.get(seed),
+        control=[f"{name}={path}{modes.get(name, '')}" for name, path in controls.items()] or None,
+        **(ip_adapters.make_all(weights) if seed == PROMPTED else {}),
+    )
+    export(weights, output, options)
     return weights, output
 
 

@@ -73,6 +73,17 @@ SILENT = re.compile(
 )
 # What the contract calls as it does, or has beside it.
 OURS = ("width", "height", "extend")
+# The same of a unit of its ControlNet extension, whose picture has to come as the control wants it; and what a unit has for us.
+UNIT_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "module": ("none", "None"),
+    "resize_mode": (0, "Just Resize"),
+    "control_mode": (0, "Balanced"),
+    "mask": ("",),
+}
+UNIT_SILENT = re.compile(
+    "enabled|processor_res|threshold_[ab]|pixel_perfect|low_?vram|hr_option|save_detected_map|advanced_weighting"
+)
+UNIT = {"weight": "scale", "guidance_start": "start", "guidance_end": "end"}
 OVERRIDES = {"sd_model_checkpoint": "model", "CLIP_stop_at_last_layers": "clip_skip"}
 LORA = re.compile(r"<lora:([^<>:]{1,200}):?([^<>:]{0,20})>")
 AROUND = ("mask_blur", "inpaint_full_res", "inpaint_full_res_padding")
@@ -100,6 +111,7 @@ class A1111:
             Route("/sdapi/v1/interrupt", self.interrupt, methods=["POST"]),
             Route("/sdapi/v1/options", self.set_options, methods=["POST"]),
             *(Route(f"/sdapi/v1/{name}", endpoint, methods=["GET"]) for name, endpoint in lists.items()),
+            Route("/controlnet/model_list", self.controls, methods=["GET"]),
         ]
 
     async def txt2img(self, request: Request) -> Response:
@@ -183,6 +195,13 @@ class A1111:
         found = {name: None for one in (await self._models.all()).values() for name in one.adapters}
         return Json([{"name": name, "alias": name, "path": "", "metadata": {}} for name in found])
 
+    async def controls(self, _: Request) -> Response:
+        """List the controls, as its ControlNet extension does."""
+        found = {
+            name: None for one in (await self._models.all()).values() for name in getattr(one.card, "controls", ())
+        }
+        return Json({"model_list": [*found]})
+
     async def options(self, _: Request) -> Response:
         """Tell the settings that requests have which override none."""
         return Json({"sd_model_checkpoint": next(iter(await self._models.all())), "samples_format": "png"})
@@ -228,6 +247,7 @@ def _read(reading: Reading, body: Mapping[str, Any], foreign: set[str]) -> None:
     _prompts(reading, given)
     _sampler(reading, given, ours)
     _pictures(reading, given, foreign)
+    _controls(reading, given)
     if "init_image" not in reading.settings:
         given.pop("denoising_strength", None)  # of a second pass, which is off
     if given.get("seed") == -1:
@@ -347,6 +367,37 @@ def _around_the_mask(reading: Reading, given: dict[str, Any], *, masked: bool) -
         reading.take("padding_mask_crop", padding or 0, "inpaint_full_res_padding")
 
 
+def _controls(reading: Reading, given: dict[str, Any]) -> None:
+    """Take the units of the ControlNet extension that are on."""
+    scripts, field = given.get("alwayson_scripts"), "alwayson_scripts.controlnet"
+    if not isinstance(scripts, dict) or "controlnet" not in scripts:
+        return
+    given["alwayson_scripts"] = {name: script for name, script in scripts.items() if name != "controlnet"}
+    units = scripts["controlnet"].get("args") if isinstance(scripts["controlnet"], dict) else None
+    if not isinstance(units, list) or not all(isinstance(unit, dict) for unit in units):
+        reading.refuse(field, shown(scripts["controlnet"])[:40], "an object with a list of units as args")
+        return
+    if units := [unit for unit in units if unit.get("enabled", True)]:
+        reading.take("control", [_unit(reading, unit, field) for unit in units], field)
+        reading.take("control_images", [unit.get("image", unit.get("input_image")) for unit in units], field)
+
+
+def _unit(reading: Reading, unit: Mapping[str, Any], field: str) -> dict[str, Any]:
+    control: dict[str, Any] = {"name": ""}
+    for name, value in unit.items():
+        if name == "model" and isinstance(value, str):
+            control["name"] = value.partition(" [")[0]  # its hash
+        elif name in UNIT:
+            control[UNIT[name]] = value
+        elif name in UNIT_NEUTRAL:
+            if value not in UNIT_NEUTRAL[name]:
+                reading.refuse(f"{field}.{name}", shown(value), " or ".join(map(str, UNIT_NEUTRAL[name])))
+        elif name not in ("image", "input_image") and not UNIT_SILENT.fullmatch(name):
+            known = ", ".join(["image", "model", *UNIT, *UNIT_NEUTRAL])
+            reading.refuse(f"{field}.{name}", "what this server does not have", known)
+    return control
+
+
 def _written(body: Mapping[str, Any], wanted: Asked, images: Sequence[GeneratedImage]) -> dict[str, Any]:
     """Write A1111's answer; `info` is JSON as text."""
     receipts = [dict(image.receipt) for image in images]
@@ -356,7 +407,7 @@ def _written(body: Mapping[str, Any], wanted: Asked, images: Sequence[GeneratedI
     info |= {"interrupted": len(images) < wanted.n, "infotexts": [*map(_infotext, images)], "triptych": receipts}
     if receipts:
         info |= {name: receipts[0][name] for name in ("width", "height")}
-    sent = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
+    sent = {name: value for name, value in body.items() if name not in ("init_images", "mask", "alwayson_scripts")}
     return {
         "images": [base64.b64encode(image.data).decode() for image in images],
         "parameters": sent,

@@ -17,7 +17,7 @@ from triptych.errors import InvalidRequest, Problem, ServerUnavailable, invalid
 from triptych.pictures import UNREADABLE
 from triptych.request import judge
 from triptych_contract.errors import shown
-from triptych_contract.parameters import Choice, File, Flag, Integer, Integers, Kind, Number, Text
+from triptych_contract.parameters import Choice, File, Files, Flag, Integer, Integers, Kind, Number, Text
 
 from .errors import Refusal, renamed
 from .keys import Caller
@@ -175,7 +175,11 @@ def _over_http(problem: Problem) -> Problem:
 
 
 def _pictures(model: Model, settings: Mapping[str, Any]) -> list[str]:
-    return [name for name, one in model.family.parameters.items() if isinstance(one.kind, File) and name in settings]
+    return [
+        name
+        for name, one in model.family.parameters.items()
+        if isinstance(one.kind, (File, Files)) and name in settings
+    ]
 
 
 class Reading:
@@ -204,6 +208,9 @@ class Reading:
                 raise invalid(name, "an unknown parameter", legal)
             if isinstance(kind, File):
                 self.settings[name] = picture(name, value)
+            elif isinstance(kind, Files):
+                given = value if isinstance(value, list) else [value]
+                self.settings[name] = [picture(name, one) for one in kind.few(name, given)]
             elif name in FIELDS:
                 self.fields[name] = kind.check(name, kind.typed(name, meant(kind, value)))
             else:

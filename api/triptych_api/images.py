@@ -15,7 +15,7 @@ from starlette.routing import Route
 from triptych.errors import invalid
 from triptych.pictures import header
 from triptych.types import Completed, GeneratedImage, InProgress
-from triptych_contract.parameters import File
+from triptych_contract.parameters import File, Files
 
 from .asked import Asked, asked, body_of
 from .errors import Json
@@ -151,7 +151,10 @@ def _usage(wanted: Asked, receipt: Mapping[str, Any], n: int) -> dict[str, Any]:
     latents = sizes["latent_height"] * sizes["latent_width"]
     texts = 1 + (receipt.get("negative_prompt") is not None)
     declared = wanted.model.family.parameters
-    pictures = sum(isinstance(declared[name].kind, File) for name in wanted.settings)
+    one_each = sum(isinstance(declared[name].kind, File) for name in wanted.settings)
+    pictures = one_each + sum(
+        len(wanted.settings[name]) for name in wanted.settings if isinstance(declared[name].kind, Files)
+    )
     read = {"text_tokens": texts * card.tokenizers[0].max_length, "image_tokens": pictures * latents}
     total_in = sum(read.values())
     return {

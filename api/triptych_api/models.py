@@ -17,7 +17,7 @@ from triptych_contract.cards import CardError, ModelCard
 from triptych_contract.errors import shown
 from triptych_contract.families import FAMILIES, read_card
 from triptych_contract.family import Family
-from triptych_contract.parameters import File
+from triptych_contract.parameters import File, Files
 
 from .errors import Refusal
 
@@ -70,7 +70,7 @@ def _preset(where: str, settings: dict[str, Any]) -> Preset:
         name
         for family in families
         for name, one in family.parameters.items()
-        if not isinstance(one.kind, File) and name not in ("prompt", "tenant")
+        if not isinstance(one.kind, (File, Files)) and name not in ("prompt", "tenant")
     }
     if unknown := [name for name in settings if name not in legal]:
         raise invalid(f"{where}.{unknown[0]}", "an unknown parameter", ", ".join(sorted(legal)))

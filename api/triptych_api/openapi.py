@@ -9,6 +9,7 @@ from triptych_contract.families import FAMILIES
 from triptych_contract.parameters import (
     Choice,
     File,
+    Files,
     Flag,
     Integer,
     Integers,
@@ -45,6 +46,8 @@ def schema_of(kind: Kind) -> Schema:
     """Give what is legal as far as a schema can say it; limits that hang on the model are the server's to judge."""
     if isinstance(kind, File):
         return PICTURE
+    if isinstance(kind, Files):
+        return {"type": "array", "items": PICTURE, "minItems": 1, "maxItems": kind.most}
     if isinstance(kind, Flag):
         return {"type": "boolean"}
     if isinstance(kind, Integers):

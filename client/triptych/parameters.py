@@ -100,6 +100,13 @@ class Parameters(Shared, total=False):
     first."""
     ip_adapter_scale: float | None
     """How closely to follow the picture; from 1 on it says more than the text. 0 … 2. Default: 1."""
+    control: Sequence[Mapping[str, Any]] | str | None
+    """Controls (ControlNets) of the model, which add up: each follows a picture of `control_images`; a refiner goes
+    without. At most 4, each with a scale of 0 … 4, else 1, and a start and an end of 0 … 1, else the whole way.
+    Default: none."""
+    control_images: Sequence[Picture] | None
+    """The pictures that controls follow: edges, depth, a pose, ready as the control wants them. 1 … 4 files, each a
+    PNG, JPEG or WebP file, at most 32 MiB and 64 megapixels. Default: none."""
 
 
 class CascadeParameters(Shared, total=False):
@@ -178,6 +185,13 @@ class AnyParameters(Shared, total=False):
     first."""
     ip_adapter_scale: float | None
     """How closely to follow the picture; from 1 on it says more than the text. 0 … 2. Default: 1."""
+    control: Sequence[Mapping[str, Any]] | str | None
+    """Controls (ControlNets) of the model, which add up: each follows a picture of `control_images`; a refiner goes
+    without. At most 4, each with a scale of 0 … 4, else 1, and a start and an end of 0 … 1, else the whole way.
+    Default: none."""
+    control_images: Sequence[Picture] | None
+    """The pictures that controls follow: edges, depth, a pose, ready as the control wants them. 1 … 4 files, each a
+    PNG, JPEG or WebP file, at most 32 MiB and 64 megapixels. Default: none."""
     prior_num_inference_steps: int | None
     """Stage C's steps. 1 … 100. Default: the model's."""
     prior_guidance_scale: float | None

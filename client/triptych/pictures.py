@@ -1,4 +1,4 @@
-"""Pictures that a request starts from, as the bytes of a file. What is in them, the server says."""
+"""Pictures that a request brings along, as the bytes of files. What is in them, the server says."""
 
 from __future__ import annotations
 
@@ -36,6 +36,18 @@ def file_bytes(field: str, given: Any) -> bytes:
     if len(data) > MAX_BYTES:
         raise invalid(field, f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
     return data
+
+
+def files_bytes(field: str, given: Any) -> tuple[bytes, ...]:
+    """The files that a list of pictures is, or one picture alone.
+
+    Raises:
+        InvalidRequest: as `file_bytes`, or all together are more than can be sent.
+    """
+    files = tuple(file_bytes(field, one) for one in (given if isinstance(given, (list, tuple)) else [given]))
+    if sum(map(len, files)) > MAX_BYTES:
+        raise invalid(field, f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
+    return files
 
 
 def header(field: str, data: bytes) -> parameters.Picture:

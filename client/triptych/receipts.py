@@ -10,7 +10,7 @@ from typing import Any
 from triptych_contract.errors import InvalidRequest, invalid
 from triptych_contract.families import DEFAULT, known
 from triptych_contract.family import Family
-from triptych_contract.parameters import File
+from triptych_contract.parameters import File, Files
 
 IMAGE_DESCRIPTION = 0x010E
 # What receipts say → what a difference there is about, and how it is told. The first that fits counts.
@@ -64,18 +64,23 @@ def family_of(receipt: Mapping[str, Any]) -> Family:
     return known(receipt.get("family", DEFAULT.name))  # the first receipts did not say
 
 
-def pictures_of(receipt: Mapping[str, Any]) -> dict[str, str]:
+def pictures_of(receipt: Mapping[str, Any]) -> dict[str, list[str]]:
     """The SHA-256 of the files that the picture was made from, by input.
 
     Raises:
         InvalidRequest: the receipt says something else there, or is of a family that is not known here.
     """
-    named = {name: receipt[name] for name in _files(family_of(receipt)) if receipt.get(name) is not None}
-    for name, picture in named.items():
-        # Never a path: a receipt comes from anywhere, and what it names is not to be read and sent.
-        if not isinstance(picture, Mapping) or not isinstance(picture.get("sha256"), str):
-            raise invalid(name, "a receipt with something else", "a receipt with the SHA-256 of a file")
-    return {name: picture["sha256"] for name, picture in named.items()}
+    files = _files(family_of(receipt))
+    named = {name: receipt[name] for name in files if receipt.get(name) is not None}
+    return {name: _hashes(name, given, many=isinstance(files[name], Files)) for name, given in named.items()}
+
+
+def _hashes(name: str, given: Any, *, many: bool) -> list[str]:
+    pictures = given if many and isinstance(given, list) else [given]
+    # Never a path: a receipt comes from anywhere, and what it names is not to be read and sent.
+    if not all(isinstance(one, Mapping) and isinstance(one.get("sha256"), str) for one in pictures):
+        raise invalid(name, "a receipt with something else", "a receipt with the SHA-256 of a file")
+    return [one["sha256"] for one in pictures]
 
 
 def request_of(receipt: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
@@ -90,15 +95,16 @@ def request_of(receipt: Mapping[str, Any], files: Mapping[str, bytes] | None = N
     """
     family = family_of(receipt)
     asked = {name: receipt[name] for name in family.remembered if name in receipt and name not in _files(family)}
-    for name, sha256 in pictures_of(receipt).items():
-        if sha256 not in (files or {}):
-            raise invalid(name, "nothing", f"the file with SHA-256 {sha256}")
-        asked[name] = (files or {})[sha256]
+    for name, hashes in pictures_of(receipt).items():
+        if missing := [sha256 for sha256 in hashes if sha256 not in (files or {})]:
+            raise invalid(name, "nothing", f"the file with SHA-256 {missing[0]}")
+        given = [(files or {})[sha256] for sha256 in hashes]
+        asked[name] = given if isinstance(_files(family)[name], Files) else given[0]
     return asked
 
 
-def _files(family: Family) -> list[str]:
-    return [name for name, one in family.parameters.items() if isinstance(one.kind, File)]
+def _files(family: Family) -> dict[str, File | Files]:
+    return {name: one.kind for name, one in family.parameters.items() if isinstance(one.kind, (File, Files))}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -130,7 +136,7 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tupl
 def _flat(receipt: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in receipt.items():
         if isinstance(value, list) and all(isinstance(one, Mapping) and "name" in one for one in value):
-            value = {one["name"]: one.get("sha256") for one in value}
+            value = {one["name"]: one.get("sha256", {key: one[key] for key in one if key != "name"}) for one in value}
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:

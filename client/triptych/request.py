@@ -8,10 +8,10 @@ from typing import Any
 from triptych_contract.cards import ModelCard
 from triptych_contract.errors import InvalidRequest, Problem, invalid
 from triptych_contract.families import family_of, stranger
-from triptych_contract.parameters import File, Parameter
+from triptych_contract.parameters import File, Files, Parameter
 from triptych_contract.settings import Settings
 
-from .pictures import file_bytes, header
+from .pictures import file_bytes, files_bytes, header
 
 
 def check(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,9 +34,11 @@ def judge(model: str, given: Mapping[str, Any], settings: type[Settings], card: 
     """
     ready, problems = read(model, given)
     legal = family_of(model).parameters
-    for name in [name for name in ready if isinstance(legal[name].kind, File)]:
+    for name in [name for name in ready if isinstance(legal[name].kind, (File, Files))]:
+        files = ready[name] if isinstance(legal[name].kind, Files) else [ready[name]]
         try:
-            ready[name] = header(name, ready[name])
+            seen = [header(name, file) for file in files]
+            ready[name] = seen if isinstance(legal[name].kind, Files) else seen[0]
         except InvalidRequest as error:
             problems += error.problems
             del ready[name]
@@ -69,4 +71,6 @@ def read(model: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Pro
 def _sendable(one: Parameter, value: Any) -> Any:
     if isinstance(one.kind, File):
         return file_bytes(one.name, value)
+    if isinstance(one.kind, Files):
+        return files_bytes(one.name, value)
     return one.kind.sent(one.kind.typed(one.name, value))

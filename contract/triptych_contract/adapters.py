@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import invalid, shown
-from .parameters import Kind, Text
+from .listed import Listed, number
 
 MAX_ADAPTERS = 8
 MAX_SCALE = 4.0
-MAX_NAME_BYTES = 200
-FORM = '[{"name": "ink", "scale": 0.8}, …], or as text ink:0.8, fog'
-NAME = Text(MAX_NAME_BYTES, blank=False)
 
 
 class Adapter(NamedTuple):
@@ -31,52 +26,30 @@ class Adapter(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adapters(Kind):
+class Adapters(Listed):
     """A list of adapters, as JSON, whose effects add up.
 
     For people there is a shorter text as well: `NAME`, `NAME:0.8`, several with commas between them.
     """
 
-    datatype = "BYTES"
-    python = "Sequence[Mapping[str, Any]] | str"
+    most = MAX_ADAPTERS
+    things = "adapters"
+    form = '[{"name": "ink", "scale": 0.8}, …], or as text ink:0.8, fog'
 
-    def typed(self, field: str, value: Any) -> tuple[Adapter, ...]:
-        if isinstance(value, (str, bytes)):
-            return tuple(self._read(field, value))
-        if not isinstance(value, Sequence):
-            raise invalid(field, shown(value), FORM)
-        return tuple(self._adapter(field, one, "sha256") for one in value)
+    def one(self, field: str, name: str, value: Mapping[str, Any], place: int, *, documented: bool) -> Adapter:  # noqa: ARG002
+        if set(value) - {"name", "scale", *(["sha256"] if documented else [])}:
+            raise invalid(field, shown(dict(value)), self.form)
+        scale = number(field, name, "scale", value.get("scale", 1.0))
+        return Adapter(name, scale, str(value.get("sha256", "")))
 
-    def _read(self, field: str, value: str | bytes) -> Iterator[Adapter]:
-        text = Text(MAX_ADAPTERS * 2 * MAX_NAME_BYTES).typed(field, value).strip()
-        if not text.startswith("["):
-            yield from (named(field, one) for one in text.split(",") if one.strip())
-            return
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            raise invalid(field, shown(text), FORM) from None
-        yield from (self._adapter(field, one) for one in found)
-
-    def _adapter(self, field: str, value: Any, *more: str) -> Adapter:
-        if more and isinstance(value, (list, tuple)):  # as JSON has an `Adapter`
-            value = dict(zip(Adapter._fields, value, strict=False))
-        if not isinstance(value, Mapping) or "name" not in value or set(value) - {"name", "scale", *more}:
-            raise invalid(field, shown(value), FORM)
-        name, scale = NAME.typed(field, value["name"]), value.get("scale", 1.0)
-        if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
-            raise invalid(field, f"{name} with scale {shown(scale)}", "a number as scale")
-        try:
-            return Adapter(name, float(scale), str(value.get("sha256", "")))
-        except OverflowError:  # a whole number of hundreds of digits
-            raise invalid(field, f"{name} with a scale too large", FORM) from None
+    def named(self, field: str, text: str) -> Mapping[str, Any]:
+        one = named(field, text)
+        return {"name": one.name, "scale": one.scale}
 
     def check(self, field: str, value: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
-        if len(value) > MAX_ADAPTERS:
-            raise invalid(field, f"{len(value)} adapters", f"at most {MAX_ADAPTERS}")
+        super().check(field, value)
         for one in value:
-            NAME.check(field, one.name)
-            if not abs(one.scale) <= MAX_SCALE or math.isnan(one.scale):
+            if not abs(one.scale) <= MAX_SCALE:  # nor is NaN
                 raise invalid(
                     field, f"{one.name} with scale {one.scale!r}", f"a scale of {-MAX_SCALE:g} … {MAX_SCALE:g}"
                 )

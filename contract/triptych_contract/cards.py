@@ -81,6 +81,11 @@ class ModelCard(ABC):
         return self.sizes(self.max_size, self.max_size)
 
     @property
+    def more_stages(self) -> tuple[str, ...]:
+        """The stages of this model that others of its family may lack."""
+        return ()
+
+    @property
     def told(self) -> dict[str, Any]:
         """What receipts say of the weights, beside their hashes."""
         return {}

@@ -74,7 +74,8 @@ def table(members: Iterable[Parameter]) -> str:
 
 def _rows(members: Iterable[Parameter]) -> Iterator[str]:
     for one in members:
-        kind = f"{one.kind.datatype} `[{one.kind.count}]`" if one.kind.count > 1 else one.kind.datatype
+        count = {1: "", -1: " `[n]`"}.get(one.kind.count, f" `[{one.kind.count}]`")
+        kind = f"{one.kind.datatype}{count}"
         legal = one.kind.legal + (f"; {one.note}" if one.note else "") + (f". Needs `{one.needs}`" if one.needs else "")
         yield f"| `{one.name}` | {kind} | {one.words.rstrip('.')} | {legal} | {one.told_default} |"
 

@@ -27,6 +27,7 @@ GROUPS = {
     "picture": "Picture",
     "sampling": "Sampling",
     "start": "Start from a picture",
+    "control": "Follow pictures",
     "refiner": "Refiner",
     "stable cascade": "Stable Cascade",
     "output": "Output",
@@ -57,7 +58,7 @@ class Kind(ABC):
 
     datatype: ClassVar[str]
     python: ClassVar[str]  # what an editor is told it takes
-    count: ClassVar[int] = 1
+    count: ClassVar[int] = 1  # -1 for any number
 
     @abstractmethod
     def typed(self, field: str, value: Any) -> Any:
@@ -336,6 +337,39 @@ class File(Kind):
     @property
     def legal(self) -> str:
         return "a PNG, JPEG or WebP file, at most 32 MiB and 64 megapixels"
+
+
+@dataclass(frozen=True)
+class Files(Kind):
+    """Files of one picture or several, at most `most`; settings hold what their headers say of them."""
+
+    datatype = "BYTES"
+    python = "Sequence[Picture]"
+    count = -1
+    most: int
+
+    def typed(self, field: str, value: Any) -> tuple[Picture, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise invalid(field, f"a {type(value).__name__}", "a list of pictures")
+        return tuple(File().typed(field, one) for one in value)
+
+    def check(self, field: str, value: tuple[Picture, ...]) -> tuple[Picture, ...]:
+        self.few(field, value)
+        return value
+
+    def few(self, field: str, given: Sequence[Any]) -> Sequence[Any]:
+        """Give what was given, pictures or their files, if those are not too many.
+
+        Raises:
+            InvalidRequest: they are, or there are none.
+        """
+        if not 1 <= len(given) <= self.most:
+            raise invalid(field, f"{len(given)} pictures", f"1 … {self.most}")
+        return given
+
+    @property
+    def legal(self) -> str:
+        return f"1 … {self.most} files, each {File().legal}"
 
 
 @dataclass(frozen=True)

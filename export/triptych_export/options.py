@@ -36,6 +36,7 @@ class ExportOptions:
     adapters: int | None = None  # the largest sum of their ranks
     ip_adapter: Sequence[str] | None = None  # "NAME=FILE", safetensors
     image_encoder: Path | None = None  # a folder of CLIPVisionModelWithProjection, which those need
+    control: Sequence[str] | None = None  # "NAME=FOLDER" of each ControlNet, of a union "NAME=FOLDER:MODE"
     samplers: Sequence[str] | None = None  # "euler", or "euler:karras" for one schedule
     lora: Sequence[str] | None = None  # files to fuse, "FILE" or "FILE:WEIGHT"
     distilled: str | None = None  # how the weights were distilled: a name in `sdxl.recipe.DISTILLED`

@@ -30,6 +30,7 @@ from triptych_serving.tensorrt.library import package_version
 from . import samplers, to_onnx
 from .errors import ExportError
 from .ledger import Facts, Ledger
+from .sharing import share
 from .stages import StageSpec
 from .tokenizers import export_tokenizer
 from .weights import Weights, combined
@@ -55,6 +56,7 @@ class StageRecipe:
     as_stored: bool = False  # whether `module` takes weights in half precision, which halves the memory
     made_of: str = "PyTorch"  # what the graph is checked against
     also: tuple[str, ...] = ()  # what else `module` reads, by content
+    shares: str = ""  # the stage before it that has the same weights, whose file it refers to
 
     def write(self, path: Path, examples: list[to_onnx.Arrays]) -> list[to_onnx.Arrays]:
         """Write the graph to `path`; what the weights make of each example without it."""
@@ -90,6 +92,7 @@ class Workshop:
     def __init__(self, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         self.output, self.ledger = output, Ledger(output)
+        self._made: dict[str, Facts] = {}
 
     def tokenizer(self, weights: Weights, part: str) -> TokenizerCard:
         """The tokenizer of a folder."""
@@ -107,8 +110,11 @@ class Workshop:
         """What the manifest says about a stage."""
         component, spec = stage.spec.component, asdict(stage.spec)
         own = (stage.weights.source(component), spec, stage.weights.config(component), stage.sizes, *stage.also)
-        made_from = fingerprint(f"{stage.code} stages to_onnx attention weights", *own)
-        return self.ledger.part(name, made_from, lambda: self._make_stage(name, stage))
+        donor = self._made.get(stage.shares)
+        code = f"{stage.code} stages to_onnx attention weights{' sharing' if donor else ''}"
+        made_from = fingerprint(code, *own, *([donor["sha256"]] if donor else []))
+        made = self._made[name] = self.ledger.part(name, made_from, lambda: self._make_stage(name, stage, donor))
+        return made
 
     def tables(self, tables: Mapping[Key, TableRecipe]) -> Iterator[tuple[Key, TableCard]]:
         """The card of each table; those of one path are one file."""
@@ -144,10 +150,13 @@ class Workshop:
         made_from = combined(f"{path} {hashlib.sha256(content).hexdigest()}" for path, content in files.items())
         self.ledger.part("layout", made_from, make)
 
-    def _make_stage(self, name: str, stage: StageRecipe) -> Made:
+    def _make_stage(self, name: str, stage: StageRecipe, donor: Facts | None) -> Made:
         path, spec = f"{name}/model.onnx", stage.spec
         verdict = self._convert(name, stage, self.output / path)
-        files = [path, *([f"{path}_data"] if (self.output / f"{path}_data").exists() else [])]
+        shared = share(self.output / path, self.output / donor["path"], self.output) if donor else []
+        files = [path, *([f"{path}_data"] if (self.output / f"{path}_data").exists() else []), *shared]
+        if shared:
+            verdict["shares"] = stage.shares
         tensors = {kind: {n: asdict(t) for n, t in getattr(spec, kind).items()} for kind in ("inputs", "outputs")}
         digest = combined(sha256(self.output / file) for file in files)
         layers = {"layers": spec.layers} if spec.layers else {}

@@ -146,7 +146,9 @@ class Weights:
             if (match[1] if match else None) == variant:
                 chosen.append(file)
         if not chosen:
-            raise ExportError(f"{component}: no .safetensors file in {self.folder / component}; pickles are not read")
+            raise ExportError(
+                f"{component}: no .safetensors file in {self.folders(component)[0]}; pickles are not read"
+            )
         return chosen
 
     def source(self, component: str) -> str:
@@ -203,7 +205,7 @@ class Weights:
         return halves.get(tuple(found), torch.float32)
 
     def _safetensors(self, component: str) -> list[Path]:
-        return sorted((self.folder / component).glob("*.safetensors"))
+        return sorted(self.folders(component)[0].glob("*.safetensors"))
 
     def _class(self, component: str) -> Any:
         """The component's class."""
@@ -220,7 +222,7 @@ class Weights:
         """The component's module. On the device "meta" nothing but the files' headers is read."""
         try:
             module, found = self._class(component).from_pretrained(
-                self.folder / component,
+                self.folders(component)[0],
                 variant=self.variant(component),
                 use_safetensors=True,
                 local_files_only=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -18,15 +18,32 @@ PROMPTED = "image_scales"
 
 
 @dataclass(frozen=True, eq=False)
+class Follow:
+    """One control of a request: its stage, the picture that it follows, (3, height, width) uint8, and how strongly."""
+
+    stage: str
+    picture: NDArray[np.uint8]
+    scale: float
+
+
+class Kind(NamedTuple):
+    """A kind of step: guided, with both rows, or not, with the last only; and which of its request's controls are on."""
+
+    guided: bool
+    follows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Conditioning:
     """One request's rows of conditioning for one model, unconditional first, by the names of the graph's inputs.
 
     Every array is (rows, …) float32. A request with adapters has a `mix`, whose slabs are made whenever they are asked
-    for: those of all who wait would not fit into memory.
+    for: those of all who wait would not fit into memory. What it `follows` are the pictures of its controls.
     """
 
     arrays: Mapping[str, Floats]
     mix: Mix | None = None
+    follows: tuple[Follow, ...] = ()
 
     def __getitem__(self, name: str) -> Floats:
         kept = self.kept(name)
@@ -48,9 +65,10 @@ class Conditioning:
         """Whether its rows are for a graph with more inputs than the plain one."""
         return self.mix is not None or PROMPTED in self.arrays
 
-    def conditional(self) -> Conditioning:
-        """The last row only."""
-        return Conditioning({name: array[-1:] for name, array in self.arrays.items()}, self.mix)
+    def of_step(self, kind: Kind) -> Conditioning:
+        """What a step of this kind reads of it."""
+        arrays = self.arrays if kind.guided else {name: array[-1:] for name, array in self.arrays.items()}
+        return Conditioning(arrays, self.mix, tuple(self.follows[k] for k in kind.follows if self.follows))
 
 
 def only(timestep: Floats) -> Floats:
@@ -75,6 +93,21 @@ def calls(conditioning: Sequence[Conditioning], most: int) -> Iterator[tuple[sli
         members.append(one)
         end += len(one)
     yield slice(begin, end), tuple(members)
+
+
+class Part(NamedTuple):
+    """The requests of a batch that go through one graph: which rows of the batch are theirs, (R,), and their conditioning."""
+
+    rows: NDArray[np.bool_]
+    members: list[Conditioning]
+
+
+def parted(conditioning: Sequence[Conditioning], by: Callable[[Conditioning], bool]) -> dict[bool, Part]:
+    """Part a batch by what tells its requests' graphs apart; a part that nobody is in is left out."""
+    tells = [by(one) for one in conditioning]
+    rows = np.repeat(tells, [len(one) for one in conditioning])
+    members = {told: [one for one, its in zip(conditioning, tells, strict=True) if its == told] for told in set(tells)}
+    return {told: Part(rows == told, members[told]) for told in sorted(members, reverse=True)}
 
 
 def padded(array: Floats, rows: int) -> Floats:

@@ -13,6 +13,8 @@ from triptych_contract.errors import invalid
 from .denoiser import Conditioning, Floats
 from .manifest import TIMESTEPS
 
+# The pictures that controls follow, (n, 3, height, width) uint8.
+CONTROL_PICTURES = "control_pictures"
 # An input of the loop as an array, or None where it is missing.
 Read = Callable[[str], NDArray[Any] | None]
 

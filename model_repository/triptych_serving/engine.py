@@ -22,7 +22,7 @@ import numpy as np
 from triptych_contract.errors import InvalidRequest, invalid
 
 from .books import Batch, Books
-from .denoiser import Conditioning, Denoiser, Made
+from .denoiser import Conditioning, Denoiser, Kind, Made
 from .errors import Cancelled, Overloaded, RequestError, StageFailed, Stopping
 from .job import Clock, Job, Reply, Status
 from .metrics import Metrics
@@ -336,10 +336,10 @@ class Engine:
             job.reply.fail(error)
         self._release(job, job.conditionings)
 
-    def _release(self, job: Job, conditionings: Mapping[str, Sequence[Conditioning]]) -> None:
-        for denoiser, rows in conditionings.items():
+    def _release(self, job: Job, conditionings: Mapping[str, Mapping[Kind, Conditioning]]) -> None:
+        for denoiser, kinds in conditionings.items():
             self.steps[denoiser].leave(job)
-            for conditioning in rows:
+            for conditioning in kinds.values():
                 self.steps[denoiser].release(conditioning)
 
     def _cancel(self, id: str, tenant: str, reply: Reply, asked: float) -> None:

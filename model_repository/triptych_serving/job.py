@@ -91,8 +91,11 @@ class Job:
         self.phase = self._ahead.pop(0)
         self.step = 0
         start = self.phase.begin(self._generator, previous)
-        # By model: the conditioning of a guided step, and that of an unguided one.
-        self.conditionings = {name: (rows, rows.conditional()) for name, rows in start.conditionings.items()}
+        # By model: the conditioning of each kind of step.
+        kinds = dict.fromkeys(self.phase.walk.kinds)
+        self.conditionings = {
+            name: {kind: rows.of_step(kind) for kind in kinds} for name, rows in start.conditionings.items()
+        }
         self.blend = start.blend
         self.newest: Made | None = None
         self.latents = deque([start.latents], maxlen=self.table.latents.shape[1])
@@ -133,7 +136,7 @@ class Job:
     @property
     def conditioning(self) -> Conditioning:
         """The conditioning of its next step."""
-        return self.conditionings[self.denoiser][0 if self.phase.walk.guided[self.step] else 1]
+        return self.conditionings[self.denoiser][self.phase.walk.kinds[self.step]]
 
     @property
     def rows(self) -> int:

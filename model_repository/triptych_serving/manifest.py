@@ -65,7 +65,11 @@ class Adapted(TypedDict, total=False):
     layers: Mapping[str, Sequence[int]]
 
 
-class Stage(PlanFacts, Adapted):
+class Shared(TypedDict, total=False):
+    shares: str  # the stage in whose files some of its weights are
+
+
+class Stage(PlanFacts, Adapted, Shared):
     files: Sequence[str]
     sha256: str
     inputs: Mapping[str, Tensor]
@@ -173,15 +177,17 @@ def _checked_card(document: dict[str, Any]) -> ModelCard:
     """The card of a document, all of which is checked."""
     schema.check(document, Document)
     family, given = FAMILIES[document["family"]], document["stages"].keys()
+    schema.check(document["model"], family.card, "model")
+    card = family.card.from_json(document["model"])
     sets = ({*family.adapted.values()}, {*family.prompted.values()})  # a build has all of one, or none
-    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models}.union(*sets)
+    legal = {*family.card.denoisers, *family.encoders, family.decoder, *family.models, *card.more_stages}.union(*sets)
     for name in sorted(given - legal):
         raise schema.SchemaError(f"stages.{name}: unknown; legal: {', '.join(sorted(legal))}")
-    needed = {family.card.denoisers[0], family.encoders[0], family.decoder}.union(*(one for one in sets if one & given))
+    needed = {family.card.denoisers[0], family.encoders[0], family.decoder, *card.more_stages}
+    needed = needed.union(*(one for one in sets if one & given))
     for name in sorted(needed - given):
         raise schema.SchemaError(f"stages.{name}: missing")
-    schema.check(document["model"], family.card, "model")
-    return family.card.from_json(document["model"])
+    return card
 
 
 def _read_document(path: Path) -> dict[str, Any]:

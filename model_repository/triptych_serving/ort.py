@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from .adapters.mix import INPUTS as SLABS
 from .denoiser import Conditioning, Floats, only
 from .manifest import TIMESTEPS
 
@@ -20,6 +21,9 @@ from .manifest import TIMESTEPS
 # each on half of the CPUs; two, since one guided request has two rows. A large denoiser can use all CPUs for a single row.
 LANES = 2
 SMALL_BYTES = 500_000_000
+NOTHING: Mapping[str, Floats] = {}
+# Where a graph that is given as bytes has its external weights.
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Provider(NamedTuple):
@@ -34,9 +38,11 @@ CPU = Provider("CPUExecutionProvider", "cpu")
 
 
 def session(
-    path: Path, lanes: int = 1, provider: Provider = CPU, *, reproducible: bool = False
+    path: Path, lanes: int = 1, provider: Provider = CPU, *, reproducible: bool = False, weights: Path | None = None
 ) -> ort.InferenceSession:
     """Load a graph; up to `lanes` calls at a time share the CPUs that this process may use.
+
+    A graph that shares another's weights names their files from the folder `weights` on.
 
     Threads do not spin between runs: the stages share these CPUs, and a spinning one would slow down a working one.
 
@@ -49,7 +55,10 @@ def session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    made = ort.InferenceSession(str(path), options, providers=[(provider.name, dict(provider.options))])
+    if weights is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(weights))
+    graph = str(path) if weights is None else path.read_bytes()
+    made = ort.InferenceSession(graph, options, providers=[(provider.name, dict(provider.options))])
     if provider.name not in made.get_providers():
         raise RuntimeError(f"{provider.name}: ONNX Runtime cannot load it (see `triptych doctor`)")
     return made
@@ -72,8 +81,9 @@ class OrtStage:
         provider: Provider = CPU,
         *,
         reproducible: bool = False,
+        weights: Path | None = None,
     ) -> None:
-        self._session = session(path, lanes, provider, reproducible=reproducible)
+        self._session = session(path, lanes, provider, reproducible=reproducible, weights=weights)
         self.inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         self.outputs = list(outputs) or [tensor.name for tensor in self._session.get_outputs()]
 
@@ -82,19 +92,34 @@ class OrtStage:
 
 
 class OrtDenoiser:
-    """`Denoiser` over an exported graph on the CPU. A row has the same bytes in every batch, which the export checks."""
+    """`Denoiser` over an exported graph on the CPU. A row has the same bytes in every batch, which the export checks.
 
-    def __init__(self, graph: Path | OrtStage) -> None:
-        self._lanes = 1 if isinstance(graph, OrtStage) else lanes(graph)
-        self._stage = graph if isinstance(graph, OrtStage) else OrtStage(graph, lanes=self._lanes)
+    `output` is what it gives, if not a prediction. A graph that `shares` another's weights, as in `session`, is as large as that.
+    """
+
+    def __init__(
+        self, graph: Path | OrtStage, output: str = "out_sample", shares: tuple[Path, Path] | None = None
+    ) -> None:
+        self._output = output
+        weights, like = shares or (None, graph)
+        self._lanes = 1 if isinstance(like, OrtStage) else lanes(like)
+        self._stage = graph if isinstance(graph, OrtStage) else OrtStage(graph, lanes=self._lanes, weights=weights)
         self._pool = ThreadPoolExecutor(self._lanes)
         (self._timestep,) = (name for name in self._stage.inputs if name in TIMESTEPS)
         self._one_timestep = not self._stage.inputs[self._timestep]
-        self._rows = _Rows(name for name in self._stage.inputs if name not in ("sample", self._timestep))
+        inputs = self._stage.inputs
+        self._rows = _Rows({name: inputs[name] for name in inputs if name not in ("sample", self._timestep)})
 
-    def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
+    def predict(
+        self,
+        sample: Floats,
+        timestep: Floats,
+        conditioning: Sequence[Conditioning],
+        more: Mapping[str, Floats] = NOTHING,
+    ) -> Floats:
+        """As `Denoiser.predict`; `more` are inputs, (R, …), that are others in each step."""
         timestep = only(timestep) if self._one_timestep else timestep
-        inputs = {"sample": sample, self._timestep: timestep, **self._rows.of(conditioning)}
+        inputs = {"sample": sample, self._timestep: timestep, **self._rows.of(conditioning, more), **more}
         if self._lanes == 1 or len(sample) == 1:
             return self._run(inputs)
         half = len(sample) // 2
@@ -102,30 +127,33 @@ class OrtDenoiser:
         return np.concatenate([self._run(_part(inputs, slice(half))), second.result()])
 
     def _run(self, inputs: Mapping[str, Floats]) -> Floats:
-        return self._stage(inputs)["out_sample"]
+        return self._stage(inputs)[self._output]
 
     def release(self, conditioning: Conditioning) -> None:
         self._rows.forget(conditioning)
 
 
 class _Rows:
-    """The conditioning of a batch's rows, by input. A row is written when another one comes to lie there: slabs are large."""
+    """The conditioning of a batch's rows, by input. A row is written when another one comes to lie there: slabs are large.
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = list(names)
+    Of a graph that takes adapters and controls, the rows that wear none bring zeros.
+    """
+
+    def __init__(self, inputs: Mapping[str, Sequence[Any]]) -> None:
+        self._inputs = inputs
         self._owners: list[tuple[Conditioning, int] | None] = []
         self._arrays: dict[str, Floats] = {}
 
-    def of(self, conditioning: Sequence[Conditioning]) -> dict[str, Floats]:
+    def of(self, conditioning: Sequence[Conditioning], without: Collection[str] = ()) -> dict[str, Floats]:
         """Concatenate the requests' conditioning, each input to (R, …) float32; what is given is overwritten by the next call."""
-        end = self._make_room(conditioning)
+        end = self._make_room(conditioning, [name for name in self._inputs if name not in without])
         at = 0
         for one in conditioning:
             rows, owners = slice(at, at + len(one)), [(one, row) for row in range(len(one))]
             if self._owners[rows] != owners:
                 self._owners[rows] = [None] * len(one)
-                for name in self._names:
-                    self._arrays[name][rows] = one[name]
+                for name, array in self._arrays.items():
+                    array[rows] = one[name] if _has(one, name) else 0.0
                 self._owners[rows] = owners
             at += len(one)
         return {name: array[:end] for name, array in self._arrays.items()}
@@ -135,14 +163,21 @@ class _Rows:
         if not any(self._owners):
             self._owners, self._arrays = [], {}
 
-    def _make_room(self, conditioning: Sequence[Conditioning]) -> int:
+    def _make_room(self, conditioning: Sequence[Conditioning], names: Sequence[str]) -> int:
         """Have arrays of the rows' shapes that are long enough, and give how many rows there are."""
         rows = sum(map(len, conditioning))
-        shapes = {name: conditioning[0].shape(name) for name in self._names}
-        if len(self._owners) < rows or any(self._arrays[name].shape[1:] != shape for name, shape in shapes.items()):
+        shapes = {name: self._shape(conditioning[0], name) for name in names}
+        if len(self._owners) < rows or {name: array.shape[1:] for name, array in self._arrays.items()} != shapes:
             self._owners = [None] * rows
             self._arrays = {name: np.empty((rows, *shape), np.float32) for name, shape in shapes.items()}
         return rows
+
+    def _shape(self, one: Conditioning, name: str) -> tuple[int, ...]:
+        return one.shape(name) if _has(one, name) else tuple(self._inputs[name][1:])
+
+
+def _has(one: Conditioning, name: str) -> bool:
+    return name not in SLABS or one.mix is not None or name in one.arrays
 
 
 def lanes(path: Path) -> int:

@@ -83,6 +83,11 @@ def fitted(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def packed(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """An image as a control sees it, (3, height, width), resized as diffusers' `prepare_control_image` does."""
+    return np.ascontiguousarray(np.asarray(fitted(image, height, width).convert("RGB")).transpose(2, 0, 1))
+
+
 def pixels(image: Image.Image) -> NDArray[np.float32]:
     """An image as the VAE encoder sees it: (1, 3, height, width), −1 … 1."""
     values = np.asarray(image.convert("RGB"), np.float32) / np.float32(255)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych_contract.families import FAMILIES
+from triptych_contract.sdxl.card import CONTROL, CONTROLLED
 
 from .adapters.graphs import AdaptedDenoiser, AdaptedStage, AdaptedSteps, no_adapters
 from .adapters.mix import GPU_ROWS
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .tensorrt.homes import Homes
 
 
+CONTROLLED_MODEL = "unet"
 # Models load beside each other, and a device is for one thread at a time.
 GPU_WORK = threading.Lock()
 
@@ -44,6 +46,19 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         ManifestError: a file is missing or harmed, or the engine does not fit this machine.
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
+    model = _of_two_graphs(manifest, name, most_rows, fixed_rows)
+    if name != CONTROLLED_MODEL or CONTROLLED not in manifest.stages:
+        return model
+    from .control import ControlledDenoiser
+
+    makers = [stage for stage in manifest.model.more_stages if stage != CONTROLLED]
+    controls = {stage: OrtDenoiser(manifest.stage_path(stage), CONTROL) for stage in makers}
+    shared = manifest.stages[CONTROLLED].get("shares")
+    shares = (manifest.build, manifest.stage_path(shared)) if shared else None
+    return ControlledDenoiser(model, OrtDenoiser(manifest.stage_path(CONTROLLED), shares=shares), controls)
+
+
+def _of_two_graphs(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:
     plain, adapted = _denoiser(manifest, name, most_rows, fixed_rows), second(manifest, name)
     if adapted is None:
         return plain

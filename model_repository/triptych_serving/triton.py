@@ -90,13 +90,18 @@ def scalars(request: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     """Read the small inputs that were given: bytes, int, float or bool, or a list of them where their kind has several."""
     arrays = {name: array(request, name) for name in kinds}
     given = {name: _plain(value.reshape(-1)) for name, value in arrays.items() if value is not None and value.size}
-    return {name: values if kinds[name].count > 1 else values[0] for name, values in given.items()}
+    return {name: values if kinds[name].count != 1 else values[0] for name, values in given.items()}
 
 
 def data(request: Any, name: str) -> bytes:
     """Read a BYTES `[1]` input as it is, b"" where it is missing."""
+    return next(iter(files(request, name)), b"")
+
+
+def files(request: Any, name: str) -> list[bytes]:
+    """Read a BYTES input as it is, none where it is missing."""
     given = array(request, name)
-    return b"" if given is None or not given.size else bytes(given.reshape(-1)[0])
+    return [] if given is None else [bytes(one) for one in given.reshape(-1)]
 
 
 def passed_on(request: Any, name: str) -> dict[str, Any]:

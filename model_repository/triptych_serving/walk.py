@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .denoiser import Kind
 from .tables import SamplerTable
 
 
@@ -19,9 +21,15 @@ class Walk:
     table: SamplerTable
     denoisers: tuple[str, ...]  # (R) the model that runs each
     guided: NDArray[np.bool_]  # (R,) whether it has classifier-free guidance
+    follows: tuple[tuple[int, ...], ...] = ()  # (R) which of the request's controls are on; empty where it has none
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """The kind of each step, (R)."""
+        return [Kind(bool(guided), on) for guided, on in zip(self.guided, self.follows or repeat(()), strict=False)]
 
     @cached_property
     def batch_rows(self) -> list[int]:

@@ -8,7 +8,19 @@ from typing import Any
 import gradio as gr
 
 from triptych_contract.adapters import Adapters
-from triptych_contract.parameters import Choice, File, Flag, Integer, Integers, LongInteger, Number, Parameter, Side
+from triptych_contract.control import Controls
+from triptych_contract.parameters import (
+    Choice,
+    File,
+    Files,
+    Flag,
+    Integer,
+    Integers,
+    LongInteger,
+    Number,
+    Parameter,
+    Side,
+)
 from triptych_contract.settings import Reading
 
 from .forms import EVERY, LISTS, PICTURES, Form
@@ -42,6 +54,7 @@ class Fields:
         main = {name: one for name, one in EVERY.items() if one.main}
         start = [name for name, one in EVERY.items() if one.group == EVERY[PICTURES[0]].group]
         choices = {name for name, one in main.items() if isinstance(one.kind, Choice)}
+        unasked = {name for name, one in EVERY.items() if isinstance(one.kind, (Controls, Files))}
         with gr.Row(elem_id="tp-main-numbers"):
             self._make_all(main.keys() - choices)
         with gr.Row():
@@ -50,7 +63,7 @@ class Fields:
         self._seed()
         self._make_all(LISTS)
         with gr.Accordion("More settings", open=False), gr.Row(elem_id="tp-more"):
-            self._make_all(EVERY.keys() - self.by_name.keys() - {*start}, told=True)
+            self._make_all(EVERY.keys() - self.by_name.keys() - {*start, *unasked}, told=True)
         with gr.Accordion("Start from a picture", open=False, elem_id="tp-start") as self.start:
             with gr.Row():
                 self._make_all(PICTURES)

@@ -8,8 +8,9 @@ from typing import Any
 
 from triptych.cli.options import LOCAL, spelled
 from triptych_contract.adapters import Adapters
+from triptych_contract.control import Controls
 from triptych_contract.families import DEFAULT
-from triptych_contract.parameters import Integers, Side
+from triptych_contract.parameters import Files, Integers, Side
 
 from .fitting import plain, short
 from .forms import EVERY, PICTURES
@@ -62,10 +63,14 @@ def _options(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             yield name, _placeholder(name)
         elif isinstance(kind, Adapters):
             yield from ((name, str(one)) for one in kind.typed(name, value))
+        elif isinstance(kind, Controls):
+            for one in kind.typed(name, value):
+                scale = str(one).removeprefix(one.name)
+                yield name, f"{one.name}={_placeholder(f'{name}_{one.image + 1}')}{scale}"
         elif isinstance(kind, Integers):  # sizes as people write them
             sides = kind.of_what == ("height", "width")
             yield name, f"{value[1]}x{value[0]}" if sides else ",".join(map(str, value))
-        elif name != "prompt" and not isinstance(kind, Side):
+        elif name != "prompt" and not isinstance(kind, (Side, Files)):
             yield name, plain_value(value)
 
 
@@ -74,6 +79,10 @@ def _literal(name: str, value: Any) -> str:
         return repr(_placeholder(name))
     if isinstance(kind := EVERY[name].kind, Adapters):
         return repr([{"name": one.name, "scale": one.scale} for one in kind.typed(name, value)])
+    if isinstance(kind, Controls):
+        return repr([one._asdict() for one in kind.typed(name, value)])
+    if isinstance(kind, Files):
+        return repr([_placeholder(f"control_{place + 1}") for place in range(len(value))])
     return repr(short(value)) if isinstance(value, float) else repr(value)
 
 
@@ -89,7 +98,17 @@ def plain_value(value: Any) -> str:
     if isinstance(value, float):
         return plain(value)
     if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
-        return ", ".join(map(str, Adapters().typed("lora", value)))
+        return ", ".join(map(_told, value))
     if isinstance(value, Mapping):  # a picture, as receipts name it
         return str(value.get("sha256", ""))[:12]
     return str(value)
+
+
+def _told(one: Any) -> str:
+    """Write an adapter, a control or a picture of a list, each by what the list says of it."""
+    if not isinstance(one, Mapping):
+        return str(one)
+    if "name" not in one:
+        return plain_value(one)
+    kind = Controls() if "start" in one else Adapters()
+    return str(kind.typed("", [one])[0])

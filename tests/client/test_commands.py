@@ -146,6 +146,7 @@ def test_generate_sends_every_option(run, tmp_path):
         "--tenant": ("me", "tenant", "me"),
         "--seed": (5, "seed", 5),
         "--lora": ("ink:-0.5", "lora", '[{"name": "ink", "scale": -0.5}]'),
+        "--control": (f"edges={tmp_path / 'start.png'}:0.5:0-0.75", "control_images", (b"start",)),
     }
     transport = FakeTransport()
     given = [word for option, (value, _, _) in options.items() for word in (option, value)]
@@ -155,6 +156,7 @@ def test_generate_sends_every_option(run, tmp_path):
     assert out.count("\n") == 1
     sent = {name: value for name, value in transport.requests[0].items() if name not in ("request_id", "timeout_s")}
     wanted = {name: value for _, name, value in options.values()}
+    wanted["control"] = '[{"name": "edges", "image": 0, "scale": 0.5, "start": 0.0, "end": 0.75}]'
     flagged = {"cancel_on_disconnect": True, "use_cache": False}
     assert sent == {"prompt": "a fox", "width": 96, "height": 128, **wanted, **flagged}
     assert set(sent) == set(FAMILIES["sdxl"].parameters) - {"deadline_ms"}

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from triptych_contract.adapters import Adapter, Adapters
+from triptych_contract.control import Control, Controls
 from triptych_contract.errors import InvalidRequest
 from triptych_contract.families import FAMILIES
 from triptych_contract.parameters import (
     MAX_INT64,
     Choice,
     File,
+    Files,
     Flag,
     Integer,
     LongInteger,
@@ -64,8 +66,11 @@ def taken(kind, value):
         (Adapters(), b"ink:0.5, a:b:-2,fog", (Adapter("ink", 0.5), Adapter("a:b", -2.0), Adapter("fog"))),
         (Adapters(), [{"name": "ink", "sha256": "0"}], (Adapter("ink", 1.0, "0"),)),
         (Adapters(), (Adapter("ink", 2),), (Adapter("ink", 2.0),)),
-        (Adapters(), [["ink", 0.5, "0"]], (Adapter("ink", 0.5, "0"),)),
         (Adapters(), "[]", ()),
+        (Controls(), "edges, depth:0.5:0.25-1", (Control("edges", 0), Control("depth", 1, 0.5, 0.25))),
+        (Controls(), '[{"name": "edges", "image": 3, "end": 0.5}]', (Control("edges", 3, 1.0, 0.0, 0.5),)),
+        (Controls(), (Control("edges", 2, 1),), (Control("edges", 2, 1.0),)),
+        (Files(2), [{"sha256": "0", "height": 2, "width": 3}], (Picture("0", 2, 3),)),
     ],
 )
 def test_what_means_a_legal_value_is_that_value(kind, value, means):
@@ -128,6 +133,24 @@ def test_what_means_a_legal_value_is_that_value(kind, value, means):
         (Adapters(), ":2", "':2' given; legal: NAME or NAME:0.8"),
         (Adapters(), ",".join("abcdefghi"), "9 adapters given; legal: at most 8"),
         (Adapters(), [{"name": " "}], "a blank text given"),
+        (Controls(), 7, "7 given; legal: [{"),
+        (Controls(), [["edges"]], "['edges'] given; legal: [{"),
+        (Controls(), '[{"name": "edges", "sha256": "0"}]', "given; legal: [{"),
+        (Controls(), '[{"name": "edges", "image": -1}]', "edges with image -1 given; legal: a place in control_images"),
+        (Controls(), '[{"name": "edges", "image": true}]', "edges with image True given"),
+        (Controls(), '[{"name": "edges", "scale": "much"}]', "edges with scale 'much' given; legal: a number as scale"),
+        (Controls(), '[{"name": "edges", "start": null}]', "edges with start None given; legal: a number as start"),
+        (Controls(), "edges:", "'edges:' given; legal: NAME, NAME:0.8 or NAME:0.8:0-0.5"),
+        (Controls(), ":1", "':1' given; legal: NAME, NAME:0.8"),
+        (Controls(), "edges:4.5", "edges with scale 4.5 given; legal: a scale of 0 … 4"),
+        (Controls(), "edges:-1", "edges with scale -1 given; legal: a scale of 0 … 4"),
+        (Controls(), "edges:nan", "edges with scale nan given; legal: a scale of 0 … 4"),
+        (Controls(), "edges:1:0.5-0.5", "edges from 0.5 to 0.5 given; legal: 0 ≤ start < end ≤ 1"),
+        (Controls(), "edges:1:0.5-1.5", "edges from 0.5 to 1.5 given; legal: 0 ≤ start < end ≤ 1"),
+        (Controls(), "a,b,c,d,e", "5 controls given; legal: at most 4"),
+        (Files(2), 7, "a int given; legal: a list of pictures"),
+        (Files(2), [], "0 pictures given; legal: 1 … 2"),
+        (Files(2), [Picture("0", 2, 3)] * 3, "3 pictures given; legal: 1 … 2"),
         (Adapters(), [{"name": "a\x1b"}], "control character U+001B at 1 given"),
     ],
 )
@@ -155,7 +178,7 @@ def test_every_parameter_is_told_completely(family, one):
     assert not (one.required and one.default is not None)
     assert one.needs in {"", *family.parameters}
     assert one.kind.datatype in ("BOOL", "BYTES", "FP32", "INT32", "INT64")
-    assert one.kind.count in (1, 2, 4)
+    assert one.kind.count in (-1, 1, 2, 4)
 
 
 @each_parameter

@@ -14,7 +14,7 @@ from triptych_contract.settings import MAX_PROMPT_BYTES
 from ..cards import REFINER, card
 
 MODEL = card()
-REFINED = card(refiner=REFINER, adapter_rank=8)
+REFINED = card(refiner=REFINER, adapter_rank=8, controls=("edges", "depth"))
 PICTURE = Picture("0" * 64, 130, 97)
 SMALL = Picture("0" * 64, 64, 64)
 
@@ -122,6 +122,10 @@ def test_missing_and_empty_negative_prompts_differ():
         ({"init_image": Picture("0" * 64, 20, 128)}, "height: 0 given; legal: multiples of 32"),
         ({"denoising_end": 0.8}, "denoising_end: 0.8 given; legal: nothing: this model was exported without a refiner"),
         ({"lora": "ink:0.5, fog"}, "lora: ink, fog given; legal: nothing: this model was exported without --adapters"),
+        (
+            {"control": "edges", "control_images": [PICTURE]},
+            "control: edges given; legal: nothing: this model was exported",
+        ),
         ({"aesthetic_score": 6.0}, "aesthetic_score: without denoising_end given"),
         ({"colour": b"red"}, "colour: an unknown input given; legal: prompt, "),
     ],
@@ -151,6 +155,33 @@ def test_bad_input_of_the_refiner_is_named(given_inputs, message):
     with pytest.raises(InvalidRequest) as error:
         SdxlSettings.parse({"prompt": b"a fox", **given_inputs}, REFINED)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given_inputs", "message"),
+    [
+        (
+            {"control": "canny", "control_images": [PICTURE]},
+            "control: canny, which this model does not have given; legal: edges, depth",
+        ),
+        ({"control": "edges"}, "control: without control_images given; legal: only together with control_images"),
+        ({"control_images": [PICTURE]}, "control_images: without control given"),
+        ({"control": "edges, depth", "control_images": [PICTURE]}, "control: image 1 of 1 given; legal: 0 … 0"),
+        ({"control": "edges", "control_images": [PICTURE] * 2}, "control_images: 2 pictures for 1 given"),
+        ({"control": "[]", "control_images": [PICTURE]}, "control: an empty list given"),
+        ({"control": "edges", "control_images": [PICTURE] * 5}, "control_images: 5 pictures given; legal: 1 … 4"),
+    ],
+)
+def test_bad_controls_are_named(given_inputs, message):
+    with pytest.raises(InvalidRequest) as error:
+        SdxlSettings.parse({"prompt": b"a fox", **given_inputs}, REFINED)
+    assert message in str(error.value)
+
+
+def test_two_controls_may_follow_one_picture():
+    both = [{"name": "edges"}, {"name": "depth", "image": 0, "scale": 0.5}]
+    settings = SdxlSettings.parse({"prompt": "a fox", "control": both, "control_images": [PICTURE]}, REFINED)
+    assert [one.image for one in settings.control] == [0, 0]
 
 
 def test_the_defaults_of_a_picture_are_its_size_rounded_down_and_diffusers_strengths():
@@ -185,6 +216,8 @@ def test_settings_survive_the_way_to_the_next_model():
         "height": 128,
         "width": 128,
         "lora": [{"name": "ink", "scale": 0.5, "sha256": "0"}, {"name": "fog"}],
+        "control": "edges:0.5:0-0.75, edges",
+        "control_images": [PICTURE, PICTURE],
     }
     settings = SdxlSettings.parse({"prompt": b"a fox", **full}, REFINED)
     assert SdxlSettings.parse(json.loads(json.dumps(settings.to_json())), REFINED) == settings

@@ -196,7 +196,7 @@ def test_a_stranger_who_calls_an_encoder_itself_reads_no_file(served):
     client = tritonclient.grpc.InferenceServerClient(served.url)
     ids = np.zeros((1, 24), np.int64)
     given = {"input_ids": ids, "clip_skip": np.zeros((1, 1), np.int64)}
-    told = json.dumps([["x", 1.0, "../../../etc"]]).encode()
+    told = json.dumps([{"name": "x", "sha256": "../../../etc"}]).encode()
     tensors = plain.inputs(tritonclient.grpc, {**given, "adapters": np.array([[told]], object)})
     with pytest.raises(InferenceServerException, match="legal: what the ensemble passes on"):
         client.infer("text_encoder", tensors)

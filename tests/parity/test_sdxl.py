@@ -8,14 +8,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+)
 from PIL import Image, ImageDraw, ImageFilter
 
 from triptych_export.samplers import default_sampler, scheduler
 from triptych_server import Server
 
 from .. import loras, plain, tiny_sdxl
-from ..tiny_builds import ADAPTERS, RANK, REFINERS, SEEDS, refiner_of
+from ..tiny_builds import ADAPTERS, CONTROLS, MODE, RANK, REFINERS, SEEDS, control_of, refiner_of
 
 PROMPTS = ["a 3d render of a red apple", "fox " * 90]
 TEXT = [
@@ -95,6 +104,41 @@ WORN_REFINED = [
         "lora": {"tin": 1.5, "ink": 0.5},
     },
 ]
+# Controls by name: scale, start and end. The second of two is for builds that have it.
+FOLLOWING = [
+    {"seed": 1, "num_inference_steps": 5, "control": {"edges": (1.0, 0, 1)}},
+    {"seed": 2, "num_inference_steps": 6, "guidance_scale": 1.0, "control": {"edges": (0.6, 0.2, 0.7)}, "clip_skip": 1},
+    {"seed": 3, "num_inference_steps": 7, "sampler": "heun", "control": {"edges": (1.5, 0, 0.5)}},
+    {"seed": 4, "num_inference_steps": 4, "control": {"edges": (0.7, 0, 1), "depth": (0.4, 0, 1)}},
+    {
+        "seed": 5,
+        "num_inference_steps": 9,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "negative_prompt": "grey",
+        "control": {"depth": (1.2, 0.3, 1), "edges": (0.5, 0, 0.6)},
+    },
+    {"seed": 6, "num_inference_steps": 4, "sampler": "euler_a", "control": {"edges": (0.0, 0, 1)}},
+]
+FOLLOWING_PICTURES = [
+    {"seed": 7, "num_inference_steps": 9, "strength": 0.7, "control": {"edges": (0.8, 0, 0.6)}},
+    {"seed": 8, "num_inference_steps": 6, "strength": 0.5, "control": {"edges": (1.0, 0, 1), "depth": (0.5, 0.5, 1)}},
+    {"seed": 9, "num_inference_steps": 6, "strength": 1.0, "guidance_scale": 1.0, "control": {"depth": (1.4, 0.2, 1)}},
+    {"seed": 1, "num_inference_steps": 7, "strength": 0.6, "sampler": "heun", "control": {"edges": (0.7, 0, 0.5)}},
+    {
+        "seed": 2,
+        "num_inference_steps": 8,
+        "strength": 0.8,
+        "sampler": "euler_a",
+        "negative_prompt": "grey",
+        "control": {"edges": (0.5, 0, 1), "depth": (1.1, 0, 0.4)},
+    },
+]
+FOLLOWING_UNION = [
+    {"seed": 1, "num_inference_steps": 5, "control": {"pose": (0.9, 0, 1)}},
+    {"seed": 2, "num_inference_steps": 6, "guidance_scale": 1.0, "control": {"pose": (1.3, 0.2, 0.7)}},
+]
+FOLLOWING_AND_WEARING = {"seed": 9, "num_inference_steps": 5, "control": {"edges": (0.8, 0.3, 1)}, "lora": {"ink": 0.8}}
 DEFAULT_GUIDANCE = 5.0
 # Settings that our server works into a picture and its mask.
 DRAWN = ("mask_blur", "extend", "ip_adapter_image", "ip_adapter", "ip_adapter_scale")
@@ -111,6 +155,7 @@ def model(request, tiny, tmp_path):
         made = Model(server.addresses.grpc, weights, request.param, refiner)
         if adapters:
             made.load_loras(adapters, loras.layers_of(build))
+        made.load_controls(weights)
         yield made
 
 
@@ -124,7 +169,7 @@ class Model:
         encoders = (self.base.text_encoder, self.base.text_encoder_2)
         self.most_skipped = min(encoder.config.num_hidden_layers for encoder in encoders) - 1
         self.side = self.base.default_sample_size * self.base.vae_scale_factor
-        self.refiner, self.loras = None, set()
+        self.refiner, self.loras, self.controls = None, set(), {}
         if refiner:
             self.refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
                 refiner, dtype=torch.float32, add_watermarker=False
@@ -142,6 +187,11 @@ class Model:
         self.base.disable_lora()
         self.loras = {*fitting}
 
+    def load_controls(self, weights):
+        for name, kind in CONTROLS.get(self.seed, {}).items():
+            loaded = ControlNetUnionModel if kind == "union" else ControlNetModel
+            self.controls[name] = loaded.from_pretrained(control_of(weights, name)).eval()
+
     def wear(self, adapters):
         if adapters:
             self.base.enable_lora()
@@ -149,9 +199,9 @@ class Model:
         else:
             self.base.disable_lora()
 
-    def pipeline(self, kind):
+    def pipeline(self, kind, **more):
         zeros = self.base.config.force_zeros_for_empty_prompt
-        made = kind(**self.base.components, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        made = kind(**self.base.components, **more, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
         made.set_progress_bar_config(disable=True)
         return made
 
@@ -179,7 +229,10 @@ class Model:
         if self.loras:
             self.wear(given.get("lora"))
         pipeline.scheduler = self.scheduler(given)
-        ours = ("seed", "sampler", "schedule", "guidance_end", "denoising_end", "init_image", "mask", "lora", *DRAWN)
+        ours = (
+            *("seed", "sampler", "schedule", "guidance_end", "denoising_end", "init_image", "mask", "lora", *DRAWN),
+            *("control", "control_images"),
+        )
         known = {name: value for name, value in given.items() if name not in ours}
         known.setdefault("guidance_scale", DEFAULT_GUIDANCE)
         generator = generator or torch.Generator("cpu").manual_seed(given["seed"])
@@ -190,7 +243,11 @@ def _sent(given):
     files = {name: _png(given[name]) for name in FILES if name in given}
     worn = [{"name": name, "scale": scale} for name, scale in given.get("lora", {}).items()]
     adapters = {"lora": json.dumps(worn)} if "lora" in given else {}
-    return {"guidance_scale": DEFAULT_GUIDANCE, **given, **files, **adapters}
+    names = ("scale", "start", "end")
+    controls = [{"name": name, **dict(zip(names, how, strict=True))} for name, how in given.get("control", {}).items()]
+    followed = [_png(image) for image in given.get("control_images", ())]
+    control = {"control": json.dumps(controls), "control_images": followed} if controls else {}
+    return {"guidance_scale": DEFAULT_GUIDANCE, **given, **files, **adapters, **control}
 
 
 def _png(image):
@@ -235,6 +292,51 @@ def test_the_served_image_is_diffusers(model):
         refined(model, REFINED)
     if model.loras:
         worn(model)
+    if model.controls:
+        following(model)
+
+
+def following(model):
+    for number, settings in enumerate(FOLLOWING):
+        if settings["control"].keys() <= model.controls.keys():
+            follow(model, model.asked(number, settings), StableDiffusionXLControlNetPipeline, "image")
+    follow(model, model.asked(0, FOLLOWING_AND_WEARING), StableDiffusionXLControlNetPipeline, "image")
+    for number, settings in enumerate(FOLLOWING_UNION if "pose" in model.controls else ()):
+        given, kind = model.asked(number, settings), StableDiffusionXLControlNetUnionPipeline
+        follow(model, given, kind, "control_image", control_mode=[MODE])
+    # diffusers' control pipelines that begin with a picture forget the guidance that a distilled UNet reads.
+    reads_guidance = model.base.unet.config.time_cond_proj_dim
+    for number, settings in enumerate(() if reads_guidance else FOLLOWING_PICTURES):
+        image = picture(model.side)
+        given = model.asked(number, settings, init_image=image)
+        resized = image.resize((given["width"], given["height"]), Image.Resampling.LANCZOS)
+        follow(model, given, StableDiffusionXLControlNetImg2ImgPipeline, "control_image", image=resized)
+        given = {**given, "mask": mask(image.size)}
+        pictures = {"image": image, "mask_image": given["mask"]}
+        follow(model, given, StableDiffusionXLControlNetInpaintPipeline, "control_image", **pictures)
+
+
+def follow(model, given, kind, called, **more):
+    """diffusers takes one of each where there is one, else lists."""
+    names, how = [*given["control"]], [*zip(*given["control"].values(), strict=True)]
+    given = {**given, "control_images": [outline(model.side, place) for place in range(len(names))]}
+    pipeline = model.pipeline(kind, controlnet=_few([model.controls[name] for name in names]))
+    called = {called: _few(given["control_images"])}
+    scale, start, end = (_few([*each]) for each in how)
+    share = {"control_guidance_start": start, "control_guidance_end": end}
+    theirs = model.run(pipeline, given, **more, **called, controlnet_conditioning_scale=scale, **share)
+    model.assert_like(given, theirs)
+
+
+def _few(many):
+    return many if len(many) > 1 else many[0]
+
+
+def outline(side, place):
+    """A picture to follow: grey and of another size than what is drawn, or in colours and half transparent."""
+    image = Image.new("L", (side + 24, side * 2)) if place == 0 else Image.new("RGBA", (side, side), (30, 200, 90, 99))
+    ImageDraw.Draw(image).ellipse((side // 4, 9, side - 9, side - 5), outline="white", width=3)
+    return image
 
 
 def worn(model):

@@ -22,7 +22,7 @@ from triptych_serving.adapters.graphs import AdaptedDenoiser, AdaptedStage, Adap
 from triptych_serving.adapters.keys import Names
 from triptych_serving.adapters.mix import Mix, Worn
 from triptych_serving.adapters.shelf import Shelf
-from triptych_serving.denoiser import Conditioning
+from triptych_serving.denoiser import Conditioning, Kind
 from triptych_serving.steps import Steps
 
 from .. import loras
@@ -436,7 +436,12 @@ def test_each_row_goes_to_the_graph_that_it_needs():
     plain, adapted = Model(1), Model(2)
     model, mix = AdaptedDenoiser(plain, adapted), Mix((), 4)
     two = {"text_embeds": np.zeros((2, 3), np.float32)}
-    batch = [Conditioning(two), Conditioning(two, mix), Conditioning(two, mix).conditional(), Conditioning(two)]
+    batch = [
+        Conditioning(two),
+        Conditioning(two, mix),
+        Conditioning(two, mix).of_step(Kind(guided=False)),
+        Conditioning(two),
+    ]
     sample = np.arange(7, dtype=np.float32).reshape(7, 1, 1, 1)
     added = (model.predict(sample, np.zeros(7, np.float32), batch) - sample).reshape(-1)
     assert added.tolist() == [1, 1, 2, 2, 2, 1, 1]

@@ -558,5 +558,5 @@ def test_conditioning_is_released_when_its_request_ends():
     loop.ask("cancel", cancelled.id, "")
     loop.turn()
     for job in (ended, cancelled):
-        assert [loop.denoiser.released.count(one) for one in job.conditionings[job.denoiser]] == [1, 1]
-    assert not set(waiting.conditionings[waiting.denoiser]) & set(loop.denoiser.released)
+        assert [loop.denoiser.released.count(one) for one in job.conditionings[job.denoiser].values()] == [1]
+    assert not {*waiting.conditionings[waiting.denoiser].values()} & {*loop.denoiser.released}

@@ -224,7 +224,7 @@ def test_stage_c_keeps_nothing_of_a_request_that_went_on_to_stage_b():
     loop.turn()
     assert not loop.prior.released
     loop.turn()
-    assert loop.prior.released == [*first[PRIOR]]
+    assert loop.prior.released == [*first[PRIOR].values()]
     assert not loop.decoder.released
     loop.finish()
-    assert loop.decoder.released == [*job.conditionings[DECODER]]
+    assert loop.decoder.released == [*job.conditionings[DECODER].values()]

@@ -15,6 +15,8 @@ import typer
 from triptych import request
 from triptych.errors import InvalidRequest, Problem, invalid
 from triptych_contract.adapters import Adapters, named
+from triptych_contract.control import Controls
+from triptych_contract.control import named as named_control
 from triptych_contract.families import FAMILIES, family_of, stranger
 from triptych_contract.family import Family
 from triptych_contract.parameters import (
@@ -34,8 +36,10 @@ from triptych_contract.parameters import (
 
 from .options import OUTPUT, spelled
 
-# Parameters that a command asks for in its own way: as its argument, and as `--timeout`.
-BESIDE = ("prompt", "deadline_ms")
+# Parameters that a command asks for in its own way: as its argument, as `--timeout`, and with `--control`.
+BESIDE = ("prompt", "deadline_ms", "control_images")
+# NAME=PICTURE, then what the contract's short text has behind a name.
+FOLLOWED = re.compile(r"(?P<name>[^=]+)=(?P<picture>.+?)(?P<more>(:[\d.]+(:[\d.]+-[\d.]+)?)?)")
 # Height and width are asked for together.
 SIZE, SIDES = "size", ("height", "width")
 
@@ -134,6 +138,9 @@ def _as_option(one: Parameter) -> Parameter:
         return replace(one, words="Width and height in pixels.")
     if isinstance(one.kind, Adapters):
         return replace(one, words=f"{one.words[:-1]} (repeat).")
+    if isinstance(one.kind, Controls):
+        words = "A control (ControlNet) of the model and the picture that it follows; several add up (repeat)."
+        return replace(one, words=words)
     if isinstance(one.kind, Pair) and one.kind.of_what == SIDES:
         return replace(one, kind=replace(one.kind, of_what=("width", "height")))
     return one
@@ -156,6 +163,8 @@ def _typed(kind: Kind) -> tuple[Any, str | None]:
             return Path, "FILE"
         case Adapters():
             return list[str], "NAME[:SCALE]"
+        case Controls():
+            return list[str], "NAME=FILE[:SCALE[:START-END]]"
         case Choice(names=names) if not isinstance(names, OfModel) and not kind.aliases:
             return Literal[tuple(names)], None
     return str, None
@@ -170,7 +179,18 @@ def _parsed(one: Parameter, value: Any) -> dict[str, Any]:
         return dict(zip(SIDES, _several(SIZE, SIDES, value), strict=True))
     if isinstance(one.kind, Adapters):
         return {one.name: [named(one.name, text) for text in value]}
+    if isinstance(one.kind, Controls):
+        controls, pictures = zip(*(_followed(one.name, text) for text in value), strict=True)
+        return {one.name: controls, one.needs: pictures}
     return {one.name: _several(one.name, one.kind.of_what, value) if isinstance(one.kind, Integers) else value}
+
+
+def _followed(name: str, text: str) -> tuple[Mapping[str, Any], Path]:
+    """A control, and the picture that it follows."""
+    found = FOLLOWED.fullmatch(text)
+    if not found:
+        raise invalid(name, repr(text), "NAME=FILE, NAME=FILE:0.8 or NAME=FILE:0.8:0-0.5")
+    return named_control(name, f"{found['name']}{found['more']}"), Path(found["picture"])
 
 
 def _several(name: str, of_what: tuple[str, ...], text: str) -> tuple[int, ...]:

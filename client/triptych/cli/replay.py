@@ -36,11 +36,19 @@ def replay(
     ip_adapter_image: Annotated[
         Pictures, typer.Option(metavar="FILE", help="A picture that one was drawn like; may be repeated.")
     ] = None,
+    control_image: Annotated[
+        Pictures, typer.Option(metavar="FILE", help="A picture that a control followed; may be repeated.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that each picture may take.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
 ) -> None:
     """Make pictures again and compare the bytes; exit 1 where any differs."""
-    given = {"init_image": init_image or (), "mask": mask or (), "ip_adapter_image": ip_adapter_image or ()}
+    given = {
+        "init_image": init_image or (),
+        "mask": mask or (),
+        "ip_adapter_image": ip_adapter_image or (),
+        "control_images": control_image or (),
+    }
     verdicts = asyncio.run(_replay(files, _by_sha256(given), {"url": url, "timeout": timeout}))
     for verdict in verdicts:
         if as_json:
@@ -100,8 +108,12 @@ async def _verdict(clients: Mapping[str, AsyncClient], file: Path, pictures: Map
 
 
 def _need_pictures(file: Path, receipt: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
-    missing = {name: sha256 for name, sha256 in pictures_of(receipt).items() if sha256 not in pictures}
+    needed = [(name, sha256) for name, hashes in pictures_of(receipt).items() for sha256 in dict.fromkeys(hashes)]
+    missing = [(name, sha256) for name, sha256 in needed if sha256 not in pictures]
     if missing:
-        options = ", ".join(f"--{spelled(name)} FILE with SHA-256 {sha256}" for name, sha256 in missing.items())
+        # An option is for one file, as `--control-image` of `control_images`.
+        options = ", ".join(
+            f"--{spelled(name.removesuffix('s'))} FILE with SHA-256 {sha256}" for name, sha256 in missing
+        )
         what = "picture it was" if len(missing) == 1 else "pictures it was"
         raise InvalidRequest(message=f"{file}: needs the {what} made from: {options}")

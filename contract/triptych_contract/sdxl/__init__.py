@@ -20,12 +20,12 @@ def _settings() -> type[SdxlSettings]:
 
 
 def _variants(card: SdxlCard) -> tuple[Variant, ...]:
-    prompts = {"ip_adapter_image", "ip_adapter", "ip_adapter_scale"}
-    every = (
-        frozenset(FAMILY.parameters)
-        - ({*()} if card.adapter_rank else {"lora"})
-        - ({*()} if card.ip_adapters else prompts)
-    )
+    lacks = {
+        **dict.fromkeys(("lora",), not card.adapter_rank),
+        **dict.fromkeys(("ip_adapter_image", "ip_adapter", "ip_adapter_scale"), not card.ip_adapters),
+        **dict.fromkeys(("control", "control_images"), not card.controls),
+    }
+    every = frozenset(name for name in FAMILY.parameters if not lacks.get(name))
     refiners = frozenset(name for name, one in FAMILY.parameters.items() if one.group == "refiner")
     plain = Variant("", "SDXL", every - refiners)
     if card.refiner is None:

@@ -10,6 +10,13 @@ from typing import Any, ClassVar
 from ..cards import ModelCard, TableCard
 
 MAX_CHUNKS = 8  # of a prompt, which the text encoders read as so many rows: both prompts' are one of their batches
+# The stage that runs in the UNet's place where there are controls, and the input that takes what those make.
+CONTROLLED, CONTROL = "unet_control", "control"
+
+
+def control_stage(name: str) -> str:
+    """Give the stage of a control."""
+    return f"control_{name}"
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,16 @@ class SdxlCard(ModelCard):
     merged: Sequence[MergedLora]
     inpainting: bool = False  # its UNet reads a mask and what is outside it (nine channels), so that nothing is blended
     ip_adapters: Sequence[str] = ()  # the names of its image prompts (IP-Adapters)
+    controls: Sequence[str] = ()  # their names
+    control_bytes: int = 0  # what all controls together add to a row at the model's own size, in memory
 
     @property
     def largest_sizes(self) -> dict[str, int]:
         return {**super().largest_sizes, "tokens": MAX_CHUNKS * self.tokenizers[0].max_length}
+
+    @property
+    def more_stages(self) -> tuple[str, ...]:
+        return (CONTROLLED, *map(control_stage, self.controls)) if self.controls else ()
 
     @property
     def told(self) -> dict[str, Any]:
@@ -88,7 +101,16 @@ class SdxlCard(ModelCard):
     def sizes(self, height: int, width: int) -> dict[str, int]:
         scale = self.vae_scale_factor
         latents = {"latent_height": height // scale, "latent_width": width // scale}
-        return {"batch": 1, "height": height, "width": width, "tokens": self.tokenizers[0].max_length, **latents}
+        # The UNet's least latents, at whose size controls' tensor is.
+        least = {"least_height": height // self.size_multiple, "least_width": width // self.size_multiple}
+        return {
+            "batch": 1,
+            "height": height,
+            "width": width,
+            "tokens": self.tokenizers[0].max_length,
+            **latents,
+            **least,
+        }
 
     @cached_property
     def sampler_names(self) -> dict[str, str]:
@@ -107,4 +129,5 @@ class SdxlCard(ModelCard):
             "samplers": {name: SamplerCard.from_json(sampler) for name, sampler in card["samplers"].items()},
             "merged": tuple(MergedLora(**lora) for lora in card["merged"]),
             "ip_adapters": tuple(card.get("ip_adapters", ())),
+            "controls": tuple(card.get("controls", ())),
         }

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..adapters import Adapter, Adapters
 from ..cards import TableCard
+from ..control import MAX_CONTROLS, Control, Controls
 from ..emphasis import Part, sections
-from ..parameters import Choice, Edges, File, Integer, Number, OfModel, Pair, Picture, parameter
+from ..parameters import Choice, Edges, File, Files, Integer, Number, OfModel, Pair, Picture, parameter
 from ..settings import MAX_GUIDANCE_SCALE, Reading, Settings
 from .card import SdxlCard
 
@@ -246,6 +247,23 @@ class SdxlSettings(Settings):
         group="start",
         label="Image prompt's weight",
     )
+    control: tuple[Control, ...] | None = parameter(
+        Controls(),
+        "Controls (ControlNets) of the model, which add up: each follows a picture of `control_images`; a refiner goes without.",
+        needs="control_images",
+        note='JSON, `[{"name": "edges", "image": 0, "scale": 0.8, "start": 0, "end": 0.5}]`, or text, `edges:0.8:0-0.5`; '
+        "`image` is else the control's own place; needs a build with [`--control`](export.md#controls); `describe` lists them",
+        group="control",
+        label="Controls",
+    )
+    control_images: tuple[Picture, ...] | None = parameter(
+        Files(MAX_CONTROLS),
+        "The pictures that controls follow: edges, depth, a pose, ready as the control wants them.",
+        needs="control",
+        note="a tensor of as many files; resized to `height` × `width`",
+        group="control",
+        label="Pictures to follow",
+    )
 
     def guided(self, model: SdxlCard) -> bool:
         """Tell whether there is an unconditional row beside the conditional one, as long as guidance is on."""
@@ -266,6 +284,7 @@ class SdxlSettings(Settings):
         _refiner(reading)
         _adapters(reading)
         _image_prompt(reading)
+        _controls(reading)
         if reading.values.get("prompt_syntax") == A1111:
             for name in ("prompt", "negative_prompt"):
                 reading.judge(name, lambda prompt, name=name: _readable(name, prompt))
@@ -396,3 +415,27 @@ def _image_prompt(reading: Reading) -> None:
         return
     reading.default("ip_adapter", names[0])
     reading.default("ip_adapter_scale", 1.0)
+
+
+def _controls(reading: Reading) -> None:
+    asked, card = reading.values.get("control"), reading.card
+    if not asked:
+        if "control" in reading.values:
+            reading.refuse("control", "an empty list", "1 … 4 controls, or no `control`")
+        return
+    if not card.controls:
+        reading.refuse(
+            "control", ", ".join(one.name for one in asked), "nothing: this model was exported without --control"
+        )
+        return
+    for one in asked:
+        if one.name not in card.controls:
+            reading.refuse("control", f"{one.name}, which this model does not have", ", ".join(card.controls))
+    pictures = reading.values.get("control_images")
+    if pictures is None:
+        return
+    followed = {one.image for one in asked}
+    if max(followed) >= len(pictures):
+        reading.refuse("control", f"image {max(followed)} of {len(pictures)}", f"0 … {len(pictures) - 1}")
+    elif len(followed) < len(pictures):
+        reading.refuse("control_images", f"{len(pictures)} pictures for {len(followed)}", "as many as controls follow")

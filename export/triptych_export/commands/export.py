@@ -105,6 +105,13 @@ def export(
             help="SDXL: folder of the CLIP image encoder that --ip-adapter needs", exists=True, file_okay=False
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER[:MODE]",
+            help="SDXL: a ControlNet that requests may name (repeat); as diffusers saves it",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress")] = False,
 ) -> None:
     """Turn weights into ONNX stages, sampler tables and a Triton repository, each checked against PyTorch."""
@@ -134,6 +141,7 @@ def export(
         adapters=adapters,
         ip_adapter=tuple(ip_adapter) if ip_adapter else None,
         image_encoder=image_encoder,
+        control=tuple(control) if control else None,
         decoder=decoder,
         prior_num_inference_steps=prior_num_inference_steps,
         prior_guidance_scale=prior_guidance_scale,

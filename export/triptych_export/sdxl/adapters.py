@@ -66,10 +66,11 @@ class AdaptedUNetStage(UNetStage):
         lora_b: Tensor,
         timestep_cond: Tensor | None = None,
         masked_picture: Tensor | None = None,
+        control: Tensor | None = None,
     ) -> Tensor:
         self.slabs.a, self.slabs.b = lora_a, lora_b
         return super().forward(
-            sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond, masked_picture
+            sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond, masked_picture, control
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from triptych_contract.cards import PreviewCard, TableCard, TokenizerCard
 from triptych_contract.sdxl import FAMILY
-from triptych_contract.sdxl.card import LatentScale, RefinerCard, SamplerCard, SdxlCard
+from triptych_contract.sdxl.card import CONTROLLED, LatentScale, RefinerCard, SamplerCard, SdxlCard, control_stage
 from triptych_serving.sdxl.image_prompts import ENCODER, UNET
 
 from .. import previews, samplers
@@ -22,7 +22,7 @@ from ..parts import PreviewRecipe, StageRecipe, TableRecipe, require_equal
 from ..stages import StageSpec
 from ..tokenizers import alike
 from ..weights import Kind, Weights, read_index
-from . import adapters, image_prompts
+from . import adapters, control, image_prompts, residuals
 from .image_prompts import ImagePromptedUNetStage, ImagePromptStage, IpAdapter
 from .loras import Lora, MergedWeights
 from .stages import MODULES, base_specs, inpainting, refiner_specs
@@ -37,7 +37,10 @@ BASE = Kind("StableDiffusionXLPipeline", CLASSES, ("tokenizer", "tokenizer_2"))
 INPAINTING = replace(BASE, pipeline="StableDiffusionXLInpaintPipeline")
 REFINED = {part: CLASSES[part] for part in ("text_encoder_2", "unet")}
 REFINER = Kind("StableDiffusionXLImg2ImgPipeline", REFINED, ("tokenizer_2",))
-OPTIONS = ("refiner", "guidance_scale", "samplers", "lora", "distilled", "adapters", "ip_adapter", "image_encoder")
+OPTIONS = (
+    *("refiner", "guidance_scale", "samplers", "lora", "distilled"),
+    *("adapters", "ip_adapter", "image_encoder", "control"),
+)
 # What stages are checked at: batch; height and width in units of the smallest legal side; chunks of a prompt.
 CHECKS = ((2, 1, 2, 2), (1, 2, 1, 1), (3, 2, 3, 3))
 
@@ -74,6 +77,7 @@ class SdxlExport:
             _check_adapters(base, options)
         self.ip_adapters = [IpAdapter.parse(given) for given in options.ip_adapter or ()]
         self.image_encoder = _image_encoder(base, options, self.ip_adapters)
+        self.controls = _controls(base, options) if options.control else ()
         if refiner is not None:
             _check_refiner(base, refiner)
             if any(side % self._refined_multiple for side in self._default_sides):
@@ -106,11 +110,16 @@ class SdxlExport:
     def stages(self, tokens: int) -> dict[str, StageRecipe]:
         specs = base_specs(self.base, tokens)
         stages = {name: self._stage(name, self.base, spec, tokens) for name, spec in specs.items()}
+        adapted: Mapping[str, StageSpec] = {}
         if self.options.adapters is not None:
             adapted = adapters.adapted_specs(self.base, specs, self.options.adapters)
             stages |= {name: self._adapted(spec, tokens) for name, spec in adapted.items()}
         if self.image_encoder is not None:
             stages |= self._image_prompts(self.image_encoder, specs["unet"], tokens)
+        if self.controls:
+            stages |= self._controlled(
+                specs["unet"], stages[FAMILY.adapted["unet"]] if adapted else stages["unet"], tokens
+            )
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
             stages |= {name: self._stage(name, self.refiner, spec, tokens) for name, spec in specs.items()}
@@ -163,6 +172,8 @@ class SdxlExport:
             force_zeros_for_empty_prompt=base.index.get("force_zeros_for_empty_prompt", True),
             refiner=self._refiner_card(),
             adapter_rank=self.options.adapters or 0,
+            controls=tuple(one.name for one in self.controls),
+            control_bytes=self._control_bytes if self.controls else 0,
             tokenizers=tokenizers,
             samplers=_sampler_cards(tables),
             merged=tuple(lora.card for lora in base.loras) if isinstance(base, MergedWeights) else (),
@@ -186,6 +197,7 @@ class SdxlExport:
         }
         if self.image_encoder is not None:
             parts |= {"image_encoder": self.image_encoder.source(*self.image_encoder.kind.components)}
+        parts |= {control_stage(one.name): one.source(control.COMPONENT) for one in self.controls}
         return parts | {f"ip_adapter {one.name}": one.source.split()[-1] for one in self.ip_adapters}
 
     @property
@@ -209,6 +221,23 @@ class SdxlExport:
             UNET: StageRecipe(self.base, specs[1], partial(ImagePromptedUNetStage, **ours), sizes[1], code, also=also),
         }
 
+    def _controlled(self, unet: StageSpec, plain: StageRecipe, tokens: int) -> dict[str, StageRecipe]:
+        """The UNet that takes what controls add, of the one that takes all else, and the controls' own graphs."""
+        config = self.base.config("unet")
+        spec = control.controlled_spec(plain.spec, config)
+        made = {CONTROLLED: replace(plain, spec=spec, code=f"{plain.code} sdxl/residuals", shares="unet")}
+        specs = control.control_specs(self.controls, unet, config)
+        for folder, (name, one) in zip(self.controls, specs.items(), strict=True):
+            sizes = self._checked_at(self.base, tokens)
+            made[name] = StageRecipe(folder, one, folder.module, sizes, "sdxl/control sdxl/residuals")
+        return made
+
+    @property
+    def _control_bytes(self) -> int:
+        height, width = self._default_sides
+        multiple = self._size_multiple(self.base)
+        return 4 * residuals.channels(self.base.config("unet")) * (height // multiple) * (width // multiple)
+
     def _stage(self, name: str, weights: Weights, spec: StageSpec, tokens: int) -> StageRecipe:
         sizes = self._checked_at(weights, tokens)
         if isinstance(weights, OptimumFolder):
@@ -222,7 +251,12 @@ class SdxlExport:
     def _checked_at(self, weights: Weights, tokens: int) -> list[dict[str, int]]:
         multiple, scale = self._size_multiple(weights), _vae_scale_factor(self.base)
         return [
-            {**_sizes(batch, height * multiple, width * multiple, scale), "tokens": chunks * tokens}
+            {
+                **_sizes(batch, height * multiple, width * multiple, scale),
+                "tokens": chunks * tokens,
+                "least_height": height,
+                "least_width": width,
+            }
             for batch, height, width, chunks in CHECKS
         ]
 
@@ -373,6 +407,25 @@ def _image_encoder(base: Weights, options: ExportOptions, ip_adapters: Sequence[
     for one in ip_adapters:
         one.check(base, encoder)
     return encoder
+
+
+def _controls(base: Weights, options: ExportOptions) -> tuple[control.ControlFolder, ...]:
+    """The controls' folders, checked beside the base.
+
+    Raises:
+        ExportError: one does not fit, or the target or the base takes none.
+    """
+    if options.target != "cpu":
+        raise ExportError(f"--control: given with target {options.target}; supported: target cpu")
+    if isinstance(base, OptimumFolder):
+        raise ExportError("--control: given with Optimum's graphs; supported: a folder of weights in diffusers layout")
+    if inpainting(base) or options.ip_adapter:
+        beside = "--ip-adapter" if options.ip_adapter else "a UNet of nine channels"
+        raise ExportError(f"--control: with {beside} given; legal: one of them")
+    controls = control.parsed(options.control or ())
+    for one in controls:
+        one.check_beside(base.config("unet"), _vae_scale_factor(base))
+    return controls
 
 
 def _check_refiner(base: Weights, refiner: Weights) -> None:

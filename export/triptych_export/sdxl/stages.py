@@ -12,6 +12,7 @@ from triptych_serving.sdxl.latents import MASKED_PICTURE
 
 from ..stages import StageSpec, TensorSpec
 from ..weights import Weights
+from . import residuals
 
 
 class ClipStage(nn.Module):
@@ -56,7 +57,7 @@ def _latent_scale(vae: Any) -> tuple[Tensor, Tensor]:
 
 
 class UNetStage(nn.Module):
-    """The UNet with one timestep per row, so that rows at different steps share a batch.
+    """The UNet with one timestep per row, so that rows at different steps share a batch; perhaps with what controls add.
 
     One of nine channels reads behind the latents those of `masked_picture`, (batch, 1 + C, h, w), which steps leave alone.
     """
@@ -65,6 +66,7 @@ class UNetStage(nn.Module):
         super().__init__()
         self.unet = unet
         self.added: dict[str, Any] = {}  # more conditioning of the call that is being made
+        self.config: Any = unet.config
 
     def forward(
         self,
@@ -75,15 +77,19 @@ class UNetStage(nn.Module):
         time_ids: Tensor,
         timestep_cond: Tensor | None = None,
         masked_picture: Tensor | None = None,
+        control: Tensor | None = None,
     ) -> Tensor:
         if masked_picture is not None:
             sample = torch.cat([sample, masked_picture], dim=1)
+        *down, mid = residuals.unpacked(control, self.config) if control is not None else (None,)
         out_sample: Tensor = self.unet(
             sample,
             timestep,
             encoder_hidden_states,
             timestep_cond=timestep_cond,
             added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids, **self.added},
+            down_block_additional_residuals=tuple(down) or None,
+            mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
         return out_sample

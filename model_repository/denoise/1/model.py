@@ -14,6 +14,7 @@ from triptych_contract.settings import tenant
 from triptych_contract.verbs import ACTIONS, INPUTS
 from triptych_serving import handover, invariance, runtimes, triton
 from triptych_serving.adapters.graphs import AdaptedDenoiser
+from triptych_serving.control import MOST_ROWS, ControlledDenoiser
 from triptych_serving.engine import Engine
 from triptych_serving.errors import Cancelled, Lost, StageFailed
 from triptych_serving.job import Job
@@ -188,16 +189,26 @@ class TritonPythonModel:
         return {"model": asdict(manifest.model), "one_timestep": sorted(manifest.one_timestep), **facts}
 
     def _verdict(self):
-        graphs = {name: (model, self.sources[name]) for name, model in self.denoisers.items()}
-        for name, (model, manifest) in list(graphs.items()):
-            if isinstance(model, AdaptedDenoiser):
-                graphs[runtimes.second(manifest, name)] = model.adapted, manifest
-        return {"denoisers": {name: self._verdict_on(name, *graph) for name, graph in graphs.items()}}
+        return {
+            "denoisers": {
+                graph: self._verdict_on(graph, model, self.sources[name])
+                for name, of in self.denoisers.items()
+                for graph, model in self._graphs(name, of)
+            }
+        }
+
+    def _graphs(self, name, model):
+        """All graphs of one model of the loop, by stage."""
+        yield name, model
+        if isinstance(model, ControlledDenoiser):
+            yield from model.graphs.items()
+            model = model.plain
+        if isinstance(model, AdaptedDenoiser):
+            yield runtimes.second(self.sources[name], name), model.adapted
 
     def _verdict_on(self, name, model, manifest):
-        return invariance.verify(
-            model, manifest.stages[name]["inputs"], manifest.model.default_sizes, self.max_batch_rows
-        )
+        most = min(self.max_batch_rows, MOST_ROWS) if name in manifest.model.more_stages else self.max_batch_rows
+        return invariance.verify(model, manifest.stages[name]["inputs"], manifest.model.default_sizes, most)
 
     def _inputs(self, name):
         return self.sources[name].stages[name]["inputs"]

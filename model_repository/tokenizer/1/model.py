@@ -4,7 +4,7 @@ import itertools
 import json
 import time
 
-from triptych_contract.parameters import File
+from triptych_contract.parameters import File, Files
 from triptych_serving import triton
 from triptych_serving.cache import ImageCache
 from triptych_serving.pictures import inspect
@@ -20,7 +20,7 @@ class TritonPythonModel:
         self.manifest = arguments.manifest
         self.pipeline = pipeline(self.manifest)
         self.kinds = {name: one.kind for name, one in self.pipeline.family.parameters.items()}
-        self.pictures = [name for name, kind in self.kinds.items() if isinstance(kind, File)]
+        self.pictures = [name for name, kind in self.kinds.items() if isinstance(kind, (File, Files))]
         self.tokenizers = [PromptTokenizer.of(self.manifest, card) for card in self.manifest.model.tokenizers]
         self.runtime = runtime(self.manifest.target, triton.cpu_model(), reproducible=arguments.reproducible)
         self.read_by = json.loads(arguments.parameters[READ_BY])
@@ -44,8 +44,13 @@ class TritonPythonModel:
         return None
 
     def _settings(self, given):
-        seen = {name: inspect(name, given[name]) for name in self.pictures if name in given}
+        seen = {name: self._seen(name, given[name]) for name in self.pictures if name in given}
         return self.pipeline.parse({**given, **seen})
+
+    def _seen(self, name, given):
+        if isinstance(self.kinds[name], File):
+            return inspect(name, given)
+        return [inspect(name, one) for one in self.kinds[name].few(name, given)]
 
     def _response(self, checked, arrived, id):
         settings = self.pipeline.resolved(checked)

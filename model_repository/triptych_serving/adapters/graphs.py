@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from triptych_contract.adapters import Adapter, Adapters
 from triptych_contract.errors import invalid
 
-from ..denoiser import Conditioning, Denoiser, Floats, Made
+from ..denoiser import Conditioning, Denoiser, Floats, Made, parted
 from . import WORN
 from .mix import INPUTS, Mix
 
@@ -35,15 +35,10 @@ class AdaptedDenoiser:
         self._plain, self.adapted = plain, adapted
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
-        wears = [one.adapted for one in conditioning]
-        if not any(wears):
-            return self._plain.predict(sample, timestep, conditioning)
-        rows = np.repeat(wears, [len(one) for one in conditioning])
         noise_pred = np.empty_like(sample)
-        for model, worn in ((self.adapted, True), (self._plain, False)):
-            if members := [one for one, wear in zip(conditioning, wears, strict=True) if wear == worn]:
-                mine = rows == worn
-                noise_pred[mine] = model.predict(sample[mine], timestep[mine], members)
+        for wears, (rows, members) in parted(conditioning, lambda one: one.mix is not None).items():
+            model = self.adapted if wears else self._plain
+            noise_pred[rows] = model.predict(sample[rows], timestep[rows], members)
         return noise_pred
 
     def release(self, conditioning: Conditioning) -> None:
@@ -127,7 +122,7 @@ def no_adapters(_asked: Sequence[Adapter]) -> None:
 
 def worn(adapters: Sequence[Adapter]) -> bytes:
     """Write adapters of a checked request for WORN; b"" for none."""
-    return json.dumps(list(adapters)).encode() if adapters else b""
+    return json.dumps([one._asdict() for one in adapters]).encode() if adapters else b""
 
 
 def read(text: bytes) -> list[Adapter]:

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from triptych_contract.adapters import NAME, Adapter
+from triptych_contract.adapters import Adapter
 from triptych_contract.errors import InvalidRequest, invalid, shown
 from triptych_contract.families import FAMILIES
+from triptych_contract.listed import NAME
 
 from ..manifest import Manifest
 from . import FOLDER, MEGABYTES, SHELF

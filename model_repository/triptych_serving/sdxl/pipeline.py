@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from triptych_contract.adapters import Adapter
 from triptych_contract.errors import invalid
 from triptych_contract.sdxl import FAMILY
-from triptych_contract.sdxl.card import MAX_CHUNKS, SdxlCard
+from triptych_contract.sdxl.card import CONTROLLED, MAX_CHUNKS, SdxlCard, control_stage
 from triptych_contract.sdxl.settings import A1111, SdxlSettings
 
 from ..adapters import WORN
 from ..adapters.graphs import worn
 from ..adapters.shelf import Shelf
 from ..canvas import Canvas
-from ..denoiser import Conditioning, Floats
-from ..encoded import Read, checked, read_one
+from ..denoiser import Conditioning, Floats, Follow
+from ..encoded import CONTROL_PICTURES, Read, checked, read_one
 from ..noise import TorchGenerator
 from ..phase import Outline, Phase, Start
 from ..pipeline import Pipeline
@@ -127,6 +127,8 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
         }
         if settings.lora and self.adapters:
             made[BASE] = replace(made[BASE], mix=self.adapters.mix(settings.lora, BASE))
+        if settings.control:
+            made[BASE] = replace(made[BASE], follows=self._follows(settings, read))
         picture = self._picture(settings, shape, read)
         return [
             Phase(
@@ -152,11 +154,17 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             unused |= {"refiner_unet", "refiner_text_encoder_2"}
         if settings.lora is None:
             unused |= {*FAMILY.adapted.values()}
+        asked = [control_stage(one.name) for one in settings.control or ()]
+        unused |= {*self.card.more_stages} - ({CONTROLLED, *asked} if asked else set())
         return unused
 
     def encodes(self, settings: SdxlSettings) -> bool:
         """Whether the VAE's encoder has something to do; a model that reads masks is told of one by every request."""
         return self.card.inpainting or settings.init_image is not None
+
+    def reads_pictures(self, settings: SdxlSettings) -> bool:
+        """Whether the model of pictures has something to do."""
+        return self.encodes(settings) or bool(settings.ip_adapter_image or settings.control_images)
 
     def begins_with_picture(self, settings: SdxlSettings) -> bool:
         """Whether the first latents are a picture's; of a model that reads masks not at full strength, as in diffusers."""
@@ -188,6 +196,10 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             "Clip skip": made_by["clip_skip"] + 1 if made_by["clip_skip"] else None,
             "Refiner switch at": made_by["denoising_end"],
             "Prompt syntax": made_by["prompt_syntax"] if made_by["prompt_syntax"] == A1111 else None,
+            **{
+                f"ControlNet {place}": _as_a1111s_extension(one, made_by["stages"])
+                for place, one in enumerate(made_by.get("control") or ())
+            },
         }
 
     def _of_encoders(self, settings: SdxlSettings) -> Sequence[Adapter]:
@@ -208,6 +220,12 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             arrays = {**made[BASE].arrays, MASKED_PICTURE: begun.masked_picture}
             made = {**made, BASE: replace(made[BASE], arrays=arrays)}
         return Start(begun.latents, made, begun.blend)
+
+    def _follows(self, settings: SdxlSettings, read: Read) -> tuple[Follow, ...]:
+        """A request's controls with their pictures."""
+        asked, count = settings.control or (), len(settings.control_images or ())
+        pictures = read_one(read, CONTROL_PICTURES, (count, 3, settings.height, settings.width))
+        return tuple(Follow(control_stage(one.name), pictures[one.image], one.scale) for one in asked)
 
     def _picture(self, settings: SdxlSettings, shape: tuple[int, int, int], read: Read) -> EncodedPicture | None:
         """What the VAE encoder made of the request's picture; None without one."""
@@ -233,6 +251,13 @@ def _filled_up(chunks: Chunks, most: int, tokenizer: PromptTokenizer) -> tuple[N
     ids = np.concatenate([chunks.ids, np.repeat(tokenizer([""]), missing, axis=0)])
     weights = np.pad(chunks.weights, ((0, missing), (0, 0)), constant_values=1)
     return ids, weights.reshape(-1)
+
+
+def _as_a1111s_extension(one: Mapping[str, Any], stages: Mapping[str, str]) -> str:
+    """A control of a receipt as sd-webui-controlnet writes its units; its picture came as the control wants it."""
+    model = f"Module: none, Model: {one['name']} [{stages[control_stage(one['name'])][:8]}]"
+    share = f"Guidance Start: {one['start']:g}, Guidance End: {one['end']:g}"
+    return f"{model}, Weight: {one['scale']:g}, Resize Mode: Just Resize, {share}, Pixel Perfect: False, Control Mode: Balanced"
 
 
 def _refined_by_shared(settings: SdxlSettings, card: SdxlCard) -> bool:

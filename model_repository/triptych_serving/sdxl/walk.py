@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from triptych_contract.control import Control
 from triptych_contract.errors import invalid
 from triptych_contract.sdxl.card import SdxlCard
 from triptych_contract.sdxl.settings import SdxlSettings
@@ -25,11 +28,22 @@ def walk(settings: SdxlSettings, tables: SamplerTables, model: SdxlCard) -> Walk
         first = (steps - int(steps * settings.strength)) * int(tables.order)
     table = tables.steps(steps, first)
     denoisers = (BASE,) * len(table)
+    follows = tuple(_on(settings.control, row, len(table)) for row in range(len(table))) if settings.control else ()
     if settings.denoising_end is not None:
         base, refiner = _handed_over(settings.denoising_end, steps, tables, table, model)
         table, denoisers = base.then(refiner), (BASE,) * len(base) + (REFINER,) * len(refiner)
+        follows = follows and follows[: len(base)] + ((),) * len(refiner)
     guided = settings.guided(model) & (np.arange(len(table)) < _share(settings.guidance_end, len(table)))
-    return Walk(table, denoisers, guided)
+    return Walk(table, denoisers, guided, follows)
+
+
+def _on(controls: Sequence[Control], row: int, rows: int) -> tuple[int, ...]:
+    """Which controls are on in a row, of so many, as diffusers says: those within whose share of the steps the row is whole."""
+    return tuple(
+        place
+        for place, one in enumerate(controls)
+        if one.scale and one.start <= row / rows and (row + 1) / rows <= one.end
+    )
 
 
 def _handed_over(

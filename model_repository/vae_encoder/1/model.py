@@ -1,6 +1,7 @@
-"""A request's pictures: what it starts from as latents, its image prompt as tokens; nothing for a request without any."""
+"""A request's pictures: what it starts from as latents, its image prompt as tokens, what controls follow, resized; else none."""
 
 import functools
+import itertools
 import json
 import os
 import threading
@@ -10,7 +11,8 @@ import numpy as np
 from triptych_contract.errors import InvalidRequest
 from triptych_serving import handover, runtimes, triton
 from triptych_serving.canvas import Canvas
-from triptych_serving.pictures import check_file, decoded
+from triptych_serving.encoded import CONTROL_PICTURES
+from triptych_serving.pictures import check_file, decoded, packed
 from triptych_serving.pipelines import pipeline
 from triptych_serving.sdxl.image_prompts import ENCODER, pixel_values
 
@@ -19,6 +21,7 @@ THREADS = max(1, min(2, (os.cpu_count() or 1) // 2))
 # So many sizes of a grey picture are remembered, which is what a model that reads masks sees of a request without one.
 GREYS = 8
 FILES = ("init_image", "mask", "ip_adapter_image")
+FOLLOWED = "control_images"
 
 
 class TritonPythonModel:
@@ -42,9 +45,9 @@ class TritonPythonModel:
     def _answer(self, request):
         document = triton.passed_on(request, "settings")
         settings = self.pipeline.parse(document["settings"])
-        if document["cached"] or not (self.pipeline.encodes(settings) or settings.ip_adapter_image):
+        if document["cached"] or not self.pipeline.reads_pictures(settings):
             return triton.response(picture=triton.text(""))
-        files = {name: triton.data(request, name) for name in FILES}
+        files = {name: triton.data(request, name) for name in FILES} | {FOLLOWED: triton.files(request, FOLLOWED)}
         ends = None if settings.deadline_ms is None else document["arrived"] + settings.deadline_ms / 1000
         picture = handover.Pending(self.folder)
         # What there is to say about a deadline or a picture, `denoise` says: an ensemble whose step fails beside others is in
@@ -56,7 +59,8 @@ class TritonPythonModel:
     def _encoded(self, files, settings):
         try:
             with triton.pace.watched():
-                return {**self._latents(files, settings), **self._tokens(files["ip_adapter_image"], settings)}
+                made = {**self._latents(files, settings), **self._tokens(files["ip_adapter_image"], settings)}
+                return {**made, **_followed(files[FOLLOWED], settings)}
         except InvalidRequest as error:
             return {"refusal": np.array(json.dumps(error.problems))}
         except Exception as error:
@@ -88,3 +92,11 @@ class TritonPythonModel:
 
     def _moments(self, sample):
         return self.stage({"sample": sample})["latent_parameters"]
+
+
+def _followed(files, settings):
+    """The pictures that controls follow, of the size that is drawn."""
+    for file, picture in itertools.zip_longest(files, settings.control_images or ()):
+        check_file(FOLLOWED, file, picture)
+    size = settings.height, settings.width
+    return {CONTROL_PICTURES: np.stack([packed(decoded(FOLLOWED, file), *size) for file in files])} if files else {}

@@ -22,7 +22,8 @@ from ..requests import same
 from ..target import Setting
 from .peer import Peer
 
-REBUILD = "triptych_export.peers.rebuild"
+REBUILD, CONTROL = "triptych_export.peers.rebuild", "triptych_export.peers.control"
+EXPORT = "from triptych.cli import main; main()"
 # Two pictures by the same weights differ by no more than this, of 255.
 MOST = 1
 
@@ -37,11 +38,30 @@ def weights_of(setting: Setting) -> Path:
         return setting.weights
     build = demo_build()
     folder = setting.output / "peers" / f"weights-{sha256(build / 'manifest.json')[:12]}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent) as unfinished:
-            _rebuild(build, Path(unfinished, "weights"))
-            Path(unfinished, "weights").rename(folder)
+    _make_once(folder, f"the demo's weights cannot be had from {build}", REBUILD, build)
+    return folder
+
+
+def exported(weights: Path, output: Path, what: str, *options: str) -> Path:
+    """Export the weights with these options of `triptych export`, once; `what` the build is called.
+
+    Raises:
+        BenchError: that fails.
+    """
+    build = output / f"{what}-{sha256(weights / 'unet/config.json')[:6]}-{weights.name}"
+    if not (build / "manifest.json").exists():
+        _run(f"no build {what}", "-c", EXPORT, "export", str(weights), "-o", str(build), "--quiet", *options)
+    return build
+
+
+def control_of(weights: Path, output: Path) -> Path:
+    """Return the folder of a random control (ControlNet) for the weights, which is made once.
+
+    Raises:
+        BenchError: it cannot be made.
+    """
+    folder = output / f"controlnet-{weights.name}"
+    _make_once(folder, f"no control for {weights}", CONTROL, weights)
     return folder
 
 
@@ -58,12 +78,21 @@ def check_same(peer: Peer, url: str, **settings: str) -> None:
         raise BenchError(f"{peer.name}: its picture differs from ours by {most} of 255; are these the build's weights?")
 
 
-def _rebuild(build: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", REBUILD, str(build), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+def _make_once(folder: Path, failed: str, module: str, of: Path) -> None:
+    """Have a module write a folder of something else's, whole or not at all."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as unfinished:
+        _run(failed, "-m", module, str(of), str(Path(unfinished, "made")))
+        Path(unfinished, "made").rename(folder)
+
+
+def _run(failed: str, *command: str) -> None:
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         words: list[Any] = done.stderr.strip().splitlines() or [done.returncode]
-        raise BenchError(f"the demo's weights cannot be had from {build}: {words[-1]}")
+        raise BenchError(f"{failed}: {words[-1]}")
 
 
 def _pixels(file: bytes) -> NDArray[np.int16]:

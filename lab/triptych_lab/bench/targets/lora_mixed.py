@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from triptych_serving.manifest import Manifest, sha256
+from triptych_serving.manifest import Manifest
 
-from ..errors import BenchError
 from ..load import draw_all
 from ..peers import diffusers
-from ..peers.weights import check_same, weights_of
+from ..peers.weights import check_same, exported, weights_of
 from ..requests import USERS, varied
 from ..serving import started
 from ..target import Setting, Sides, Target, at_least
@@ -25,14 +22,14 @@ from ..target import Setting, Sides, Target, at_least
 NAME = "lora_mixed"
 RANK = 16
 SCALE = 0.8
-EXPORT = "from triptych.cli import main; main()"
 
 
 @contextmanager
 def sides(setting: Setting) -> Iterator[Sides]:
     """Measure pictures per second, 8 users with 8 adapters: ours; diffusers, one by one, with `set_adapters` each time."""
     weights = weights_of(setting)
-    build = _build(weights, setting.output / "peers")
+    options = f"--adapters={RANK}", "--sampler=euler"
+    build = exported(weights, setting.output / "peers", "adapters", *options)
     folder = build.with_name(f"{build.name}-loras")
     _make_adapters(Manifest.load(build), folder)
     requests: list[dict[str, Any]] = [
@@ -45,21 +42,6 @@ def sides(setting: Setting) -> Iterator[Sides]:
             lambda: {NAME: len(requests) / draw_all(served.url, requests, USERS)},
             lambda: {NAME: len(requests) / other.draw(requests)},
         )
-
-
-def _build(weights: Path, output: Path) -> Path:
-    """Export the weights with graphs for adapters, once.
-
-    Raises:
-        BenchError: that fails.
-    """
-    build = output / f"adapters-{sha256(weights / 'unet/config.json')[:6]}-{weights.name}"
-    if not (build / "manifest.json").exists():
-        asked = ["export", str(weights), "-o", str(build), "--adapters", str(RANK), "--sampler", "euler", "--quiet"]
-        done = subprocess.run([sys.executable, "-c", EXPORT, *asked], capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
-            raise BenchError(f"no build for adapters: {(done.stderr.strip() or str(done.returncode)).splitlines()[-1]}")
-    return build
 
 
 def _make_adapters(manifest: Manifest, folder: Path) -> None:
