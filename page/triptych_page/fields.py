@@ -90,8 +90,8 @@ class Fields:
     def moves(self) -> list[Any]:
         """The events by which a field moves under somebody's hand, key by key; not of those that move others first."""
         plain = [part.input for name, part in self.by_name.items() if name not in (*PICTURES, "sampler")]
-        picture = self.by_name["init_image"]
-        return [*plain, picture.upload, picture.clear]
+        pictures = [self.by_name[name] for name in PICTURES if name != "mask"]
+        return [*plain, *(event for part in pictures for event in (part.upload, part.clear))]
 
     def values(self, given: Sequence[Any]) -> dict[str, Any]:
         """Give what the components hold, by name."""
@@ -155,9 +155,9 @@ def _component(one: Parameter, **options: Any) -> Any:
         return gr.Checkbox(**facts)
     if isinstance(one.kind, Adapters):
         return weights(**{key: value for key, value in facts.items() if key != "info"})
-    if isinstance(one.kind, Side):
-        return gr.Number(value=None, **facts)
-    return Slider(**{"min_width": 140, **_range(one.kind), **facts}) if _is_number(one) else gr.Textbox(**facts)
+    if _slides(one):
+        return Slider(**{"min_width": 140, **_range(one.kind), **facts})
+    return gr.Number(value=None, **{"min_width": 140, **facts}) if _is_number(one) else gr.Textbox(**facts)
 
 
 def _range(kind: Any) -> dict[str, Any]:
@@ -171,13 +171,19 @@ def _is_number(one: Parameter) -> bool:
     return isinstance(one.kind, (Integer, Number)) and not isinstance(one.kind, LongInteger)
 
 
+def _slides(one: Parameter) -> bool:
+    """Tell whether a number has a slider, which always stands somewhere; pixels that may be left out have a field, as sides."""
+    whole = isinstance(one.kind, Integer)
+    return _is_number(one) and not isinstance(one.kind, Side) and not (whole and one.default is None)
+
+
 def _label(one: Parameter) -> str:
     label = one.label or one.name.replace("_", " ").capitalize()
     return f"{label} ({one.kind.legal})" if isinstance(one.kind, Integers) else label
 
 
 def _info(one: Parameter) -> str:
-    empty = f" Left empty: {one.default_words}." if one.default_words and not _is_number(one) else ""
+    empty = f" Left empty: {one.default_words}." if one.default_words and not _slides(one) else ""
     return f"{one.words}{empty}".replace("`", "")
 
 
@@ -196,11 +202,11 @@ def _update(name: str, form: Form, settings: Mapping[str, Any], reading: Reading
         names = form.listed(name)
         shown = names is not None
         return gr.update(visible=shown, value=picked(kind, name, value) if shown else [], **offered(names or {}))
-    if isinstance(kind, Side):
-        return gr.update(visible=True, value=value)
-    if _is_number(one):
+    if _slides(one):
         value = form.stand_in(name) if value is None else value
         return gr.update(visible=True, value=value, label=_label(one), **_range(kind))
+    if _is_number(one):
+        return gr.update(visible=True, value=value, label=_label(one))
     words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str("" if value is None else value)
     return gr.update(visible=True, value=words, label=_label(one))
 

@@ -282,6 +282,22 @@ def test_a_slider_stands_where_the_server_would_put_it():
         assert page_fields.masked(SDXL, kept[0], mask=kept[1])["__type__"] == "update"
 
 
+def test_a_form_that_nobody_has_touched_starts_from_a_picture_as_it_is():
+    for form in (SDXL, REFINED):
+        # A slider that is told nothing stands at its lower end.
+        shown = {name: (update.get("value"), update.get("minimum")) for name, update in updates(form).items()}
+        values = {name: low if value is None else value for name, (value, low) in shown.items()}
+        given = {
+            **values,
+            "prompt": "a fox",
+            "height": 128,
+            "width": 128,
+            "num_inference_steps": 20,
+            "init_image": START,
+        }
+        assert form.check(given)[1] == []
+
+
 def test_adapters_are_offered_where_the_server_has_a_folder_of_them():
     models = described()
     models["sdxl"]["model"]["adapter_rank"] = 64
