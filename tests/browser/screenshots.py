@@ -162,8 +162,9 @@ def shoot(visitor: Visitor, path: Path) -> None:
 
 
 def keep(page: Page, path: Path) -> None:
-    """The whole page, in a format that is small."""
-    with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
+    """The whole page, or what is seen of it behind a dialog, in a format that is small."""
+    whole = page.get_by_role("dialog").count() == 0
+    with Image.open(BytesIO(page.screenshot(full_page=whole))) as shot:
         shot.save(path, quality=80, method=6)
 
 
