@@ -59,7 +59,7 @@ def test_loras_are_picked_and_weighed_with_sliders(painter, served):
     add(painter).select_option("ink")
     expect(page.locator(".tp-weights")).to_contain_text("Trigger words: ink wash")
     put(folder, build, "later", 2)  # after the page was opened
-    page.locator("#tp-banner").hover()
+    page.mouse.move(0, 0)
     expect(add(painter).locator("option[value=later]")).to_have_count(0)
     page.wait_for_timeout(2000)  # who comes near is asked for again after so long
     add(painter).focus()
