@@ -29,9 +29,7 @@ def planned(
     source: Path, build: Path, capabilities: Sequence[str], make: Make | None = None, *, target: str = RTX
 ) -> Path:
     """A copy of the build `source` with engines for these GPUs: real ones, or what `make` makes in their place."""
-    manifest = Manifest.load(source)
-    shutil.copytree(manifest.build, build)
-    document = json.loads((build / "manifest.json").read_text())
+    manifest, document = Manifest.load(source), _copied(source, build)
     real = EngineTarget(
         RTX if make else target, tuple(capabilities), {}
     )  # TensorRT proper need not be here to be invented
@@ -56,8 +54,7 @@ def planned(
 
 def cuda_build(source: Path, build: Path, precisions: dict[str, str]) -> Path:
     """A copy of the build `source` for the target `cuda`."""
-    shutil.copytree(source, build)
-    document, graphs = json.loads((build / "manifest.json").read_text()), CudaGraphs(build, precisions)
+    document, graphs = _copied(source, build), CudaGraphs(build, precisions)
     for name, facts in document["stages"].items():
         files, more = graphs.make(name, facts)
         facts.update(more)
@@ -65,6 +62,17 @@ def cuda_build(source: Path, build: Path, precisions: dict[str, str]) -> Path:
     document["target"] = "cuda"
     (build / "manifest.json").write_text(json.dumps(document))
     return build
+
+
+def _copied(source: Path, build: Path) -> dict[str, Any]:
+    """Copy a build without its controls, which no GPU has; the manifest of the copy."""
+    shutil.copytree(source, build)
+    document: dict[str, Any] = json.loads((build / "manifest.json").read_text())
+    more = Manifest.load(source).model.more_stages
+    document["stages"] = {name: facts for name, facts in document["stages"].items() if name not in more}
+    if more:
+        document["model"] |= {"controls": [], "control_bytes": 0}
+    return document
 
 
 def _content(file: Path) -> dict[str, Any]:

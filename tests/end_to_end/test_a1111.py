@@ -164,7 +164,7 @@ def test_lists_have_the_names_that_requests_may_use(http):
         ({"styles": ["anime"]}, "styles"),
         ({"subseed_strength": 0.5}, "subseed_strength"),
         ({"script_name": "x/y plot"}, "script_name"),
-        ({"alwayson_scripts": {"controlnet": {"args": []}}}, "alwayson_scripts"),
+        ({"alwayson_scripts": {"adetailer": {"args": []}}}, "alwayson_scripts"),
         ({"s_churn": 1}, "s_churn"),
         ({"override_settings": {"sd_vae": "x"}}, "override_settings.sd_vae"),
         ({"override_settings": "x"}, "override_settings"),

@@ -86,7 +86,8 @@ def test_a_picture_is_seen_as_clip_sees_it():
     for _ in range(100):
         image = drawn(size=(choose.randint(1, 300), choose.randint(1, 300)))
         theirs = processor(image, return_tensors="np").pixel_values
-        np.testing.assert_allclose(pixel_values(image, 32), theirs, atol=1.01 / 255 / 0.26)
+        # Theirs is the middle of the whole resized; Pillow rounds once more on either way, to 8 bits.
+        np.testing.assert_allclose(pixel_values(image, 32), theirs, atol=2.01 / 255 / 0.26)
 
 
 def test_of_a_sliver_the_middle_is_seen():

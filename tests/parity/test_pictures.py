@@ -48,6 +48,8 @@ def masks(choose, size):
 @pytest.mark.parametrize("blur", [0, 3, 40])
 def test_a_mask_is_seen_as_diffusers_sees_it(blur):
     image = picture("L")
+    image.paste(0, (0, 0, 25, 50))
+    image.paste(255, (50, 0, 75, 50))
     theirs = MASKS.preprocess(MASKS.blur(image, blur), 64, 96)
     _, ours = canvas((64, 96), picture(), image, mask_blur=blur).seen(64, 96)
     np.testing.assert_array_equal(ours, theirs.numpy())

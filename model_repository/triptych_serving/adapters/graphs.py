@@ -36,7 +36,7 @@ class AdaptedDenoiser:
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
         noise_pred = np.empty_like(sample)
-        for wears, (rows, members) in parted(conditioning, lambda one: one.mix is not None).items():
+        for wears, (rows, members) in parted(conditioning, lambda one: one.adapted).items():
             model = self.adapted if wears else self._plain
             noise_pred[rows] = model.predict(sample[rows], timestep[rows], members)
         return noise_pred
