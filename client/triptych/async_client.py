@@ -435,7 +435,10 @@ def _format(name: object) -> str:
 
 
 async def _verb(transport: Transport, timeout_s: float = CANCEL_S, **inputs: Any) -> dict[str, Any]:
-    answer = await transport.infer("denoise", inputs, ("report",), timeout_s=timeout_s)
+    try:
+        answer = await transport.infer("denoise", inputs, ("report",), timeout_s=timeout_s)
+    except DeadlineExceeded:  # no deadline of the caller's: a server that has gone without a word
+        raise ServerUnavailable(f"no answer to {inputs['action']} within {timeout_s:g} s") from None
     report: dict[str, Any] = json.loads(answer["report"])
     return report
 

@@ -130,6 +130,16 @@ async def test_one_timeout_is_the_servers_deadline_and_the_calls():
     assert 3 < request["timeout_s"] <= 3 + under_test.GRACE_S
 
 
+async def test_a_verb_that_nobody_answers_is_no_deadline_of_the_callers():
+    class Silent(FakeTransport):
+        async def infer(self, *_args, **_options):
+            raise DeadlineExceeded("Deadline Exceeded")
+
+    async with AsyncClient(transport=Silent()) as client:
+        with pytest.raises(ServerUnavailable, match="no answer to stats within 5 s"):
+            await client.stats()
+
+
 async def test_a_timeout_that_has_passed_is_not_sent():
     transport = FakeTransport(GONE)
     async with AsyncClient(transport=transport) as client:

@@ -15,7 +15,7 @@ import pytest
 from triptych_demo import demo_build
 
 from .. import plain
-from ..fronts import SMALL, TRIPTYCH
+from ..fronts import SMALL, TRIPTYCH, until
 from .conftest import free_port
 
 pytestmark = pytest.mark.serial
@@ -53,8 +53,8 @@ def test_it_serves_over_grpc_and_http_until_it_is_stopped(command, url):
     direct = {name: SMALL[name] for name in ("prompt", "seed", "num_inference_steps")} | {"width": 128, "height": 128}
     pictures = [base64.b64decode(over_http), *(plain.grpc(at, **direct)["image"] for at in (grpc, url))]
     assert pictures[0] == pictures[1] == pictures[2]
-    page = httpx2.get(metrics).text
-    assert re.search(r'^triptych_completed_total\{.*node="\w+",replica="\w+"\} [1-9]', page, re.MULTILINE)
+    counted = r'^triptych_completed_total\{.*node="\w+",replica="\w+"\} [1-9]'
+    until(lambda: re.search(counted, httpx2.get(metrics).text, re.MULTILINE))
     told = subprocess.run(
         [*TRIPTYCH, "cluster", "status"], capture_output=True, text=True, check=True, timeout=120
     ).stdout
