@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from triptych import Client
 from triptych_api.app import Options as Front
+from triptych_cluster.deployments import Serving
 
 from .. import plain
 from ..end_to_end.test_perf_analyzer import BINARY, MISSING
@@ -42,7 +43,8 @@ def http():
 @pytest.fixture(scope="module")
 def status(cluster, http):
     front = Front(port=int(http.rpartition(":")[2]))
-    with deployed(cluster, servers=(3, 3), doors=3, front=front) as status:
+    options = {"servers": (3, 3), "doors": 3, "front": front, "serving": Serving(cache_mb=0)}  # every picture is drawn
+    with deployed(cluster, **options) as status:
         until(lambda: len(status().servers) == len(status().doors) == 3 and status().fronts, 180)
         yield status
 
