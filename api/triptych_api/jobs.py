@@ -223,12 +223,13 @@ class Jobs:
         return found
 
     async def _state(self, job: Job) -> dict[str, Any]:
-        state = self._told(job)
-        if live := self._live.get(job.id):
-            state |= {"queue_position": self._position(live), **(await _at_server(live.requests))}
-        elif job.status == OPEN:
-            state |= await _first_word(self._models.client.watch(id, tenant=job.tenant) for id in _sent(job))
-        return {**state, "result": json.loads(job.result) if job.result else None}
+        now: Mapping[str, Any] = {}
+        if job.status == OPEN:  # else nothing that still draws it, since another front ended it, is asked
+            if live := self._live.get(job.id):
+                now = {"queue_position": self._position(live), **(await _at_server(live.requests))}
+            else:
+                now = await _first_word(self._models.client.watch(id, tenant=job.tenant) for id in _sent(job))
+        return {**self._told(job), **now, "result": json.loads(job.result) if job.result else None}
 
     def _told(self, job: Job) -> dict[str, Any]:
         """Write a job without its pictures, as webhooks have it."""

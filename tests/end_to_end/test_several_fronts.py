@@ -85,8 +85,8 @@ def test_the_other_stops_a_job_and_forgets_it(two, url):
     until(lambda: state(other, ids[0])["status"] == "generating")
     for id in ids:
         assert other.delete(f"/v1/jobs/{id}").json()["status"] == "cancelled"
+        assert state(one, id)["status"] == "cancelled"  # though what draws it there has not heard of it yet
     until(lambda: plain.verb(url, "stats")["running"] == 0)
-    assert {state(one, id)["status"] for id in ids} == {"cancelled"}
     for id in ids:
         assert other.delete(f"/v1/jobs/{id}").json()["deleted"]
         assert one.get(f"/v1/jobs/{id}").status_code == 404
