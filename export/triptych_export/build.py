@@ -17,7 +17,7 @@ from triptych_serving.assemble import assemble
 from triptych_serving.manifest import FILE_NAME, FORMAT, Manifest
 from triptych_serving.tensorrt.library import CUDA_TARGET, TARGETS
 
-from . import half
+from . import apart, half
 from .calibration import largest_inputs
 from .cuda import CudaGraphs
 from .errors import ExportError
@@ -137,7 +137,10 @@ class _Export:
             maps[name] = preview
         card = family.card(tokenizers, table_cards, maps)
         checked = Manifest(self.output.resolve(), family.name, "cpu", card, stages, workshop.ledger.artifacts)
-        if self.target != "cpu":
+        if self.target == "cpu":
+            for name in [one for one in apart.STAGES if one in stages]:
+                stages[name] = {**stages[name], **self._apart_of(name, stages[name])}
+        else:
             for name in [one for one in half.STAGES if one in stages]:
                 self.report(f"{name}: in half precision", 1.0)
                 stages[name] = {**stages[name], **self._half_of(name, checked)}
@@ -165,6 +168,11 @@ class _Export:
     def _half_of(self, name: str, checked: Manifest) -> Mapping[str, Any]:
         made_from = half.made_from(checked.stages[name]["sha256"])
         return self.workshop.ledger.part(f"half precision of {name}", made_from, partial(half.make, checked, name))
+
+    def _apart_of(self, name: str, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.report(f"{name}: adapters apart", 1.0)
+        make = partial(apart.make, self.output, name, facts)
+        return self.workshop.ledger.part(f"{name} apart", apart.made_from(facts), make)
 
     def _graph_of(self, graphs: CudaGraphs, name: str, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         self.report(f"{name}: in its precision", 1.0)

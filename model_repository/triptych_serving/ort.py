@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from .adapters.mix import AXIS, slab_of
 from .adapters.mix import INPUTS as SLABS
 from .denoiser import Conditioning, Floats, only
 from .manifest import TIMESTEPS
@@ -94,11 +95,12 @@ class OrtStage:
 class OrtDenoiser:
     """`Denoiser` over an exported graph on the CPU. A row has the same bytes in every batch, which the export checks.
 
-    `output` is what it gives, if not a prediction. A graph that `shares` another's weights, as in `session`, is as large as that.
+    `output` is what it gives, if not a prediction. A graph that `shares` another's weights, of a folder as in
+    `session`, is as large as that.
     """
 
     def __init__(
-        self, graph: Path | OrtStage, output: str = "out_sample", shares: tuple[Path, Path] | None = None
+        self, graph: Path | OrtStage, output: str = "out_sample", shares: tuple[Path | None, Path] | None = None
     ) -> None:
         self._output = output
         weights, like = shares or (None, graph)
@@ -136,24 +138,27 @@ class OrtDenoiser:
 class _Rows:
     """The conditioning of a batch's rows, by input. A row is written when another one comes to lie there: slabs are large.
 
-    Of a graph that takes adapters and controls, the rows that wear none bring zeros.
+    Of a graph that takes adapters and controls, the rows that wear none bring zeros. A slab may be a graph's inputs in parts.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[Any]]) -> None:
-        self._inputs = inputs
+        self._parts: dict[str, dict[str, Sequence[Any]]] = {}
+        for name, shape in inputs.items():
+            self._parts.setdefault(slab_of(name), {})[name] = shape
         self._owners: list[tuple[Conditioning, int] | None] = []
         self._arrays: dict[str, Floats] = {}
 
     def of(self, conditioning: Sequence[Conditioning], without: Collection[str] = ()) -> dict[str, Floats]:
         """Concatenate the requests' conditioning, each input to (R, …) float32; what is given is overwritten by the next call."""
-        end = self._make_room(conditioning, [name for name in self._inputs if name not in without])
+        names = [name for name in self._parts if name not in without]
+        end = self._make_room(conditioning, names)
         at = 0
         for one in conditioning:
             rows, owners = slice(at, at + len(one)), [(one, row) for row in range(len(one))]
             if self._owners[rows] != owners:
                 self._owners[rows] = [None] * len(one)
-                for name, array in self._arrays.items():
-                    array[rows] = one[name] if _has(one, name) else 0.0
+                for name in names:
+                    self._write(name, rows, one)
                 self._owners[rows] = owners
             at += len(one)
         return {name: array[:end] for name, array in self._arrays.items()}
@@ -166,18 +171,27 @@ class _Rows:
     def _make_room(self, conditioning: Sequence[Conditioning], names: Sequence[str]) -> int:
         """Have arrays of the rows' shapes that are long enough, and give how many rows there are."""
         rows = sum(map(len, conditioning))
-        shapes = {name: self._shape(conditioning[0], name) for name in names}
-        if len(self._owners) < rows or {name: array.shape[1:] for name, array in self._arrays.items()} != shapes:
+        shapes = {
+            part: tuple(shape[1:]) if name in SLABS else conditioning[0].shape(name)
+            for name in names
+            for part, shape in self._parts[name].items()
+        }
+        if len(self._owners) < rows or {part: array.shape[1:] for part, array in self._arrays.items()} != shapes:
             self._owners = [None] * rows
-            self._arrays = {name: np.empty((rows, *shape), np.float32) for name, shape in shapes.items()}
+            self._arrays = {part: np.empty((rows, *shape), np.float32) for part, shape in shapes.items()}
         return rows
 
-    def _shape(self, one: Conditioning, name: str) -> tuple[int, ...]:
-        return one.shape(name) if _has(one, name) else tuple(self._inputs[name][1:])
-
-
-def _has(one: Conditioning, name: str) -> bool:
-    return name not in SLABS or one.mix is not None or name in one.arrays
+    def _write(self, name: str, rows: slice, one: Conditioning) -> None:
+        arrays = [self._arrays[part] for part in self._parts[name]]
+        if name in SLABS and one.mix is None and name not in one.arrays:
+            for array in arrays:
+                array[rows] = 0.0
+        elif len(arrays) == 1:
+            arrays[0][rows] = one[name]
+        else:
+            ends = np.cumsum([array.shape[AXIS[name]] for array in arrays])
+            for array, part in zip(arrays, np.split(one[name], ends[:-1], AXIS[name]), strict=True):
+                array[rows] = part
 
 
 def lanes(path: Path) -> int:

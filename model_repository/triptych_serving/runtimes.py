@@ -75,7 +75,8 @@ def _of_two_graphs(manifest: Manifest, name: str, most_rows: int, fixed_rows: in
 def _denoiser(manifest: Manifest, name: str, most_rows: int, fixed_rows: int | None) -> Denoiser:
     inputs, sizes = manifest.stages[name]["inputs"], manifest.model.default_sizes
     if manifest.target not in GPU_TARGETS:
-        return OrtDenoiser(manifest.stage_path(name))
+        path, apart = manifest.stage_path(name), manifest.stages[name].get("apart")
+        return OrtDenoiser(manifest.verified(apart), shares=(None, path)) if apart else OrtDenoiser(path)
     if manifest.target == CUDA_TARGET:
         from .cuda import CudaDenoiser
 

@@ -22,7 +22,10 @@ from triptych_export.sdxl.stages import ClipStage
 from triptych_export.stages import StageSpec, TensorSpec
 from triptych_export.weights import Weights
 from triptych_server import CannotServe, Server
+from triptych_serving.adapters.mix import Mix, Worn
+from triptych_serving.denoiser import Conditioning
 from triptych_serving.manifest import Manifest, ManifestError
+from triptych_serving.ort import OrtDenoiser
 
 from .. import ip_adapters
 from ..tiny_builds import ADAPTERS, INPAINTING, PROMPTED, REFINERS, SAMPLERS, refiner_of
@@ -368,6 +371,32 @@ def test_the_manifest_has_the_layers_that_adapters_change(tiny):
     assert kinds == {*attention, *ends, "ff.net.0.proj", "ff.net.2"}
     of_layer = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"}
     assert {name.removeprefix("encoder.layers.0.") for name in encoder if ".0." in name} == of_layer
+
+
+def test_layers_apart_give_the_bytes_that_slabs_do(tiny):
+    manifest, random = Manifest.load(tiny(min(ADAPTERS))[1]), np.random.default_rng(0)
+    stage = manifest.stages["unet_adapters"]
+    slabs = manifest.stage_path("unet_adapters")
+    graphs = OrtDenoiser(slabs), OrtDenoiser(manifest.verified(stage["apart"]), shares=(None, slabs))
+    assert (slabs.parent / "apart.onnx").stat().st_size < slabs.stat().st_size / 4  # the weights are there once
+
+    def some(name, rows=2):
+        shape = [
+            {"tokens": 77, "latent_height": 8, "latent_width": 8}.get(k, k) for k in stage["inputs"][name]["shape"]
+        ]
+        return random.standard_normal((rows, *shape[1:]), np.float32)
+
+    def asked():
+        a, b = some("lora_a", 1)[0][:, :3], some("lora_b", 1)[0][:3]
+        arrays = {name: some(name) for name in ("encoder_hidden_states", "text_embeds", "time_ids")}
+        return Conditioning(arrays, Mix((Worn(a, b, 0.5),), stage["inputs"]["lora_a"]["shape"][2]))
+
+    users = [asked() for _ in range(4)]
+    for some_users in ([0, 1, 2, 3], [2, 1], [3], [1, 3, 0]):  # who lies where changes
+        rows = 2 * len(some_users)
+        given = some("sample", rows), np.full(rows, 7.0, np.float32), [users[k] for k in some_users]
+        slabs_made, apart_made = (graph.predict(*given) for graph in graphs)
+        np.testing.assert_array_equal(apart_made, slabs_made)
 
 
 def test_adapters_are_not_for_tritons_own_backend(tiny):

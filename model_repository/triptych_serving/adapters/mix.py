@@ -10,9 +10,22 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 INPUTS = ("lora_a", "lora_b")
+# Where an input with its row has the layers side by side: (1, Σ in, rank), (1, rank, Σ out).
+AXIS = {"lora_a": 1, "lora_b": 2}
 # The most rows of one call on a GPU. At rank 64 a row's slabs of SDXL's UNet take 190 MB in float16, and four rows of 1024² keep
 # a GPU busy.
 GPU_ROWS = 4
+
+
+def part(slab: str, layer: int) -> str:
+    """Name the input of a graph that has a layer's part of a slab by itself; `slab_of` undoes it."""
+    return f"{slab}.{layer}"
+
+
+def slab_of(name: str) -> str:
+    """Name the slab that an input is, or is a part of; any other input by itself."""
+    slab = name.partition(".")[0]
+    return slab if slab in INPUTS else name
 
 
 class Worn(NamedTuple):
