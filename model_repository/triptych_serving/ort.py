@@ -121,12 +121,14 @@ class OrtDenoiser:
     ) -> Floats:
         """As `Denoiser.predict`; `more` are inputs, (R, …), that are others in each step."""
         timestep = only(timestep) if self._one_timestep else timestep
-        inputs = {"sample": sample, self._timestep: timestep, **self._rows.of(conditioning, more), **more}
+        places, kept = self._rows.of(conditioning, more)
+        given = {"sample": sample, self._timestep: timestep, **more}
+        inputs = {**kept, **_part(given, np.argsort(places))}
         if self._lanes == 1 or len(sample) == 1:
-            return self._run(inputs)
+            return self._run(inputs)[places]
         half = len(sample) // 2
         second = self._pool.submit(self._run, _part(inputs, slice(half, None)))
-        return np.concatenate([self._run(_part(inputs, slice(half))), second.result()])
+        return np.concatenate([self._run(_part(inputs, slice(half))), second.result()])[places]
 
     def _run(self, inputs: Mapping[str, Floats]) -> Floats:
         return self._stage(inputs)[self._output]
@@ -136,7 +138,7 @@ class OrtDenoiser:
 
 
 class _Rows:
-    """The conditioning of a batch's rows, by input. A row is written when another one comes to lie there: slabs are large.
+    """The conditioning of a batch's rows, by input. A row lies where it lay in the call before: slabs are large.
 
     Of a graph that takes adapters and controls, the rows that wear none bring zeros. A slab may be a graph's inputs in parts.
     """
@@ -148,29 +150,32 @@ class _Rows:
         self._owners: list[tuple[Conditioning, int] | None] = []
         self._arrays: dict[str, Floats] = {}
 
-    def of(self, conditioning: Sequence[Conditioning], without: Collection[str] = ()) -> dict[str, Floats]:
-        """Concatenate the requests' conditioning, each input to (R, …) float32; what is given is overwritten by the next call."""
+    def of(
+        self, conditioning: Sequence[Conditioning], without: Collection[str] = ()
+    ) -> tuple[NDArray[np.intp], dict[str, Floats]]:
+        """Give where each row of the requests lies, (R,), and each input, (R, …) float32, which the next call overwrites."""
         names = [name for name in self._parts if name not in without]
-        end = self._make_room(conditioning, names)
-        at = 0
+        wanted = [(one, row) for one in conditioning for row in range(len(one))]
+        self._make_room(conditioning, names, len(wanted))
+        lay = {owner: place for place, owner in enumerate(self._owners[: len(wanted)])}
+        places = {owner: lay[owner] for owner in wanted if owner in lay}
+        free = iter({*range(len(wanted))}.difference(places.values()))
         for one in conditioning:
-            rows, owners = slice(at, at + len(one)), [(one, row) for row in range(len(one))]
-            if self._owners[rows] != owners:
-                self._owners[rows] = [None] * len(one)
-                for name in names:
-                    self._write(name, rows, one)
-                self._owners[rows] = owners
-            at += len(one)
-        return {name: array[:end] for name, array in self._arrays.items()}
+            new = {row: next(free) for row in range(len(one)) if (one, row) not in places}
+            if new:
+                self._write(one, names, new)
+            places |= {(one, row): place for row, place in new.items()}
+        return np.array([places[owner] for owner in wanted]), {
+            name: array[: len(wanted)] for name, array in self._arrays.items()
+        }
 
     def forget(self, conditioning: Conditioning) -> None:
         self._owners = [None if owner and owner[0] is conditioning else owner for owner in self._owners]
         if not any(self._owners):
             self._owners, self._arrays = [], {}
 
-    def _make_room(self, conditioning: Sequence[Conditioning], names: Sequence[str]) -> int:
-        """Have arrays of the rows' shapes that are long enough, and give how many rows there are."""
-        rows = sum(map(len, conditioning))
+    def _make_room(self, conditioning: Sequence[Conditioning], names: Sequence[str], rows: int) -> None:
+        """Have arrays of the rows' shapes that are long enough."""
         shapes = {
             part: tuple(shape[1:]) if name in SLABS else conditioning[0].shape(name)
             for name in names
@@ -179,19 +184,23 @@ class _Rows:
         if len(self._owners) < rows or {part: array.shape[1:] for part, array in self._arrays.items()} != shapes:
             self._owners = [None] * rows
             self._arrays = {part: np.empty((rows, *shape), np.float32) for part, shape in shapes.items()}
-        return rows
 
-    def _write(self, name: str, rows: slice, one: Conditioning) -> None:
-        arrays = [self._arrays[part] for part in self._parts[name]]
-        if name in SLABS and one.mix is None and name not in one.arrays:
-            for array in arrays:
-                array[rows] = 0.0
-        elif len(arrays) == 1:
-            arrays[0][rows] = one[name]
-        else:
-            ends = np.cumsum([array.shape[AXIS[name]] for array in arrays])
-            for array, part in zip(arrays, np.split(one[name], ends[:-1], AXIS[name]), strict=True):
-                array[rows] = part
+    def _write(self, one: Conditioning, names: Sequence[str], new: Mapping[int, int]) -> None:
+        """Write rows of a request, each at its place."""
+        rows, places = [*new], [*new.values()]
+        for place in places:
+            self._owners[place] = None  # until all of it is there
+        for name in names:
+            arrays = [self._arrays[part] for part in self._parts[name]]
+            if name in SLABS and one.mix is None and name not in one.arrays:
+                for array in arrays:
+                    array[places] = 0.0
+                continue
+            ends = np.cumsum([array.shape[AXIS[name]] for array in arrays[:-1]]) if len(arrays) > 1 else ()
+            for array, part in zip(arrays, np.split(one[name], ends, AXIS.get(name, 1)), strict=True):
+                array[places] = part[rows]
+        for row, place in new.items():
+            self._owners[place] = one, row
 
 
 def lanes(path: Path) -> int:
