@@ -124,11 +124,13 @@ class OrtDenoiser:
         places, kept = self._rows.of(conditioning, more)
         given = {"sample": sample, self._timestep: timestep, **more}
         inputs = {**kept, **_part(given, np.argsort(places))}
-        if self._lanes == 1 or len(sample) == 1:
-            return self._run(inputs)[places]
-        half = len(sample) // 2
-        second = self._pool.submit(self._run, _part(inputs, slice(half, None)))
-        return np.concatenate([self._run(_part(inputs, slice(half))), second.result()])[places]
+        return self._of_all(inputs, len(sample))[places]
+
+    def _of_all(self, inputs: Mapping[str, Floats], rows: int) -> Floats:
+        if self._lanes == 1 or rows == 1:
+            return self._run(inputs)
+        second = self._pool.submit(self._run, _part(inputs, slice(rows // 2, None)))
+        return np.concatenate([self._run(_part(inputs, slice(rows // 2))), second.result()])
 
     def _run(self, inputs: Mapping[str, Floats]) -> Floats:
         return self._stage(inputs)[self._output]
@@ -209,6 +211,6 @@ def lanes(path: Path) -> int:
     return min(LANES, len(os.sched_getaffinity(0))) if size < SMALL_BYTES else 1
 
 
-def _part(inputs: Mapping[str, Floats], rows: slice) -> dict[str, Floats]:
+def _part(inputs: Mapping[str, Floats], rows: slice | NDArray[np.intp]) -> dict[str, Floats]:
     """Take some of the rows of each input; a scalar, which is for all rows, stays as it is."""
     return {name: array[rows] if array.ndim else array for name, array in inputs.items()}
