@@ -33,6 +33,7 @@ class Adapters(Listed):
     """
 
     most = MAX_ADAPTERS
+    scales = (-MAX_SCALE, MAX_SCALE)
     things = "adapters"
     form = '[{"name": "ink", "scale": 0.8}, …], or as text ink:0.8, fog'
 

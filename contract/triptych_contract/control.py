@@ -47,6 +47,7 @@ class Controls(Listed):
     """
 
     most = MAX_CONTROLS
+    scales = (0.0, MAX_SCALE)
     things = "controls"
     form = '[{"name": "edges", "image": 0, "scale": 0.8, "start": 0, "end": 0.5}, …], or as text edges:0.8:0-0.5, depth'
 

@@ -22,6 +22,7 @@ class Listed(Kind):
 
     Args:
         most: how many there may be.
+        scales: the least and the largest scale of one.
         things: what they are called.
         form: how a list is written.
     """
@@ -29,6 +30,7 @@ class Listed(Kind):
     datatype = "BYTES"
     python = "Sequence[Mapping[str, Any]] | str"
     most: ClassVar[int]
+    scales: ClassVar[tuple[float, float]]
     things: ClassVar[str]
     form: ClassVar[str]
 

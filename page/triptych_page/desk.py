@@ -9,7 +9,7 @@ from typing import Any
 
 from triptych.errors import InvalidRequest, TriptychError, invalid
 
-from .forms import PICTURES, Form
+from .forms import FILES, STACKS, Form
 from .grid import axis, plan
 from .jobs import Batch, Jobs
 from .monitor import Monitor
@@ -176,18 +176,25 @@ def own_file(session: Session, name: str, path: str | Path | None) -> Path:
     return found
 
 
-def _files(session: Session, form: Form, values: Mapping[str, Any]) -> dict[str, bytes]:
+def _files(session: Session, form: Form, values: Mapping[str, Any]) -> dict[str, bytes | list[bytes]]:
     """Read the files that a form starts from, which the page may delete before they are sent."""
-    named = [name for name in PICTURES if name in form.parameters and values.get(name)]
+    named = [name for name in FILES if name in form.parameters and values.get(name)]
+
+    def read(name: str, path: str) -> bytes:
+        return own_file(session, name, path).read_bytes()
+
     try:
-        return {name: own_file(session, name, values[name]).read_bytes() for name in named}
+        return {
+            name: [read(name, path) for path, _ in values[name]] if name in STACKS else read(name, values[name])
+            for name in named
+        }
     except InvalidRequest as problem:
         raise Refused([problem]) from None
 
 
 def _remember(session: Session, form: Form, values: Mapping[str, Any], seed: int) -> None:
     """Keep what the form holds for a page that is loaded anew; it has no files to put back."""
-    kept = {name: value for name, value in values.items() if name not in PICTURES}
+    kept = {name: value for name, value in values.items() if name not in FILES}
     session.form, session.asked = form.key, {**kept, "seed": str(seed)}
 
 

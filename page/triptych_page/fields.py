@@ -7,8 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from triptych_contract.adapters import Adapters
-from triptych_contract.control import Controls
+from triptych_contract.listed import Listed
 from triptych_contract.parameters import (
     Choice,
     File,
@@ -23,13 +22,14 @@ from triptych_contract.parameters import (
 )
 from triptych_contract.settings import Reading
 
-from .forms import EVERY, LISTS, PICTURES, Form
+from .forms import EVERY, FILES, LISTS, PICTURES, STACKS, Form
 from .loading import without_stubs
 from .seeds import MAX_IMAGES
 from .sizes import presets
 from .weights import offered, picked, weights
 
-FILES = [".png", ".jpg", ".jpeg", ".webp"]
+ENDINGS = [".png", ".jpg", ".jpeg", ".webp"]
+IN_ORDER = '<p class="tp-note">One picture for each control, in their order, or one for all.</p>'
 
 with without_stubs():
 
@@ -54,16 +54,19 @@ class Fields:
         main = {name: one for name, one in EVERY.items() if one.main}
         start = [name for name, one in EVERY.items() if one.group == EVERY[PICTURES[0]].group]
         choices = {name for name, one in main.items() if isinstance(one.kind, Choice)}
-        unasked = {name for name, one in EVERY.items() if isinstance(one.kind, (Controls, Files))}
+        follow = [name for name, one in EVERY.items() if one.group == EVERY[STACKS[0]].group]
         with gr.Row(elem_id="tp-main-numbers"):
             self._make_all(main.keys() - choices)
         with gr.Row():
             self._make_all(choices)
         self._size()
         self._seed()
-        self._make_all(LISTS)
+        self._make_all(set(LISTS) - set(follow))
         with gr.Accordion("More settings", open=False), gr.Row(elem_id="tp-more"):
-            self._make_all(EVERY.keys() - self.by_name.keys() - {*start, *unasked}, told=True)
+            self._make_all(EVERY.keys() - self.by_name.keys() - {*start, *follow}, told=True)
+        with gr.Accordion("Follow pictures", open=False, elem_id="tp-follow", visible=False) as self.follow:
+            self._make_all(follow)
+            gr.HTML(IN_ORDER)
         with gr.Accordion("Start from a picture", open=False, elem_id="tp-start") as self.start:
             with gr.Row():
                 self._make_all(PICTURES)
@@ -83,15 +86,20 @@ class Fields:
     @property
     def changes(self) -> list[Any]:
         """The events by which somebody changes a field; of a text the one when it is left."""
-        parts = [part for name, part in self.by_name.items() if name not in PICTURES]
-        return [part.blur if isinstance(part, gr.Textbox) else part.input for part in parts]
+        parts = [part for name, part in self.by_name.items() if name not in FILES]
+        return [*(part.blur if isinstance(part, gr.Textbox) else part.input for part in parts), *self._stacked]
 
     @property
     def moves(self) -> list[Any]:
         """The events by which a field moves under somebody's hand, key by key; not of those that move others first."""
-        plain = [part.input for name, part in self.by_name.items() if name not in (*PICTURES, "sampler")]
+        plain = [part.input for name, part in self.by_name.items() if name not in (*FILES, "sampler")]
         pictures = [self.by_name[name] for name in PICTURES if name != "mask"]
-        return [*plain, *(event for part in pictures for event in (part.upload, part.clear))]
+        return [*plain, *(event for part in pictures for event in (part.upload, part.clear)), *self._stacked]
+
+    @property
+    def _stacked(self) -> list[Any]:
+        """The events by which somebody changes fields of several pictures."""
+        return [event for name in STACKS for event in (self.by_name[name].upload, self.by_name[name].delete)]
 
     def values(self, given: Sequence[Any]) -> dict[str, Any]:
         """Give what the components hold, by name."""
@@ -148,13 +156,29 @@ def _component(one: Parameter, **options: Any) -> Any:
         # As a file and in its own mode, so that its very bytes are sent.
         facts |= {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"]}
         return gr.Image(height=220, buttons=[], elem_id=f"tp-{one.name}", **facts)
+    if isinstance(one.kind, Files):
+        look: dict[str, Any] = {
+            "columns": 4,
+            "height": 190,
+            "object_fit": "contain",
+            "buttons": [],
+            "interactive": True,
+        }
+        return gr.Gallery(
+            type="filepath",
+            file_types=["image"],
+            sources=["upload", "clipboard"],
+            elem_id=f"tp-{one.name}",
+            **look,
+            **facts,
+        )
     if isinstance(one.kind, Choice):
         # Any text is let through to the contract's check, which says what is legal.
         return gr.Dropdown(choices=[], value=None, allow_custom_value=True, **facts)
     if isinstance(one.kind, Flag):
         return gr.Checkbox(**facts)
-    if isinstance(one.kind, Adapters):
-        return weights(**{key: value for key, value in facts.items() if key != "info"})
+    if isinstance(one.kind, Listed):
+        return weights(one.kind, **{key: value for key, value in facts.items() if key != "info"})
     if _slides(one):
         return Slider(**{"min_width": 140, **_range(one.kind), **facts})
     return gr.Number(value=None, **{"min_width": 140, **facts}) if _is_number(one) else gr.Textbox(**facts)
@@ -192,16 +216,16 @@ def _update(name: str, form: Form, settings: Mapping[str, Any], reading: Reading
     if one is None:
         return gr.update(visible=False, value=None)
     kind, value = reading.kind(name), settings.get(name, one.default)
-    if isinstance(kind, File):  # settings cannot fill these in
+    if isinstance(kind, (File, Files)):  # settings cannot fill these in
         return gr.update(visible=True, value=None)
     if isinstance(kind, Choice):
         return _chosen(kind, value, reading.values.get(name))
     if isinstance(kind, Flag):
         return gr.update(visible=True, value=bool(value))
-    if isinstance(kind, Adapters):
+    if isinstance(kind, Listed):
         names = form.listed(name)
         shown = names is not None
-        return gr.update(visible=shown, value=picked(kind, name, value) if shown else [], **offered(names or {}))
+        return gr.update(visible=shown, value=picked(kind, name, value) if shown else [], **offered(kind, names or {}))
     if _slides(one):
         value = form.stand_in(name) if value is None else value
         return gr.update(visible=True, value=value, label=_label(one), **_range(kind))

@@ -10,7 +10,7 @@ from triptych.errors import InvalidRequest
 from triptych_contract.family import Family
 from triptych_contract.parameters import Pair, Side
 
-from .forms import LISTS, PICTURES, Form
+from .forms import ANY_PICTURE, FILES, LISTS, STACKS, Form
 from .sizes import nearest_side
 
 # What 32 bits hold, less what rounding up may add.
@@ -33,7 +33,7 @@ def fit(form: Form, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
             continue
         if name not in form.parameters:
             left_out.append(f"{name}: {shown(value)}, which {form.title} does not have")
-        elif name in PICTURES:
+        elif name in FILES:
             left_out.append(f"{name}: the picture itself is not in the file; add it again")
         else:
             try:
@@ -46,10 +46,18 @@ def fit(form: Form, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
             f"{name}: {one}, which this server does not have" for one in fitted[name] if one.name not in offered
         ]
         fitted[name] = tuple(one for one in fitted[name] if one.name in offered)
-    for problem in form.read(fitted).problems:  # what hangs on several settings
+        if not fitted[name]:
+            del fitted[name]
+    for problem in form.read({**fitted, **_to_be_added(form, fitted)}).problems:  # what hangs on several
         if fitted.pop(problem.field, None) is not None:
             left_out.append(str(problem))
     return _news(form, fitted), left_out
+
+
+def _to_be_added(form: Form, fitted: Mapping[str, Any]) -> dict[str, Any]:
+    """Stand in for the pictures that somebody will add again, so that what follows them stays."""
+    followed = {stack: fitted.get(form.parameters[stack].needs) for stack in STACKS if stack in form.parameters}
+    return {stack: [ANY_PICTURE] * len({one.image for one in names}) for stack, names in followed.items() if names}
 
 
 def _fitted(form: Form, name: str, value: Any, left_out: list[str]) -> Any:

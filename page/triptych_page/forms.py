@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from triptych.errors import InvalidRequest, ServerError, invalid
-from triptych_contract.adapters import Adapters
 from triptych_contract.cards import CardError, ModelCard
+from triptych_contract.control import Controls
 from triptych_contract.families import FAMILIES
 from triptych_contract.family import Family, Variant
-from triptych_contract.parameters import File, Integers, LongInteger, Parameter, Picture
+from triptych_contract.listed import Listed
+from triptych_contract.parameters import File, Files, Integers, LongInteger, Parameter, Picture
 from triptych_contract.settings import Reading
 
 from .seeds import parse_seed
@@ -29,8 +30,11 @@ def every(families: Mapping[str, Family]) -> Mapping[str, Parameter]:
 EVERY = every(FAMILIES)
 # Files of the page that a request starts from; the client sends their bytes.
 PICTURES = tuple(name for name, one in EVERY.items() if isinstance(one.kind, File))
+# The same, several at once.
+STACKS = tuple(name for name, one in EVERY.items() if isinstance(one.kind, Files))
+FILES = (*PICTURES, *STACKS)
 # Lists of names with a weight each.
-LISTS = tuple(name for name, one in EVERY.items() if isinstance(one.kind, Adapters))
+LISTS = tuple(name for name, one in EVERY.items() if isinstance(one.kind, Listed))
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 ANY_PICTURE = Picture("", 64, 64)
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
@@ -81,7 +85,11 @@ class Form:
 
     def listed(self, name: str) -> Mapping[str, str] | None:
         """Give what a list of names may name here, and words on each; None where this server has nothing for it."""
-        if name not in self.parameters or self.adapters is None:
+        if name not in self.parameters:
+            return None
+        if isinstance(self.parameters[name].kind, Controls):
+            return dict.fromkeys(getattr(self.card, "controls", ()), "")
+        if self.adapters is None:
             return None
         words = {one: facts.get("trigger_words") for one, facts in sorted(self.adapters.items())}
         return {one: f"Trigger words: {told}" if told else "" for one, told in words.items()}
@@ -102,14 +110,15 @@ class Form:
 
         Args:
             values: what the page's fields hold, by the contract's names: seeds and pairs as text, pictures as the bytes of
-                their files. None, "" or [] is not given; what this form does not have is left out.
+                their files, of several perhaps the paths only. None, "" or [] is not given; what this form does not have is
+                left out.
         """
         given, problems = self._given(values)
         try:
             settings = self.family.settings.parse(given, self.card)
         except InvalidRequest as error:
             return given, problems + [InvalidRequest([problem]) for problem in error.problems]
-        checked = {name: values[name] if name in PICTURES else getattr(settings, name) for name in given}
+        checked = {name: values[name] if name in FILES else getattr(settings, name) for name in given}
         return checked, problems
 
     def _given(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[InvalidRequest]]:
@@ -122,8 +131,13 @@ class Form:
                     given[name] = _meant(one, value)
             except InvalidRequest as problem:
                 problems.append(problem)
-        # A number that the page keeps filled in means nothing without what it is about; a picture was put there.
-        needs = {name: self.parameters[name].needs for name in given if name not in PICTURES}
+        for name in [name for name in LISTS if name in given and len(given.get(self.parameters[name].needs, ())) == 1]:
+            try:
+                given[name] = [one._replace(image=0) for one in self.parameters[name].kind.typed(name, given[name])]
+            except InvalidRequest as problem:
+                problems.append(problem)
+        # A number that the page keeps filled in means nothing without what it is about; pictures and names were put there.
+        needs = {name: self.parameters[name].needs for name in given if name not in (*FILES, *LISTS)}
         return {name: value for name, value in given.items() if needs.get(name, "") in ("", *given)}, problems
 
 
@@ -131,6 +145,8 @@ def _meant(one: Parameter, value: Any) -> Any:
     """Give what somebody meant by the text or the file of a field; the rest is for the contract to judge."""
     if isinstance(one.kind, File) and isinstance(value, bytes):
         return _seen(one.name, value)
+    if isinstance(one.kind, Files):
+        return [_seen(one.name, file) if isinstance(file, bytes) else ANY_PICTURE for file in value]
     if isinstance(one.kind, LongInteger):
         return parse_seed(value, one.name)
     numbers = r"\d{1,9}(\s*,\s*\d{1,9}){1,3}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .fields import FILES, Fields
+from .fields import ENDINGS, Fields
 from .templates import fragment
 
 TITLE = "Triptych"
@@ -265,7 +265,7 @@ def _history() -> dict[str, Any]:
 
 def _drop() -> dict[str, Any]:
     gr.Markdown("A picture made by Triptych, A1111 or InvokeAI: its settings are filled into the form.")
-    drop = gr.File(label="PNG, JPEG or WebP", file_types=FILES, type="filepath", elem_id="tp-drop")
+    drop = gr.File(label="PNG, JPEG or WebP", file_types=ENDINGS, type="filepath", elem_id="tp-drop")
     return {"drop": drop, "dropped": _html("tp-dropped")}
 
 

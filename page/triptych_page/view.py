@@ -10,7 +10,7 @@ import gradio as gr
 from . import render
 from .desk import Desk
 from .fields import preset_choices
-from .forms import Form
+from .forms import STACKS, Form
 from .grid import sweepable
 from .jobs import Batch
 from .page import FAVOUR, FAVOURED, NO_AXIS, Page, Panel, Results
@@ -73,6 +73,7 @@ class View:
             self._page.model: gr.update(choices=self._models(), value=form.key),
             self._page.fields.preset: preset_choices(form, settings),
             self._page.fields.start: gr.update(visible=form.takes_pictures),
+            self._page.fields.follow: gr.update(visible=not form.parameters.keys().isdisjoint(STACKS)),
             x: gr.update(choices=axes, value=axes[0]),
             y: gr.update(choices=[NO_AXIS, *axes], value=NO_AXIS),
             **self._page.fields.shown(form, settings),

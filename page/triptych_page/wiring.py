@@ -15,7 +15,7 @@ from . import dropped, render
 from .desk import Desk, Refused, own_file
 from .fields import masked, preset_sides, schedules, steps
 from .fitting import fit
-from .forms import LISTS, PICTURES, Form
+from .forms import EVERY, LISTS, PICTURES, Form
 from .page import NO_AXIS, Page
 from .private import NO_COOKIE
 from .seeds import draw_seed
@@ -153,7 +153,8 @@ class Wiring:
     def _form_outputs(self) -> list[Any]:
         page = self._page
         fields = page.fields
-        return [page.model, fields.preset, fields.start, page.grid_axes[0], page.grid_axes[2], *fields.components]
+        axes = page.grid_axes[0], page.grid_axes[2]
+        return [page.model, fields.preset, fields.start, fields.follow, *axes, *fields.components]
 
     def _look_outputs(self) -> list[Any]:
         page = self._page
@@ -214,10 +215,12 @@ class Wiring:
         return schedules(form, sampler, schedule), steps(form, sampler)
 
     def _offering(self, name: str) -> Any:
+        kind: Any = EVERY[name].kind
+
         async def offer(key: str | None) -> Any:
             """Offer the names that there are by now."""
             await self._desk.monitor.look_for_adapters()
-            return gr.update(**offered(self._desk.form(key).listed(name) or {}))
+            return gr.update(**offered(kind, self._desk.form(key).listed(name) or {}))
 
         return offer
 

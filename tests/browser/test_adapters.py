@@ -57,7 +57,7 @@ def test_loras_are_picked_and_weighed_with_sliders(painter, served):
     build, folder, _ = served
     page = painter.page
     add(painter).select_option("ink")
-    expect(page.locator(".tp-weights")).to_contain_text("Trigger words: ink wash")
+    expect(page.get_by_role("group", name="LoRAs")).to_contain_text("Trigger words: ink wash")
     put(folder, build, "later", 2)  # after the page was opened
     page.mouse.move(0, 0)
     expect(add(painter).locator("option[value=later]")).to_have_count(0)

@@ -16,9 +16,11 @@ from triptych_contract.settings import parameters
 from triptych_demo import demo_build
 from triptych_page import fields as page_fields
 from triptych_page import forms as page_forms
+from triptych_page.fitting import fit
 from triptych_page.forms import forms_of
 from triptych_page.seeds import MAX_SEED, check_count, draw_seed, parse_seed, seeds_from
 from triptych_page.sizes import nearest_side, presets
+from triptych_page.weights import picked
 from triptych_serving.manifest import Manifest
 
 from ..serving.drawn import file, picture
@@ -313,6 +315,55 @@ def test_adapters_are_offered_where_the_server_has_a_folder_of_them():
     assert form.check({"prompt": "a fox", "lora": []}) == ({"prompt": "a fox"}, [])
 
 
+def controlled():
+    """The demo's form, as if its model had controls."""
+    models = described()
+    models["sdxl"]["model"]["controls"] = ["edges", "depth"]
+    return forms_of(models)["sdxl"]
+
+
+EDGES, DEPTH = ({"name": name, "scale": 0.5, "start": 0, "end": 1} for name in ("edges", "depth"))
+
+
+def test_controls_are_those_of_the_model_and_follow_pictures_in_order_or_the_only_one():
+    form = controlled()
+    assert form.listed("control") == {"edges": "", "depth": ""}
+    assert "control" not in SDXL.parameters
+    for files, images in (([START] * 2, [0, 1]), ([START], [0, 0])):
+        checked, found = form.check({"prompt": "a fox", "control": [EDGES, DEPTH], "control_images": files})
+        assert not found
+        assert [one.image for one in checked["control"]] == images
+        assert checked["control_images"] == files
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"control": [EDGES]}, "control: without control_images given; legal: only together with control_images"),
+        ({"control_images": [START]}, "control_images: without control given; legal: only together with control"),
+        ({"control": [EDGES], "control_images": [START] * 2}, "control_images: 2 pictures for 1 given"),
+        ({"control": [EDGES], "control_images": [("a.png", None)] * 2}, "control_images: 2 pictures for 1 given"),
+        ({"control": [EDGES], "control_images": [b"no picture"]}, "control_images: no readable picture given"),
+        ({"control": "fog", "control_images": [START]}, "control: fog, which this model does not have given"),
+        ({"control": [7], "control_images": [START]}, "control: 7 given"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(values, words):
+    assert any(problem.startswith(words) for problem in problems(controlled(), **values))
+
+
+def test_controls_of_a_picture_come_back_without_their_pictures():
+    asked = [{**DEPTH, "image": 1, "end": 0.5}, {**EDGES, "image": 0}]
+    for given in ({"control": asked}, {"control": asked, "control_images": [{"sha256": "ab"}, {"sha256": "cd"}]}):
+        fitted, left_out = fit(controlled(), given)
+        assert [one.name for one in fitted["control"]] == ["depth", "edges"]
+        assert [words for words in left_out if words.startswith("control:")] == []
+    shown = picked(controlled().parameters["control"].kind, "control", asked)
+    assert shown == [EDGES, {**DEPTH, "end": 0.5}]  # in the order of the pictures
+    fitted, left_out = fit(controlled(), {"control": [{**EDGES, "name": "pose", "image": 0}]})
+    assert left_out == ["control: pose:0.5, which this server does not have"]
+
+
 def test_what_the_contract_declares_anew_has_a_field_and_is_sent(monkeypatch):
     import gradio as gr
 
@@ -334,5 +385,5 @@ def test_what_the_contract_declares_anew_has_a_field_and_is_sent(monkeypatch):
         fields.settings()
     assert fields.by_name["tiling"].label == "Tiling"
     assert fields.by_name["tiling"].info == "Let the edges meet."
-    assert fields.by_name.keys() == form.parameters.keys() - {"control", "control_images"}
+    assert fields.by_name.keys() == form.parameters.keys()
     assert form.check({"prompt": "a fox", "tiling": True}) == ({"prompt": "a fox", "tiling": True}, [])

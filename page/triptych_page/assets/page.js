@@ -45,6 +45,11 @@ function announce() {
     }
   }
   // Nor does it name the button that each of two compared pictures is.
+  // It has one button within another where pictures are added to others; only the inner one does something.
+  for (const outer of document.querySelectorAll("button:has(button)")) {
+    outer.setAttribute("role", "group");
+    outer.tabIndex = -1;
+  }
   for (const button of document.querySelectorAll("#tp-a button:not([aria-label]), #tp-b button:not([aria-label])")) {
     button.setAttribute("aria-label", button.closest("#tp-a") ? "Picture A" : "Picture B");
   }

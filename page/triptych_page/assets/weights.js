@@ -27,15 +27,19 @@ function row(one) {
     const words = type === "range" ? "Weight of" : "Number for the weight of";
     return made("input", { ...limits, ariaLabel: `${words} ${one.name}` });
   });
+  const keep = (input, what) => {
+    if (input.value === "") return false;
+    one = { ...one, [what]: Number(input.value) };
+    set(rows().map((each) => (each.name === one.name ? one : each)));
+    return true;
+  };
   const share = () => (one.scale - props.low) / (props.high - props.low);
   inputs[0].style.setProperty("--share", share());
   for (const input of inputs) {
     input.addEventListener("input", () => {
-      if (input.value === "") return;
-      one = { ...one, scale: Number(input.value) };
+      if (!keep(input, "scale")) return;
       inputs[0].style.setProperty("--share", share());
       for (const other of inputs) if (other !== input) other.value = input.value;
-      set(rows().map((each) => (each.name === one.name ? one : each)));
     });
   }
   const remove = made("button", { type: "button", textContent: "✕", ariaLabel: `Remove ${one.name}` });
@@ -45,7 +49,19 @@ function row(one) {
     add.focus();
   });
   const words = made("small", { textContent: told ?? "Not on this server" });
-  return made("li", {}, made("span", {}, made("b", { textContent: one.name }), words), ...inputs, remove);
+  const parts = [made("span", {}, made("b", { textContent: one.name }), words), ...inputs, remove];
+  if (props.spans) parts.push(span(one, keep));
+  return made("li", {}, ...parts);
+}
+// The share of the steps in which one works.
+function span(one, keep) {
+  const ends = ["start", "end"].map((what) => {
+    const limits = { type: "number", min: 0, max: 1, step: 0.05, value: one[what] };
+    const input = made("input", { ...limits, ariaLabel: `${what === "start" ? "Start" : "End"} of ${one.name}` });
+    input.addEventListener("input", () => keep(input, what));
+    return input;
+  });
+  return made("small", { className: "tp-span" }, "from", ends[0], "to", ends[1], "of the steps");
 }
 function draw(anew) {
   const names = rows().map((one) => one.name);
@@ -53,12 +69,12 @@ function draw(anew) {
   const options = free.map((name) => made("option", { value: name, textContent: name, title: props.names[name] }));
   add.replaceChildren(made("option", { value: "", textContent: "Add …" }), ...options);
   add.disabled = !free.length || names.length >= props.most;
-  none.textContent = free.length + names.length ? "" : "There are none yet; files that are put into the server's folder appear here.";
+  none.textContent = free.length + names.length ? "" : props.none;
   if (anew || drawable() !== drawn) list.replaceChildren(...rows().map(row));
   drawn = drawable();
 }
 add.addEventListener("change", () => {
-  set([...rows(), { name: add.value, scale: 1 }]);
+  set([...rows(), { name: add.value, scale: 1, ...(props.spans && { start: 0, end: 1 }) }]);
   draw(true);
   list.lastElementChild.querySelector("input").focus();
 });
