@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from triptych_contract.families import FAMILIES
 from triptych_serving.adapters.mix import INPUTS as SLABS
 
 from . import fp8
@@ -29,6 +30,13 @@ EIGHTH_STAGES = ("unet", "refiner_unet")
 # All others compute in float16. SDXL's own VAE overflows there (others do not: `half`), and so does Stage C; Stage B is
 # published in bfloat16.
 DEFAULTS = {"vae_decoder": SINGLE, "vae_encoder": SINGLE, "vqgan": SINGLE, "prior": "bf16", "decoder": "bf16"}
+# A second graph of a model: rows of both are in one batch, and a request without an adapter is to look no different by more.
+SECOND = {
+    second: stage
+    for family in FAMILIES.values()
+    for stage, second in [*family.adapted.items(), *family.prompted.items()]
+    if stage in (*family.stages, *family.encoders)
+}
 # Numbers in the hundreds whose last digits matter: a sine is taken of them.
 EXACT_INPUTS = ("timestep", "timestep_ratio", "time_ids", "text_embeds")
 # Where such a number ends: its products with weights are values like any other.
@@ -241,5 +249,11 @@ def check_precision(stage: str, chosen: str) -> None:
 
 
 def of_stage(name: str, chosen: Mapping[str, str], facts: Mapping[str, Any]) -> str:
-    """The precision of a stage: the caller's choice, else the fastest that keeps its pictures, by what `facts` say of it."""
-    return chosen.get(name) or ("fp16" if facts.get("fits_half") else DEFAULTS.get(name, "fp16"))
+    """The precision of a stage: the caller's choice, else the fastest that keeps its pictures, by what `facts` say of it.
+
+    The second graph of a model has that of the first, if it has none of its own; what 8 bits are not for stays in its own.
+    """
+    asked = chosen.get(name) or chosen.get(SECOND.get(name, ""))
+    if asked and (asked != EIGHTH or name in EIGHTH_STAGES):
+        return asked
+    return "fp16" if facts.get("fits_half") else DEFAULTS.get(name, "fp16")

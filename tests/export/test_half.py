@@ -53,6 +53,16 @@ def test_the_choice_is_the_callers_then_what_fits_then_float32():
     assert precision.of_stage("vae_decoder", {"vae_decoder": "fp32"}, {"fits_half": True}) == "fp32"
 
 
+def test_a_models_second_graph_has_the_precision_of_the_first():
+    assert precision.of_stage("unet_adapters", {}, {}) == "fp16"
+    assert precision.of_stage("unet_adapters", {"unet": "fp32"}, {}) == "fp32"
+    assert precision.of_stage("unet_adapters", {"unet": "fp32", "unet_adapters": "bf16"}, {}) == "bf16"
+    assert precision.of_stage("unet_adapters", {"unet": "fp8"}, {}) == "fp16"  # which is for plain graphs alone
+    assert precision.of_stage("text_encoder_adapters", {"unet": "fp32"}, {}) == "fp16"
+    assert precision.of_stage("unet_image_prompts", {"unet": "bf16"}, {}) == "bf16"
+    assert precision.of_stage("image_prompt_encoder", {"vae_encoder": "bf16"}, {}) == "fp16"  # no graph of the VAE
+
+
 def test_a_graph_for_gpus_is_made_of_it(tmp_path):
     (tmp_path / "vae_decoder").mkdir()
     source = MANIFEST.stages["vae_decoder"]["path"]
