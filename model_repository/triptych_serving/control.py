@@ -5,8 +5,10 @@ The others run on the plain one, so they cost what they did and have the bytes t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,14 @@ from .ort import OrtDenoiser
 
 # The most rows of one call: what controls add to a row of 1024² of SDXL's UNet takes 107 MB.
 MOST_ROWS = 4
-PICTURE = "controlnet_cond"
+PICTURE, EMBEDDED = "controlnet_cond", "embedded"
+
+
+class Control(NamedTuple):
+    """What reads a picture, once for all steps, and what reads that in each step."""
+
+    embed: Callable[[Mapping[str, Floats]], Mapping[str, Floats]]
+    graph: OrtDenoiser
 
 
 class ControlledDenoiser:
@@ -30,13 +39,14 @@ class ControlledDenoiser:
         controls: what makes that, by stage.
     """
 
-    def __init__(self, plain: Denoiser, controlled: OrtDenoiser, controls: Mapping[str, OrtDenoiser]) -> None:
+    def __init__(self, plain: Denoiser, controlled: OrtDenoiser, controls: Mapping[str, Control]) -> None:
         self.plain, self._controlled, self._controls = plain, controlled, controls
+        self._read_of: WeakKeyDictionary[Follow, Floats] = WeakKeyDictionary()
 
     @property
     def graphs(self) -> dict[str, OrtDenoiser]:
         """Its graphs beside the plain one, by stage."""
-        return {CONTROLLED: self._controlled, **self._controls}
+        return {CONTROLLED: self._controlled, **{stage: one.graph for stage, one in self._controls.items()}}
 
     def predict(self, sample: Floats, timestep: Floats, conditioning: Sequence[Conditioning]) -> Floats:
         noise_pred = np.empty_like(sample)
@@ -61,7 +71,7 @@ class ControlledDenoiser:
         ends = accumulate(map(len, members))
         places = [np.arange(end - len(one), end) for one, end in zip(members, ends, strict=True)]
         added: Floats | None = None
-        for stage, graph in self._controls.items():
+        for stage, control in self._controls.items():
             asked = [
                 (rows, one, follow)
                 for rows, one in zip(places, members, strict=True)
@@ -71,8 +81,10 @@ class ControlledDenoiser:
             if not asked:
                 continue
             rows = np.concatenate([rows for rows, _, _ in asked])
-            pictures = np.stack([levels for rows, _, follow in asked for levels in [_levels(follow)] * len(rows)])
-            made = graph.predict(sample[rows], timestep[rows], [one for _, one, _ in asked], {PICTURE: pictures})
+            pictures = np.stack([read for rows, _, follow in asked for read in [self._read(follow)] * len(rows)])
+            made = control.graph.predict(
+                sample[rows], timestep[rows], [one for _, one, _ in asked], {EMBEDDED: pictures}
+            )
             if added is None:
                 added = np.zeros((len(sample), *made.shape[1:]), np.float32)
             for (rows, _, follow), its in zip(asked, _by_request(made, asked), strict=True):
@@ -80,11 +92,13 @@ class ControlledDenoiser:
         assert added is not None  # noqa: S101 - each member follows something
         return added
 
+    def _read(self, follow: Follow) -> Floats:
+        """What its control has read of a picture, (channels, latent height, latent width); kept as long as the request."""
+        if follow not in self._read_of:
+            levels = follow.picture[None].astype(np.float32) / np.float32(255)
+            self._read_of[follow] = self._controls[follow.stage].embed({PICTURE: levels})[EMBEDDED][0]
+        return self._read_of[follow]
+
 
 def _by_request(made: Floats, asked: Sequence[tuple[NDArray[np.int64], Conditioning, Follow]]) -> list[Floats]:
     return np.split(made, [*accumulate(len(rows) for rows, _, _ in asked)][:-1])
-
-
-def _levels(follow: Follow) -> Floats:
-    """The picture as controls read it, 0 … 1."""
-    return follow.picture.astype(np.float32) / np.float32(255)

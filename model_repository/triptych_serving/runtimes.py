@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych_contract.families import FAMILIES
-from triptych_contract.sdxl.card import CONTROL, CONTROLLED
+from triptych_contract.sdxl.card import CONTROL, CONTROLLED, SdxlCard, control_stage, picture_stage
 
 from .adapters.graphs import AdaptedDenoiser, AdaptedStage, AdaptedSteps, no_adapters
 from .adapters.mix import GPU_ROWS
@@ -47,12 +47,18 @@ def denoiser(manifest: Manifest, name: str, *, most_rows: int, fixed_rows: int |
         DeviceError, LibraryMissing: the GPU, or what runs engines on it, is not as it should be.
     """
     model = _of_two_graphs(manifest, name, most_rows, fixed_rows)
-    if name != CONTROLLED_MODEL or CONTROLLED not in manifest.stages:
+    card = manifest.model
+    if name != CONTROLLED_MODEL or not isinstance(card, SdxlCard) or not card.controls:
         return model
-    from .control import ControlledDenoiser
+    from .control import Control, ControlledDenoiser
 
-    makers = [stage for stage in manifest.model.more_stages if stage != CONTROLLED]
-    controls = {stage: OrtDenoiser(manifest.stage_path(stage), CONTROL) for stage in makers}
+    controls = {
+        control_stage(one): Control(
+            OrtStage(manifest.stage_path(picture_stage(one))),
+            OrtDenoiser(manifest.stage_path(control_stage(one)), CONTROL),
+        )
+        for one in card.controls
+    }
     shared = manifest.stages[CONTROLLED].get("shares")
     shares = (manifest.build, manifest.stage_path(shared)) if shared else None
     return ControlledDenoiser(model, OrtDenoiser(manifest.stage_path(CONTROLLED), shares=shares), controls)

@@ -118,7 +118,7 @@ def test_a_request_without_controls_has_other_bytes_and_none_of_their_stages(ser
     without, with_one = served.draw(), served.draw(control="edges", control_images=[png(1)])
     assert without["image"] != with_one["image"]
     stages = [answer["receipt"]["stages"].keys() for answer in (without, with_one)]
-    assert stages[1] - stages[0] == {"unet_control", "control_edges"}
+    assert stages[1] - stages[0] == {"unet_control", "picture_edges", "control_edges"}
 
 
 def test_the_cache_knows_controls_by_their_pictures(served):

@@ -48,7 +48,8 @@ def refusal(folders, *controls, **options):
 def test_controls_of_every_kind_have_a_stage_each(folders):
     export = opened(folders, f"a={folders}/full", f"b={folders}/small", f"c={folders}/union:1")
     stages = export.stages(24)
-    assert [*stages][-4:] == ["unet_control", "control_a", "control_b", "control_c"]
+    own = [f"{kind}_{name}" for kind in ("picture", "control") for name in "abc"]
+    assert [*stages][-7:] == ["unet_control", *own]
     added = [stages[name].spec.outputs["control"] for name in ("control_a", "control_b", "control_c")]
     assert added == [stages["unet_control"].spec.inputs["control"]] * 3
 
@@ -98,6 +99,7 @@ def test_weights_that_are_not_its_configs_are_named(folders, tmp_path):
     ("setting", "value", "words"),
     [
         ("global_pool_conditions", True, "global_pool_conditions True; supported: False"),
+        ("controlnet_conditioning_channel_order", "gbr", "'gbr'; supported: 'rgb' or 'bgr'"),
         ("addition_time_embed_dim", 8, "addition_time_embed_dim 8; supported: the UNet's, 16"),
         ("layers_per_block", 5, "supported"),
     ],

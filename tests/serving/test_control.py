@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
 from triptych_contract.parameters import Picture
 from triptych_contract.sdxl.settings import SdxlSettings
 from triptych_serving import control
-from triptych_serving.control import ControlledDenoiser
+from triptych_serving.control import Control, ControlledDenoiser
 from triptych_serving.denoiser import Conditioning, Follow, Kind
 from triptych_serving.sdxl import walk as sdxl_walk
 
@@ -20,7 +22,7 @@ PICTURE = Picture("0" * 64, 128, 128)
 
 
 class Graph:
-    """Notes what it is called with; the UNet's adds up what it is given, a control's is its number times its picture's level."""
+    """Notes what it is called with; the UNet's adds up what it is given, a control's is its number times what was read."""
 
     def __init__(self, number=None):
         self.number, self.rows, self.released = number, [], []
@@ -30,10 +32,21 @@ class Graph:
         self.rows.append(len(sample))
         if self.number is None:
             return sample if more is None else sample + more["control"][:, :1]
-        return self.number * more["controlnet_cond"][:, :1, :1, :1]
+        return self.number * more["embedded"][:, :1, :1, :1]
 
     def release(self, conditioning):
         self.released.append(conditioning)
+
+
+class Reader:
+    """Reads a picture as its levels, and counts how many it has read."""
+
+    def __init__(self):
+        self.read = 0
+
+    def __call__(self, inputs):
+        self.read += 1
+        return {"embedded": inputs["controlnet_cond"]}
 
 
 def follow(name, level, scale=1.0):
@@ -46,8 +59,9 @@ def conditioning(*follows, rows=2):
 
 @pytest.fixture
 def model():
+    numbers = {"control_edges": 1, "control_depth": 10}
     made = ControlledDenoiser(
-        Graph(), Graph(), {"control_edges": Graph(np.float32(1)), "control_depth": Graph(np.float32(10))}
+        Graph(), Graph(), {stage: Control(Reader(), Graph(np.float32(number))) for stage, number in numbers.items()}
     )
     made.called = lambda: [graph.rows for graph in (made.plain, *made.graphs.values())]
     return made
@@ -87,6 +101,18 @@ def test_a_call_has_no_more_rows_than_memory_is_stated_for(model):
 def test_one_control_may_follow_two_pictures(model):
     both = conditioning(follow("edges", 255), follow("edges", 51, 5.0), rows=1)
     assert added(model, both) == [2]
+
+
+def test_a_picture_is_read_once_and_kept_as_long_as_its_request():
+    reader = Reader()
+    model = ControlledDenoiser(Graph(), Graph(), {"control_edges": Control(reader, Graph(np.float32(1)))})
+    one, other = conditioning(follow("edges", 255)), conditioning(follow("edges", 51))
+    for step in (one, one.of_step(Kind(guided=False, follows=(0,))), one):
+        added(model, step, other)
+    assert reader.read == 2
+    del one, step
+    gc.collect()
+    assert [*model._read_of] == [*other.follows]
 
 
 def test_all_graphs_forget_a_request(model):

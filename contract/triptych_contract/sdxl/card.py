@@ -19,6 +19,11 @@ def control_stage(name: str) -> str:
     return f"control_{name}"
 
 
+def picture_stage(name: str) -> str:
+    """Give the stage that reads a control's picture, once for all steps."""
+    return f"picture_{name}"
+
+
 @dataclass(frozen=True)
 class SamplerCard:
     """A sampler's other names, and its tables by schedule."""
@@ -92,7 +97,8 @@ class SdxlCard(ModelCard):
 
     @property
     def more_stages(self) -> tuple[str, ...]:
-        return (CONTROLLED, *map(control_stage, self.controls)) if self.controls else ()
+        own = [stage for name in self.controls for stage in (picture_stage(name), control_stage(name))]
+        return (CONTROLLED, *own) if own else ()
 
     @property
     def told(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from triptych_contract.control import LEGAL_NAME
-from triptych_contract.sdxl.card import CONTROL, control_stage
+from triptych_contract.sdxl.card import CONTROL, control_stage, picture_stage
+from triptych_serving.control import EMBEDDED, PICTURE
 
 from ..documents import read_object
 from ..errors import ExportError
@@ -39,13 +40,31 @@ FIXED: Mapping[str, Any] = {
     "num_class_embeds": None,
     "global_pool_conditions": False,
 }
+# How a picture's channels may lie.
+ORDER = "controlnet_conditioning_channel_order"
+ORDERS = {CLASS: ("rgb", "bgr"), UNION: ("rgb",)}
 
 
-class ControlStage(nn.Module):
-    """A ControlNet with one timestep for each row: what it adds, as one tensor."""
+class PictureStage(nn.Module):
+    """What a ControlNet reads of a picture, (batch, channels, latent height, latent width); it is the same in all steps."""
 
     def __init__(self, controlnet: Any) -> None:
         super().__init__()
+        self.embedding = controlnet.controlnet_cond_embedding
+        self.flips = controlnet.config[ORDER] == "bgr"
+
+    def forward(self, controlnet_cond: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(controlnet_cond.flip(1) if self.flips else controlnet_cond)
+        return embedded
+
+
+class ControlStage(nn.Module):
+    """A ControlNet with one timestep for each row, after its `PictureStage`: what it adds, as one tensor."""
+
+    def __init__(self, controlnet: Any) -> None:
+        super().__init__()
+        controlnet.controlnet_cond_embedding = nn.Identity()
+        controlnet.register_to_config(**{ORDER: "rgb"})
         self.controlnet = controlnet
 
     def forward(
@@ -55,21 +74,21 @@ class ControlStage(nn.Module):
         encoder_hidden_states: Tensor,
         text_embeds: Tensor,
         time_ids: Tensor,
-        controlnet_cond: Tensor,
+        embedded: Tensor,
     ) -> Tensor:
         down, mid = self.controlnet(
             sample,
             timestep,
             encoder_hidden_states,
-            **self.followed(controlnet_cond),
+            **self.followed(embedded),
             added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
             return_dict=False,
         )
         return residuals.packed([*down, mid], self.controlnet.config)
 
-    def followed(self, picture: Tensor) -> dict[str, Any]:
+    def followed(self, embedded: Tensor) -> dict[str, Any]:
         """The picture as the ControlNet's arguments."""
-        return {"controlnet_cond": picture}
+        return {"controlnet_cond": embedded}
 
 
 class UnionStage(ControlStage):
@@ -82,9 +101,9 @@ class UnionStage(ControlStage):
         for layer in controlnet.transformer_layes:
             layer.attn = Alone(layer.attn)
 
-    def followed(self, picture: Tensor) -> dict[str, Any]:
-        types = self.types.expand(len(picture), -1)
-        return {"controlnet_cond": [picture], "control_type": types, "control_type_idx": [self.mode]}
+    def followed(self, embedded: Tensor) -> dict[str, Any]:
+        types = self.types.expand(len(embedded), -1)
+        return {"controlnet_cond": [embedded], "control_type": types, "control_type_idx": [self.mode]}
 
 
 class Alone(nn.Module):
@@ -174,6 +193,9 @@ class ControlFolder(Weights):
         for setting, legal in FIXED.items():
             if own.get(setting, legal) != legal:
                 self._refuse(setting, own.get(setting), repr(legal))
+        orders = ORDERS[own["_class_name"]]
+        if (order := own.get(ORDER, orders[0])) not in orders:
+            self._refuse(ORDER, order, " or ".join(map(repr, orders)))
         halvings = len(own["conditioning_embedding_out_channels"]) - 1
         if 2**halvings != vae_scale_factor:
             self._refuse(
@@ -208,16 +230,27 @@ def added(unet: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec("float32", ("batch", residuals.channels(unet), "least_height", "least_width"))
 
 
+def embedded(unet: Mapping[str, Any]) -> TensorSpec:
+    """The tensor of what a control reads of a picture."""
+    return TensorSpec("float32", ("batch", unet["block_out_channels"][0], "latent_height", "latent_width"))
+
+
 def controlled_spec(unet: StageSpec, config: Mapping[str, Any]) -> StageSpec:
     """The UNet's stage with what controls add; its own last, as `forward` has it."""
     return replace(unet, inputs={**unet.inputs, CONTROL: added(config)}, one_for_all={})
 
 
+def picture_specs(controls: Sequence[ControlFolder], config: Mapping[str, Any]) -> dict[str, StageSpec]:
+    """The stage that reads each control's picture, of levels 0 … 1."""
+    picture = TensorSpec("float32", ("batch", 3, "height", "width"))
+    spec = StageSpec(COMPONENT, {PICTURE: picture}, {EMBEDDED: embedded(config)})
+    return {picture_stage(one.name): spec for one in controls}
+
+
 def control_specs(
     controls: Sequence[ControlFolder], unet: StageSpec, config: Mapping[str, Any]
 ) -> dict[str, StageSpec]:
-    """The stage of each control; it reads what the plain UNet reads, and a picture of 0 … 1."""
+    """The stage of each control; it reads what the plain UNet reads, and what was read of its picture."""
     read = {name: spec for name, spec in unet.inputs.items() if name != "timestep_cond"}
-    picture = TensorSpec("float32", ("batch", 3, "height", "width"))
-    spec = StageSpec(COMPONENT, {**read, "controlnet_cond": picture}, {CONTROL: added(config)})
+    spec = StageSpec(COMPONENT, {**read, EMBEDDED: embedded(config)}, {CONTROL: added(config)})
     return {control_stage(one.name): spec for one in controls}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -226,10 +227,12 @@ class SdxlExport:
         config = self.base.config("unet")
         spec = control.controlled_spec(plain.spec, config)
         made = {CONTROLLED: replace(plain, spec=spec, code=f"{plain.code} sdxl/residuals", shares="unet")}
-        specs = control.control_specs(self.controls, unet, config)
-        for folder, (name, one) in zip(self.controls, specs.items(), strict=True):
-            sizes = self._checked_at(self.base, tokens)
-            made[name] = StageRecipe(folder, one, folder.module, sizes, "sdxl/control sdxl/residuals")
+        of_pictures = control.picture_specs(self.controls, config), itertools.repeat(control.PictureStage)
+        of_steps = control.control_specs(self.controls, unet, config), [one.module for one in self.controls]
+        sizes = self._checked_at(self.base, tokens)
+        for specs, modules in (of_pictures, of_steps):
+            for folder, (name, one), module in zip(self.controls, specs.items(), modules, strict=False):
+                made[name] = StageRecipe(folder, one, module, sizes, "sdxl/control sdxl/residuals")
         return made
 
     @property

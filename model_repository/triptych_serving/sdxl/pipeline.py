@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from triptych_contract.adapters import Adapter
 from triptych_contract.errors import invalid
 from triptych_contract.sdxl import FAMILY
-from triptych_contract.sdxl.card import CONTROLLED, MAX_CHUNKS, SdxlCard, control_stage
+from triptych_contract.sdxl.card import CONTROLLED, MAX_CHUNKS, SdxlCard, control_stage, picture_stage
 from triptych_contract.sdxl.settings import A1111, SdxlSettings
 
 from ..adapters import WORN
@@ -154,7 +154,7 @@ class Sdxl(Pipeline[SdxlSettings, SdxlCard]):
             unused |= {"refiner_unet", "refiner_text_encoder_2"}
         if settings.lora is None:
             unused |= {*FAMILY.adapted.values()}
-        asked = [control_stage(one.name) for one in settings.control or ()]
+        asked = [stage(one.name) for one in settings.control or () for stage in (picture_stage, control_stage)]
         unused |= {*self.card.more_stages} - ({CONTROLLED, *asked} if asked else set())
         return unused
 
