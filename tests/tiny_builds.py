@@ -21,9 +21,9 @@ REFINERS = {0: (False, True), 4: (True, False)}
 # Builds for adapters: the largest sum of their ranks. One with convolutions for projections and a refiner that reads the base's
 # own encoder, one with linear layers whose UNet reads the guidance scale.
 ADAPTERS = {0: 64, 3: 12}
-PROMPTED = 4  # a build with image prompts of every kind
+PROMPTED = 4  # a build with image prompts of every kind, and a control
 # Builds with controls: of which kind each is; of the union the mode that is exported.
-CONTROLS = {0: {"edges": "small", "depth": "full"}, 3: {"edges": "full", "pose": "union"}}
+CONTROLS = {0: {"edges": "small", "depth": "full"}, 3: {"edges": "full", "pose": "union"}, 4: {"edges": "small"}}
 MODE = 2
 
 Folders = Callable[[int], tuple[Path, Path]]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .adapters.mix import Mix
 
 Floats = NDArray[np.float32]
-# The input by which rows with an image prompt are known.
-PROMPTED = "image_scales"
+# The inputs of rows with an image prompt: tokens of a picture, (rows, tokens, width), and adapters' weights, (rows, adapters).
+PROMPT = ("image_tokens", "image_scales")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Conditioning:
     @property
     def adapted(self) -> bool:
         """Whether its rows are for a graph with more inputs than the plain one."""
-        return self.mix is not None or PROMPTED in self.arrays
+        return self.mix is not None or PROMPT[0] in self.arrays
 
     def of_step(self, kind: Kind) -> Conditioning:
         """What a step of this kind reads of it."""

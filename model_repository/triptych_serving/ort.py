@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from .adapters.mix import AXIS, slab_of
 from .adapters.mix import INPUTS as SLABS
-from .denoiser import Conditioning, Floats, only
+from .denoiser import PROMPT, Conditioning, Floats, only
 from .manifest import TIMESTEPS
 
 # The operations of a small denoiser are too short to be split over threads. So its batches run as two halves at the same time,
 # each on half of the CPUs; two, since one guided request has two rows. A large denoiser can use all CPUs for a single row.
 LANES = 2
 SMALL_BYTES = 500_000_000
+# What only some requests bring; for others it is zeros.
+OF_SOME = (*SLABS, *PROMPT)
 NOTHING: Mapping[str, Floats] = {}
 # Where a graph that is given as bytes has its external weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -142,7 +144,8 @@ class OrtDenoiser:
 class _Rows:
     """The conditioning of a batch's rows, by input. A row lies where it lay in the call before: slabs are large.
 
-    Of a graph that takes adapters and controls, the rows that wear none bring zeros. A slab may be a graph's inputs in parts.
+    Of a graph that takes controls and more, rows without adapters or image prompts bring zeros for these. A slab may be a graph's
+    inputs in parts.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[Any]]) -> None:
@@ -179,7 +182,7 @@ class _Rows:
     def _make_room(self, conditioning: Sequence[Conditioning], names: Sequence[str], rows: int) -> None:
         """Have arrays of the rows' shapes that are long enough."""
         shapes = {
-            part: tuple(shape[1:]) if name in SLABS else conditioning[0].shape(name)
+            part: tuple(shape[1:]) if name in OF_SOME else conditioning[0].shape(name)
             for name in names
             for part, shape in self._parts[name].items()
         }
@@ -194,7 +197,8 @@ class _Rows:
             self._owners[place] = None  # until all of it is there
         for name in names:
             arrays = [self._arrays[part] for part in self._parts[name]]
-            if name in SLABS and one.mix is None and name not in one.arrays:
+            brought = name in one.arrays or (name in SLABS and one.mix is not None)
+            if name in OF_SOME and not brought:
                 for array in arrays:
                     array[places] = 0.0
                 continue

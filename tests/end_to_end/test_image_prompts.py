@@ -116,10 +116,7 @@ def test_a_server_without_image_prompts_says_so(demo):
         plain.grpc(demo.grpc, prompt="a fox", ip_adapter_image=LIKE)
 
 
-def test_both_graphs_give_each_row_the_same_bytes_in_every_batch(url):
+def test_all_graphs_give_each_row_the_same_bytes_in_every_batch(url):
     verdicts = plain.verb(url, "verify")["denoisers"]
-    assert {name: one["batch_invariant"] for name, one in verdicts.items()} == {
-        "unet": True,
-        "unet_image_prompts": True,
-        "refiner_unet": True,
-    }
+    names = ("unet", "unet_image_prompts", "unet_control", "control_edges", "refiner_unet")
+    assert {name: one["batch_invariant"] for name, one in verdicts.items()} == dict.fromkeys(names, True)

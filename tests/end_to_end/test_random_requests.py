@@ -49,6 +49,10 @@ def random_request(choose, model, files):
     if model.ip_adapters and choose.random() < 0.5:
         asked |= {"ip_adapter_image": choose.choice(files), "ip_adapter": choose.choice(model.ip_adapters)}
         asked["ip_adapter_scale"] = choose.choice([0.3, 1.0, 2.0])
+    if model.controls and choose.random() < 0.4:
+        names = choose.sample(model.controls, choose.randint(1, len(model.controls)))
+        asked["control"] = ", ".join(name + choose.choice(["", ":0.5", ":1.5:0-0.5", ":0.8:0.3-1"]) for name in names)
+        asked["control_images"] = choose.choices(files, k=len(names))
     if choose.random() < 0.3:
         asked |= {"init_image": choose.choice(files), "strength": choose.choice([0.5, 0.8, 1.0])}
         if (model.samplers[sampler].schedules[schedule].inpaint or model.inpainting) and choose.random() < 0.5:
@@ -130,9 +134,13 @@ def test_requests_to_a_model_that_reads_masks_do_so_too(tiny):
     assert 5 < sum("mask" in request for request in requests) < 50
 
 
-def test_requests_with_and_without_image_prompts_do_so_too(tiny):
-    requests = assert_bytes_are_kept(tiny(PROMPTED)[1], 90, seed=6)
-    assert 30 < sum("ip_adapter_image" in request for request in requests) < 60
+def test_requests_with_and_without_pictures_of_all_kinds_do_so_too(tiny):
+    requests = assert_bytes_are_kept(tiny(PROMPTED)[1], 150, seed=6)
+    assert 50 < sum("ip_adapter_image" in request for request in requests) < 100
+    assert sum({"ip_adapter_image", "control"} <= request.keys() for request in requests) > 15
+    assert sum("control" in request for request in requests) > 40
+    assert sum("init_image" in request for request in requests) > 30
+    assert sum("denoising_end" in request for request in requests) > 30
 
 
 def test_the_demo_models_requests_do_so_too():

@@ -239,7 +239,6 @@ def pictured(tiny, tmp_path_factory):
         (["a=plain.safetensors"], {"image_encoder": None}, "--image-encoder: missing; --ip-adapter also needs it"),
         ([], {}, "--ip-adapter: missing; --image-encoder also needs it"),
         (["a=plain.safetensors"], {"adapters": 4}, "--ip-adapter: with --adapters given; legal: one of them"),
-        (["a=plain.safetensors"], {"control": ["c=x"]}, "--control: with --ip-adapter given; legal: one of them"),
     ],
 )
 def test_image_prompts_that_do_not_fit_are_refused_by_name(pictured, given, options, message):

@@ -6,7 +6,13 @@ import random
 
 import numpy as np
 import pytest
-from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 from transformers import CLIPImageProcessor
 
@@ -16,7 +22,7 @@ from triptych_serving.sdxl.image_prompts import pixel_values
 from .. import ip_adapters
 from ..serving.drawn import picture as drawn
 from ..tiny_builds import PROMPTED, refiner_of
-from .test_sdxl import Model, both, canvas, mask, picture
+from .test_sdxl import Model, both, canvas, follow, mask, picture
 
 TEXT = [
     {"seed": 1, "num_inference_steps": 6, "ip_adapter": "plain", "ip_adapter_scale": 1.0},
@@ -28,6 +34,7 @@ TEXT = [
 PICTURE = {"seed": 6, "num_inference_steps": 8, "strength": 0.6, "ip_adapter": "plus", "sampler": "unipc"}
 MASKED = {"seed": 7, "num_inference_steps": 6, "ip_adapter_scale": 1.4, "padding_mask_crop": 8, "sampler": "heun"}
 REFINED = {"seed": 8, "num_inference_steps": 8, "denoising_end": 0.6, "ip_adapter": "plus", "ip_adapter_scale": 0.9}
+FOLLOWING = {"seed": 9, "num_inference_steps": 6, "ip_adapter_scale": 0.8, "control": {"edges": (0.9, 0, 0.7)}}
 
 
 class Prompted(Model):
@@ -38,6 +45,7 @@ class Prompted(Model):
         folder = ip_adapters.folder_of(weights)
         files = [f"{kind}.safetensors" for kind in ip_adapters.TOKENS]
         self.base.load_ip_adapter(folder, subfolder="", weight_name=files)
+        self.load_controls(weights)
 
     def like(self, given):
         """What a call of diffusers' takes for a request's image prompt."""
@@ -79,6 +87,18 @@ def test_it_goes_with_a_mask(model):
 def test_a_refiner_does_not_see_it(model):
     given = model.asked(2, REFINED, ip_adapter_image=drawn())
     model.assert_like(given, both(model, given, model.pipeline(StableDiffusionXLPipeline), model.like(given)))
+
+
+def test_it_goes_with_a_control(model):
+    given = model.asked(1, FOLLOWING, ip_adapter_image=drawn())
+    follow(model, given, StableDiffusionXLControlNetPipeline, "image", **model.like(given))
+    image = picture(model.side)
+    given = model.asked(
+        0, {**FOLLOWING, "strength": 0.8, "ip_adapter": "plus"}, init_image=image, ip_adapter_image=drawn()
+    )
+    resized = image.resize((given["width"], given["height"]), Image.Resampling.LANCZOS)
+    kind = StableDiffusionXLControlNetImg2ImgPipeline
+    follow(model, given, kind, "control_image", image=resized, **model.like(given))
 
 
 def test_a_picture_is_seen_as_clip_sees_it():

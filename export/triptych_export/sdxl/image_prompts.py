@@ -239,11 +239,12 @@ class ImagePromptedUNetStage(UNetStage):
         image_scales: Tensor,
         timestep_cond: Tensor | None = None,
         masked_picture: Tensor | None = None,
+        control: Tensor | None = None,
     ) -> Tensor:
         self.scales.of_rows = image_scales
         self.added = {"image_embeds": torch.split(image_tokens, self.counts, dim=1)}
         return super().forward(
-            sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond, masked_picture
+            sample, timestep, encoder_hidden_states, text_embeds, time_ids, timestep_cond, masked_picture, control
         )
 
 

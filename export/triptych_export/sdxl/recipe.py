@@ -111,16 +111,14 @@ class SdxlExport:
     def stages(self, tokens: int) -> dict[str, StageRecipe]:
         specs = base_specs(self.base, tokens)
         stages = {name: self._stage(name, self.base, spec, tokens) for name, spec in specs.items()}
-        adapted: Mapping[str, StageSpec] = {}
         if self.options.adapters is not None:
             adapted = adapters.adapted_specs(self.base, specs, self.options.adapters)
             stages |= {name: self._adapted(spec, tokens) for name, spec in adapted.items()}
         if self.image_encoder is not None:
             stages |= self._image_prompts(self.image_encoder, specs["unet"], tokens)
         if self.controls:
-            stages |= self._controlled(
-                specs["unet"], stages[FAMILY.adapted["unet"]] if adapted else stages["unet"], tokens
-            )
+            second = next((one for one in (UNET, FAMILY.adapted["unet"]) if one in stages), "unet")
+            stages |= self._controlled(specs["unet"], stages[second], tokens)
         if self.refiner is not None:
             specs = refiner_specs(self.refiner, tokens, own_text_encoder=self._own_text_encoder)
             stages |= {name: self._stage(name, self.refiner, spec, tokens) for name, spec in specs.items()}
@@ -422,9 +420,8 @@ def _controls(base: Weights, options: ExportOptions) -> tuple[control.ControlFol
         raise ExportError(f"--control: given with target {options.target}; supported: target cpu")
     if isinstance(base, OptimumFolder):
         raise ExportError("--control: given with Optimum's graphs; supported: a folder of weights in diffusers layout")
-    if inpainting(base) or options.ip_adapter:
-        beside = "--ip-adapter" if options.ip_adapter else "a UNet of nine channels"
-        raise ExportError(f"--control: with {beside} given; legal: one of them")
+    if inpainting(base):
+        raise ExportError("--control: with a UNet of nine channels given; legal: one of them")
     controls = control.parsed(options.control or ())
     for one in controls:
         one.check_beside(base.config("unet"), _vae_scale_factor(base))

@@ -8,7 +8,7 @@ from typing import Any
 from triptych_contract.cards import ModelCard
 from triptych_serving.adapters.mix import GPU_ROWS
 from triptych_serving.adapters.mix import INPUTS as SLABS
-from triptych_serving.denoiser import PROMPTED
+from triptych_serving.denoiser import PROMPT
 from triptych_serving.engines import Profile, Shape
 
 from ..errors import ExportError
@@ -41,7 +41,7 @@ def make_profiles(card: ModelCard, stage: str, inputs: Mapping[str, Mapping[str,
     own, every = _own_size(card), _every_size(card)
     of_own: Sequence[Range] = DECODER_BATCHES
     of_any: Sequence[Range] = DECODER_BATCHES
-    if worn or PROMPTED in inputs or stage in card.denoisers:
+    if worn or PROMPT[0] in inputs or stage in card.denoisers:
         of_own, of_any = _bounded(DENOISER_BATCHES, worn), _bounded(ANY_SIZE_BATCHES, worn)
     made = [_profile(spec, f"own-size-{b[2]}", {**own, "batch": b}) for b in of_own]
     if own != every:

@@ -11,7 +11,7 @@ from PIL import Image
 from triptych_contract.sdxl.card import SdxlCard
 from triptych_contract.sdxl.settings import SdxlSettings
 
-from ..denoiser import PROMPTED, Conditioning, Floats
+from ..denoiser import PROMPT, Conditioning, Floats
 from ..encoded import Read, read_one
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 # The stages of a build with image prompts: pictures to tokens, and the UNet that reads these.
 ENCODER, UNET = "image_prompt_encoder", "unet_image_prompts"
-# Tokens of all adapters beside each other, (rows, tokens, width), of a picture and of none; adapters' weights, (rows, adapters).
-TOKENS, NEGATIVE_TOKENS, SCALES = "image_tokens", "negative_image_tokens", PROMPTED
+# Tokens of all adapters beside each other, of a picture and of none, and the adapters' weights.
+TOKENS, SCALES = PROMPT
+NEGATIVE_TOKENS = "negative_image_tokens"
 # CLIP's own mean and standard deviation of red, green and blue.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
