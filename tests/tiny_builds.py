@@ -23,7 +23,12 @@ REFINERS = {0: (False, True), 4: (True, False)}
 ADAPTERS = {0: 64, 3: 12}
 PROMPTED = 4  # a build with image prompts of every kind, and a control
 # Builds with controls: of which kind each is; of the union the mode that is exported.
-CONTROLS = {0: {"edges": "small", "depth": "full"}, 3: {"edges": "full", "pose": "union"}, 4: {"edges": "small"}}
+CONTROLS = {
+    0: {"edges": "small", "depth": "full"},
+    3: {"edges": "full", "pose": "union"},
+    PROMPTED: {"edges": "small"},
+    INPAINTING: {"edges": "full"},
+}
 MODE = 2
 
 Folders = Callable[[int], tuple[Path, Path]]

@@ -21,7 +21,6 @@ def make(folder: Path, weights: Path, seed: int, kind: str) -> Path:
     unet = UNet2DConditionModel.load_config(weights, subfolder="unet")
     vae = UNet2DConditionModel.load_config(weights, subfolder="vae")
     shared = (
-        "in_channels",
         "block_out_channels",
         "cross_attention_dim",
         "addition_embed_type",
@@ -45,6 +44,7 @@ def make(folder: Path, weights: Path, seed: int, kind: str) -> Path:
     }
     made = (ControlNetUnionModel if kind == "union" else ControlNetModel)(
         **{name: unet[name] for name in shared},
+        in_channels=unet["out_channels"],
         layers_per_block=unet["layers_per_block"],
         down_block_types=["DownBlock2D"] * blocks if small else unet["down_block_types"],
         transformer_layers_per_block=1,

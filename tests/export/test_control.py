@@ -76,11 +76,6 @@ def test_what_is_no_control_is_told_in_the_first_seconds(folders, tmp_path):
     )
 
 
-def test_a_unet_that_reads_masks_takes_no_controls(folders, tmp_path):
-    tiny_sdxl.make(tmp_path / "base", 0, inpainting=True)
-    assert "--control: with a UNet of nine channels given" in refusal(tmp_path, f"a={folders}/full")
-
-
 def test_weights_that_are_not_its_configs_are_named(folders, tmp_path):
     shutil.copytree(folders / "full", tmp_path / "full")
     tensors = load_file(tmp_path / "full" / WEIGHTS)

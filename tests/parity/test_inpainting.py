@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from diffusers import StableDiffusionXLInpaintPipeline
+from diffusers import StableDiffusionXLControlNetInpaintPipeline, StableDiffusionXLInpaintPipeline
 from PIL import Image
 
 from triptych_server import Server
 
 from .. import loras
 from ..tiny_builds import INPAINTING, refiner_of
-from .test_sdxl import Model, both, canvas, mask, picture
+from .test_sdxl import Model, both, canvas, follow, mask, picture
 
 MASKED = [
     {"seed": 1, "num_inference_steps": 6, "guidance_scale": 5.0, "strength": 1.0},
@@ -30,6 +30,18 @@ WHOLE = [
     {"seed": 14, "num_inference_steps": 5, "strength": 1.0, "init_image": True, "sampler": "euler_a"},
     {"seed": 15, "num_inference_steps": 5, "lora": {"fog": 1.0}},
 ]
+FOLLOWING = [
+    {"seed": 21, "num_inference_steps": 6, "strength": 1.0, "control": {"edges": (0.9, 0, 1)}},
+    {"seed": 22, "num_inference_steps": 8, "strength": 0.7, "sampler": "unipc", "control": {"edges": (1.2, 0.2, 0.8)}},
+    {
+        "seed": 23,
+        "num_inference_steps": 7,
+        "strength": 0.8,
+        "guidance_scale": 1.0,
+        "lora": {"ink": 0.8},
+        "control": {"edges": (0.6, 0, 0.5)},
+    },
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +51,7 @@ def model(tiny, tmp_path_factory):
     with Server(build, http_port=0, grpc_port=0, metrics_port=0, adapters=adapters) as server:
         made = Model(server.addresses.grpc, weights, INPAINTING, refiner_of(weights))
         made.load_loras(adapters, loras.layers_of(build))
+        made.load_controls(weights)
         yield made
 
 
@@ -47,6 +60,13 @@ def test_what_a_mask_shows_is_painted_as_diffusers_paints_it(model, number):
     image, pipeline = picture(model.side), model.pipeline(StableDiffusionXLInpaintPipeline)
     given = model.asked(number, MASKED[number], init_image=image, mask=mask(image.size))
     model.assert_like(given, model.run(pipeline, given, **canvas(pipeline, given)))
+
+
+@pytest.mark.parametrize("number", range(len(FOLLOWING)))
+def test_it_may_follow_a_control(model, number):
+    image, kind = picture(model.side), StableDiffusionXLControlNetInpaintPipeline
+    given = model.asked(number, FOLLOWING[number], init_image=image, mask=mask(image.size))
+    follow(model, given, kind, "control_image", image=image, mask_image=given["mask"])
 
 
 @pytest.mark.parametrize("number", range(len(WHOLE)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from triptych_contract.control import LEGAL_NAME
 from triptych_contract.sdxl.card import CONTROL, control_stage, picture_stage
 from triptych_serving.control import EMBEDDED, PICTURE
+from triptych_serving.sdxl.latents import MASKED_PICTURE
 
 from ..documents import read_object
 from ..errors import ExportError
@@ -183,7 +184,7 @@ class ControlFolder(Weights):
         Raises:
             ExportError: it is not; names the setting.
         """
-        own = self.config(COMPONENT)
+        own, unet = self.config(COMPONENT), {**unet, "in_channels": unet["out_channels"]}  # a mask is the UNet's alone
         depth = unet["layers_per_block"]
         if not isinstance(depth, int) and len({*depth}) == 1:
             unet = {**unet, "layers_per_block": depth[0]}
@@ -250,7 +251,7 @@ def picture_specs(controls: Sequence[ControlFolder], config: Mapping[str, Any]) 
 def control_specs(
     controls: Sequence[ControlFolder], unet: StageSpec, config: Mapping[str, Any]
 ) -> dict[str, StageSpec]:
-    """The stage of each control; it reads what the plain UNet reads, and what was read of its picture."""
-    read = {name: spec for name, spec in unet.inputs.items() if name != "timestep_cond"}
+    """The stage of each control; it reads what any UNet reads, and what was read of its picture."""
+    read = {name: spec for name, spec in unet.inputs.items() if name not in ("timestep_cond", MASKED_PICTURE)}
     spec = StageSpec(COMPONENT, {**read, EMBEDDED: embedded(config)}, {CONTROL: added(config)})
     return {control_stage(one.name): spec for one in controls}

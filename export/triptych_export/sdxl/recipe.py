@@ -414,14 +414,12 @@ def _controls(base: Weights, options: ExportOptions) -> tuple[control.ControlFol
     """The controls' folders, checked beside the base.
 
     Raises:
-        ExportError: one does not fit, or the target or the base takes none.
+        ExportError: one does not fit, or the target or Optimum's graphs take none.
     """
     if options.target != "cpu":
         raise ExportError(f"--control: given with target {options.target}; supported: target cpu")
     if isinstance(base, OptimumFolder):
         raise ExportError("--control: given with Optimum's graphs; supported: a folder of weights in diffusers layout")
-    if inpainting(base):
-        raise ExportError("--control: with a UNet of nine channels given; legal: one of them")
     controls = control.parsed(options.control or ())
     for one in controls:
         one.check_beside(base.config("unet"), _vae_scale_factor(base))
