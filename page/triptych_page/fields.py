@@ -159,6 +159,7 @@ def _component(one: Parameter, **options: Any) -> Any:
     if isinstance(one.kind, Files):
         look: dict[str, Any] = {
             "columns": 4,
+            "fit_columns": False,
             "height": 190,
             "object_fit": "contain",
             "buttons": [],

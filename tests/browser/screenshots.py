@@ -1,4 +1,7 @@
-"""Pictures of the page in each of its states, for the docs: `python -m tests.browser.screenshots FOLDER`."""
+"""Pictures of the page in each of its states, for the docs: `python -m tests.browser.screenshots FOLDER [BUILD]`.
+
+BUILD is one with the control `edges`, as docs/export.md makes it; without it that state is left out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from PIL import Image
+from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from triptych_demo import demo_builds
@@ -190,6 +193,31 @@ def at_the_door(browser: Browser, grpc: str, folder: Path) -> None:
     users.unlink()
 
 
+def following(browser: Browser, build: Path, folder: Path) -> None:
+    """A picture along lines."""
+    image, file = Image.new("L", (128, 128)), folder / "lines.png"
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((30, 8, 98, 88), outline=255, width=2)
+    draw.line(((64, 88), (60, 104), (68, 116), (64, 126)), fill=255, width=2)
+    image.save(file)
+    with Server(build, http_port=0, grpc_port=0, metrics_port=0) as server:
+        process, address = begin_page(server.addresses.grpc)
+        for device, scheme in LOOKS:
+            context = browser.new_context(**DEVICES[device], color_scheme=scheme)
+            visitor = Visitor(context.new_page(), address)
+            visitor.page.get_by_role("button", name="Follow pictures").click()
+            visitor.page.get_by_label("Add to Controls").select_option("edges")
+            visitor.page.locator("#tp-control_images input[type=file]").first.set_input_files(file)
+            visitor.ask("a red balloon", n=1, seed=3, steps=20)
+            visitor.generate()
+            expect(visitor.pictures().nth(0)).to_contain_text("seed 3 · 20 steps")
+            visitor.page.locator("#tp-control_images").scroll_into_view_if_needed()
+            keep(visitor.page, folder / f"following-{device}-{scheme}.webp")
+            context.close()
+        process.terminate()
+    file.unlink()
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,6 +231,8 @@ def main() -> None:
             for device, scheme in LOOKS:
                 walk(browser, address, folder, device, scheme)
             at_the_door(browser, server.addresses.grpc, folder)
+            for build in sys.argv[2:]:
+                following(browser, Path(build), folder)
         finally:
             process.terminate()
 
