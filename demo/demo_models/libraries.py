@@ -21,6 +21,7 @@ _diffusers.pipelines.wuerstchen = wuerstchen
 
 AutoencoderKL: Any = _diffusers.AutoencoderKL
 UNet2DConditionModel: Any = _diffusers.UNet2DConditionModel
+ControlNetModel: Any = _diffusers.ControlNetModel
 StableCascadeUNet: Any = _diffusers.StableCascadeUNet
 SDCascadeAttnBlock: Any = _cascade.SDCascadeAttnBlock
 SDCascadeResBlock: Any = _cascade.SDCascadeResBlock
@@ -32,6 +33,7 @@ DDPMScheduler: Any = _diffusers.DDPMScheduler
 DDPMWuerstchenScheduler: Any = _diffusers.DDPMWuerstchenScheduler
 
 StableDiffusionXLPipeline: Any = _diffusers.StableDiffusionXLPipeline
+StableDiffusionXLControlNetPipeline: Any = _diffusers.StableDiffusionXLControlNetPipeline
 StableDiffusionXLImg2ImgPipeline: Any = _diffusers.StableDiffusionXLImg2ImgPipeline
 StableCascadePriorPipeline: Any = _diffusers.StableCascadePriorPipeline
 StableCascadeDecoderPipeline: Any = _diffusers.StableCascadeDecoderPipeline

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from triptych_demo import demo_build
+from triptych_export.options import ExportOptions
 from triptych_export.peers.rebuild import rebuild
+from triptych_export.sdxl.recipe import SdxlExport
 from triptych_serving.manifest import Manifest
 from triptych_serving.ort import OrtStage
 
 from .rebuilt import examples, of_torch
+
+EDGES = Path(__file__).parents[2] / "demo/controlnet_edges"
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +43,8 @@ def test_the_demos_weights_come_out_of_its_graphs(rebuilt, stage, most):
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
         np.testing.assert_allclose(array, theirs[name].astype(np.float32), rtol=1e-4, atol=most, err_msg=name)
+
+
+def test_the_demos_control_fits_them_and_was_trained(rebuilt):
+    (control,) = SdxlExport.open(rebuilt, ExportOptions(control=[f"edges={EDGES}"])).controls
+    assert control.load("controlnet").controlnet_mid_block.weight.abs().max() > 0.01  # zeros before a training
