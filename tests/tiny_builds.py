@@ -13,7 +13,6 @@ from filelock import FileLock
 SEEDS = range(6)
 # One more, whose UNet reads masks; its refiner reads the base's own text encoder.
 INPAINTING, RANK = 6, 12
-EVERY = (*SEEDS, INPAINTING)
 CASCADES = range(4)
 SAMPLERS = ["euler:default", "dpmpp_2m:karras", "euler_a:default", "heun:default", "unipc:default"]
 # Bases with a refiner: whether its text encoder has weights of its own, and whether it reads aesthetic scores.
@@ -22,6 +21,8 @@ REFINERS = {0: (False, True), 4: (True, False)}
 # own encoder, one with linear layers whose UNet reads the guidance scale.
 ADAPTERS = {0: 64, 3: 12}
 PROMPTED = 4  # a build with image prompts of every kind, and a control
+# Those with the most stages first, so that two processes end together.
+EVERY = (0, 3, INPAINTING, PROMPTED, 1, 2, 5)
 # Builds with controls: of which kind each is; of the union the mode that is exported.
 CONTROLS = {
     0: {"edges": "small", "depth": "full"},
