@@ -300,7 +300,8 @@ def following(model):
     for number, settings in enumerate(FOLLOWING):
         if settings["control"].keys() <= model.controls.keys():
             follow(model, model.asked(number, settings), StableDiffusionXLControlNetPipeline, "image")
-    follow(model, model.asked(0, FOLLOWING_AND_WEARING), StableDiffusionXLControlNetPipeline, "image")
+    if model.loras:
+        follow(model, model.asked(0, FOLLOWING_AND_WEARING), StableDiffusionXLControlNetPipeline, "image")
     for number, settings in enumerate(FOLLOWING_UNION if "pose" in model.controls else ()):
         given, kind = model.asked(number, settings), StableDiffusionXLControlNetUnionPipeline
         follow(model, given, kind, "control_image", control_mode=[MODE])

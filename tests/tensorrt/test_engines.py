@@ -70,11 +70,9 @@ def test_every_stage_of_random_tiny_models_builds_ahead_of_time(fixture, request
     monkeypatch.setattr(profiles, "DENOISER_BATCHES", ((1, 2, 2),))
     monkeypatch.setattr(profiles, "ANY_SIZE_BATCHES", ((1, 2, 2),))
     seed, stages = TINY[fixture]
-    manifest = Manifest.load(request.getfixturevalue(fixture)(seed)[1])
-    assert len(manifest.stages) == stages
-    build = planned(manifest.build, tmp_path / "build", ["sm89", "sm120"])
-    made = Manifest.load(build)
-    for stage in manifest.stages:
+    made = Manifest.load(planned(request.getfixturevalue(fixture)(seed)[1], tmp_path / "build", ["sm89", "sm120"]))
+    assert len(made.stages) == stages
+    for stage in made.stages:
         for capability in ("sm89", "sm120"):
             assert engine_path(made, stage, Machine(RTX, VERSION, capability)).stat().st_size > 10_000
 
