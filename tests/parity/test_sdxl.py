@@ -297,9 +297,8 @@ def test_the_served_image_is_diffusers(model):
 
 
 def following(model):
-    for number, settings in enumerate(FOLLOWING):
-        if settings["control"].keys() <= model.controls.keys():
-            follow(model, model.asked(number, settings), StableDiffusionXLControlNetPipeline, "image")
+    for number, settings in with_its_controls(model, FOLLOWING):
+        follow(model, model.asked(number, settings), StableDiffusionXLControlNetPipeline, "image")
     if model.loras:
         follow(model, model.asked(0, FOLLOWING_AND_WEARING), StableDiffusionXLControlNetPipeline, "image")
     for number, settings in enumerate(FOLLOWING_UNION if "pose" in model.controls else ()):
@@ -307,7 +306,7 @@ def following(model):
         follow(model, given, kind, "control_image", control_mode=[MODE])
     # diffusers' control pipelines that begin with a picture forget the guidance that a distilled UNet reads.
     reads_guidance = model.base.unet.config.time_cond_proj_dim
-    for number, settings in enumerate(() if reads_guidance else FOLLOWING_PICTURES):
+    for number, settings in with_its_controls(model, () if reads_guidance else FOLLOWING_PICTURES):
         image = picture(model.side)
         given = model.asked(number, settings, init_image=image)
         resized = image.resize((given["width"], given["height"]), Image.Resampling.LANCZOS)
@@ -315,6 +314,11 @@ def following(model):
         given = {**given, "mask": mask(image.size)}
         pictures = {"image": image, "mask_image": given["mask"]}
         follow(model, given, StableDiffusionXLControlNetInpaintPipeline, "control_image", **pictures)
+
+
+def with_its_controls(model, asked):
+    """Those, numbered, whose controls a model has."""
+    return [(number, one) for number, one in enumerate(asked) if one["control"].keys() <= model.controls.keys()]
 
 
 def follow(model, given, kind, called, **more):
