@@ -114,28 +114,22 @@ class Control:
         images = torch.tensor(self.pixels[chosen.numpy()], device=device).permute(0, 3, 1, 2).float().div(255)
         texts = [self.captions.caption(self.versions[i]) if random.random() > WORDLESS else "" for i in chosen.tolist()]  # noqa: S311
         ids = sdxl.tokens(self.pipe.tokenizer, texts, device)
-        timesteps = ((torch.arange(size, device=device) + torch.rand(size, device=device)) * (1000 / size)).long()
-        noise = torch.randn_like(clean)
-        cumulative = self.cumulative[timesteps].view(-1, 1, 1, 1)
-        noisy = cumulative.sqrt() * clean + (1 - cumulative).sqrt() * noise
+        batch = sdxl.Noised.of(clean, self.cumulative)
         time_ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32, device=device).expand(size, -1)
         with fast(device):
             with torch.no_grad():
                 hidden, pooled = sdxl.condition(self.pipe.text_encoder, self.pipe.text_encoder_2, ids)
             added = {"text_embeds": pooled, "time_ids": time_ids}
             lines = by_hand(images).expand(-1, 3, -1, -1)
-            rest, middle = self.net(noisy, timesteps, hidden, lines, added_cond_kwargs=added, return_dict=False)
+            seen = batch.latents, batch.timesteps, hidden
+            rest, middle = self.net(*seen, lines, added_cond_kwargs=added, return_dict=False)
             made = self.pipe.unet(
-                noisy,
-                timesteps,
-                hidden,
+                *seen,
                 added_cond_kwargs=added,
                 down_block_additional_residuals=rest,
                 mid_block_additional_residual=middle,
             ).sample
-        weight = sdxl.min_snr(cumulative.flatten())
-        loss: Tensor = ((made.float() - noise).square().mean((1, 2, 3)) * weight).mean()
-        return loss
+        return batch.loss(made, sdxl.min_snr(batch.cumulative.flatten()))
 
 
 def show(pipe: Any, net: Any, pictures: Pixels, path: Path, *, steps: int = 20) -> None:

@@ -91,20 +91,17 @@ class Refiner:
         captions = [self.captions.caption(self.versions[i]) for i in chosen.tolist()]
         scores = [SCORE if caption else NEGATIVE_SCORE for caption in captions]
         time_ids = torch.tensor([[SIZE, SIZE, 0, 0, score] for score in scores], dtype=torch.float32, device=device)
-        timesteps = ((torch.arange(size, device=device) + torch.rand(size, device=device)) * (STEPS / size)).long()
-        noise = torch.randn_like(clean)
-        cumulative = self.cumulative[timesteps].view(-1, 1, 1, 1)
-        noisy = cumulative.sqrt() * clean + (1 - cumulative).sqrt() * noise
+        batch = sdxl.Noised.of(clean, self.cumulative, STEPS)
         with fast(device):
             with torch.no_grad():
                 ids = sdxl.tokens(self.tokenizer, captions, device)
                 made = self.encoder(ids, output_hidden_states=True)
             added = {"text_embeds": made.text_embeds, "time_ids": time_ids}
-            predicted = self.unet(noisy, timesteps, made.hidden_states[-2], added_cond_kwargs=added).sample
+            states = made.hidden_states[-2]
+            predicted = self.unet(batch.latents, batch.timesteps, states, added_cond_kwargs=added).sample
         # Half way between the noise's loss and the picture's: the steps end at the least noise, where the first is blind.
-        weight = ((1 - cumulative) / cumulative).sqrt().flatten().clamp(min=0.15)
-        loss: Tensor = ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
-        return loss
+        weight = ((1 - batch.cumulative) / batch.cumulative).sqrt().flatten().clamp(min=0.15)
+        return batch.loss(predicted, weight)
 
 
 def pipeline(base: Any, unet: Any) -> Any:

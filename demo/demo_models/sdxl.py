@@ -9,7 +9,7 @@ import argparse
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -58,6 +58,30 @@ def condition(encoder: nn.Module, encoder_2: nn.Module, ids: Tensor) -> tuple[Te
     return torch.cat([first, second.hidden_states[-2]], -1), second.text_embeds
 
 
+class Noised(NamedTuple):
+    """A batch for a loss of predicted noise."""
+
+    latents: Tensor  # [B, 4, 16, 16], as the noise too
+    noise: Tensor
+    timesteps: Tensor  # [B], int64
+    cumulative: Tensor  # [B, 1, 1, 1]: ᾱ at these
+
+    @classmethod
+    def of(cls, clean: Tensor, schedule: Tensor, steps: int = 1000) -> Noised:
+        """Add noise of random timesteps below `steps` to clean latents; `schedule` has ᾱ of every timestep."""
+        size, device = len(clean), clean.device
+        # Stratified: one timestep from each of `size` equal parts, which makes the loss less noisy.
+        timesteps = ((torch.arange(size, device=device) + torch.rand(size, device=device)) * (steps / size)).long()
+        noise = torch.randn_like(clean)
+        cumulative = schedule[timesteps].view(-1, 1, 1, 1)
+        return cls(cumulative.sqrt() * clean + (1 - cumulative).sqrt() * noise, noise, timesteps, cumulative)
+
+    def loss(self, predicted: Tensor, weight: Tensor) -> Tensor:
+        """The weighted mean of the squared error; `weight` is [B]."""
+        squares: Tensor = (predicted.float() - self.noise).square().mean((1, 2, 3))
+        return (squares * weight).mean()
+
+
 def min_snr(cumulative: Tensor) -> Tensor:
     """The weight of a noise-prediction loss where ᾱ is `cumulative`: min(SNR, 5) / SNR."""
     snr = cumulative / (1 - cumulative)
@@ -81,18 +105,13 @@ class Sdxl:
         chosen = augment.choose(range(len(self.captions.pictures)), size)
         clean = self.bank[chosen.to(device)].float()
         ids = tokens(self.pipe.tokenizer, [self.captions.caption(self.versions[i]) for i in chosen.tolist()], device)
-        # Stratified: one timestep from each of `size` equal parts, which makes the loss less noisy.
-        timesteps = ((torch.arange(size, device=device) + torch.rand(size, device=device)) * (1000 / size)).long()
-        noise = torch.randn_like(clean)
-        cumulative = self.cumulative[timesteps].view(-1, 1, 1, 1)
-        noisy = cumulative.sqrt() * clean + (1 - cumulative).sqrt() * noise
+        batch = Noised.of(clean, self.cumulative)
         time_ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32, device=device).expand(size, -1)
         with fast(device):
             hidden, pooled = condition(self.pipe.text_encoder, self.pipe.text_encoder_2, ids)
             added = {"text_embeds": pooled, "time_ids": time_ids}
-            made = self.pipe.unet(noisy, timesteps, hidden, added_cond_kwargs=added).sample
-        loss: Tensor = ((made.float() - noise).square().mean((1, 2, 3)) * min_snr(cumulative.flatten())).mean()
-        return loss
+            made = self.pipe.unet(batch.latents, batch.timesteps, hidden, added_cond_kwargs=added).sample
+        return batch.loss(made, min_snr(batch.cumulative.flatten()))
 
 
 def sample(pipe: Any, path: Path, *, steps: int = 12) -> None:
